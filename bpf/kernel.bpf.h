@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel's structs and constants that kubetrace reads, and only the members it reads.
+ *
+ * Every struct is relocated against the running kernel's BTF when the object is loaded (CO-RE), so order,
+ * padding and missing members do not matter; names do, and are the kernel's own. No vmlinux.h dump.
+ */
+#ifndef KT_KERNEL_BPF_H
+#define KT_KERNEL_BPF_H
+
+/* bpf_tracing.h must use the kernel's register names (di), not those of user space (rdi). */
+#define __VMLINUX_H__
+
+typedef unsigned char __u8;
+typedef signed char __s8;
+typedef unsigned short __u16;
+typedef short __s16;
+typedef unsigned int __u32;
+typedef int __s32;
+typedef unsigned long long __u64;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __s32 s32;
+typedef __u64 u64;
+typedef __s64 s64;
+typedef _Bool bool;
+#define true 1
+#define false 0
+
+/* include/uapi/linux/bpf.h: what map definitions and helpers are given. */
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+enum {
+	BPF_ANY = 0,
+};
+enum {
+	BPF_RB_NO_WAKEUP = 1ULL << 0,
+	BPF_RB_FORCE_WAKEUP = 1ULL << 1,
+};
+enum {
+	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_RING_SIZE = 1,
+};
+struct bpf_raw_tracepoint_args {
+	__u64 args[0];
+};
+
+/* include/uapi/linux/stat.h */
+#define S_IFMT	00170000
+#define S_IFREG 0100000
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long cx, dx, si, di, r8, r9, ax, ip, sp, bp, orig_ax;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
+};
+struct pt_regs;
+#endif
+
+/* include/linux/dcache.h, include/linux/fs.h */
+struct qstr {
+	const unsigned char *name;
+};
+struct super_block {
+	__u32 s_dev;
+};
+struct inode {
+	__u16 i_mode;
+	unsigned long i_ino;
+	long long i_size;
+};
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+	struct inode *d_inode;
+	struct super_block *d_sb;
+};
+
+/* include/linux/kernfs.h, include/linux/cgroup-defs.h, include/linux/sched.h */
+struct kernfs_node {
+	__u64 id;
+};
+struct cgroup_root {
+	int hierarchy_id;
+};
+struct cgroup {
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+	int level;
+};
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+struct css_set {
+	struct cgroup_subsys_state *subsys[1];
+};
+struct task_struct {
+	struct css_set *cgroups;
+};
+enum cgroup_subsys_id {
+	memory_cgrp_id,
+};
+
+#pragma clang attribute pop
+
+#endif

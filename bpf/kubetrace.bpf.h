@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What every tracer shares in the kernel: units as type names, streams, losses, the cgroup filter, who runs,
+ * paths.
+ *
+ * The C struct of an event is its schema: user space reads names, offsets and units from this object's BTF
+ * (src/kubetrace/layout.py) and holds no offset of its own. A typedef's name is the unit of the field.
+ */
+#ifndef KT_KUBETRACE_BPF_H
+#define KT_KUBETRACE_BPF_H
+
+#include "kernel.bpf.h"
+#include "drift.bpf.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+typedef __u64 kt_boot_ns;     /* nanoseconds since boot, suspend included (CLOCK_BOOTTIME) */
+typedef __u64 kt_duration_ns; /* nanoseconds */
+typedef __u64 kt_bytes;	      /* bytes */
+typedef __u64 kt_cgroup_id;   /* 64-bit kernfs id = st_ino of the cgroup's directory */
+typedef __u32 kt_hierarchy;   /* 0 is cgroup v2, others as in the first column of /proc/self/cgroup */
+typedef __u32 kt_dev;	      /* kernel dev_t: major << 20 | minor */
+typedef __u64 kt_inode;	      /* inode number */
+typedef __s32 kt_errno;	      /* 0 or a negative errno */
+typedef __u32 kt_open_flags;  /* O_* as in open(2) */
+typedef __u16 kt_mode;	      /* st_mode */
+
+/*
+ * A stream is a ring buffer whose records are all of one size; size + 8 (the ring's own header) is a power of
+ * two, so that no record straddles the ring's end and user space decodes a whole drain in one call.
+ */
+#define KT_STREAM(name, event, bytes)                                                                        \
+	struct {                                                                                             \
+		__uint(type, BPF_MAP_TYPE_RINGBUF);                                                          \
+		__uint(max_entries, bytes);                                                                  \
+	} name SEC(".maps");                                                                                 \
+	struct event *kt_pin_##name __attribute__((unused));                                                 \
+	_Static_assert(((sizeof(struct event) + 8) & (sizeof(struct event) + 7)) == 0,                       \
+		       "a record and its ring header fill a power of two")
+
+/* Losses: counted where they happen, never deduced. User space names them by this enum (read from BTF). */
+enum kt_loss {
+	kt_loss_ring_full,     /* a record did not fit into its ring */
+	kt_loss_map_full,      /* a start could not be remembered: its end will not be seen */
+	kt_loss_missed_return, /* a start whose end never came (the kernel missed the return probe) */
+	kt_loss_kinds,
+};
+/* User space finds the names through this pointer's type. */
+enum kt_loss *kt_pin_loss __attribute__((unused));
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, kt_loss_kinds);
+	__type(key, __u32);
+	__type(value, __u64);
+} losses SEC(".maps");
+
+static __always_inline void kt_lost(__u32 kind)
+{
+	__u64 *count = bpf_map_lookup_elem(&losses, &kind);
+
+	if (count)
+		*count += 1;
+}
+
+/*
+ * Hand a record over without waking the reader for each: a timer drains. Once per crossing of half the ring
+ * the reader is woken all the same, so that a burst does not have to wait for the timer.
+ */
+static __always_inline void kt_output(void *ring, void *record, __u64 size)
+{
+	__u64 half = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2;
+	__u64 filled = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+	__u64 wake =
+	    filled >= half && filled < half + 8 * (size + 8) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+
+	if (bpf_ringbuf_output(ring, record, size, wake))
+		kt_lost(kt_loss_ring_full);
+}
+
+/* Who runs: the v2 cgroup, and the memory controller's where that is on a v1 hierarchy (v2 ids are 1 for all
+ * there). */
+struct kt_cgroups {
+	kt_cgroup_id id;
+	kt_cgroup_id memory_id;
+	kt_hierarchy memory_hierarchy;
+};
+
+static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct cgroup_subsys_state *css = 0;
+	struct css_set *set;
+	__u64 index;
+
+	who->id = bpf_get_current_cgroup_id();
+	who->memory_id = 0;
+	who->memory_hierarchy = 0;
+	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		return;
+	index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	set = BPF_CORE_READ(task, cgroups);
+	bpf_probe_read_kernel(&css, sizeof(css),
+			      (void *)set + bpf_core_field_offset(set->subsys) + index * sizeof(void *));
+	who->memory_id = BPF_CORE_READ(css, cgroup, kn, id);
+	who->memory_hierarchy = BPF_CORE_READ(css, cgroup, root, hierarchy_id);
+}
+
+/*
+ * The filter holds the cgroups that user space has judged not to be asked for. What is unknown passes and is
+ * judged in user space: a pod that was born a microsecond ago is never missed because of its filter.
+ */
+struct kt_cgroup_key {
+	kt_cgroup_id id;
+	__u64 hierarchy;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, 1); /* BPF_F_NO_PREALLOC: most runs have no filter */
+	__type(key, struct kt_cgroup_key);
+	__type(value, __u8);
+} excluded_cgroups SEC(".maps");
+
+const volatile bool filter_by_cgroup = false;
+
+static __always_inline bool kt_excluded(const struct kt_cgroups *who)
+{
+	struct kt_cgroup_key key = {.id = who->id, .hierarchy = 0};
+
+	if (!filter_by_cgroup)
+		return false;
+	if (bpf_map_lookup_elem(&excluded_cgroups, &key))
+		return true;
+	key.id = who->memory_id;
+	key.hierarchy = who->memory_hierarchy;
+	return bpf_map_lookup_elem(&excluded_cgroups, &key) != 0;
+}
+
+/*
+ * The path from a dentry up to its superblock's root, leaf first, names separated by NUL. For a file of a
+ * container's root this is the path inside the container: the overlay's own root ends the walk, and volumes
+ * are other superblocks.
+ */
+#define KT_PATH_BYTES	   4096 /* PATH_MAX: where the walk stops */
+#define KT_NAME_BYTES	   256	/* NAME_MAX and its NUL: what the last name may reach past that */
+#define KT_PATH_COMPONENTS 128
+
+enum kt_path_end {
+	kt_path_whole,	 /* the root was reached */
+	kt_path_cut,	 /* too deep or too long: the components nearest to the root are missing */
+	kt_path_unnamed, /* a name could not be read */
+};
+
+struct kt_path_walk {
+	__u16 bytes;
+	__u16 end;
+};
+
+/* buffer: KT_PATH_BYTES + KT_NAME_BYTES at least */
+static __always_inline struct kt_path_walk kt_path(char *buffer, struct dentry *dentry)
+{
+	struct kt_path_walk walk = {.bytes = 0, .end = kt_path_cut};
+	__u64 used = 0;
+
+	for (int depth = 0; depth < KT_PATH_COMPONENTS; depth++) {
+		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
+		const unsigned char *name = BPF_CORE_READ(dentry, d_name.name);
+		__u64 at = used;
+		long read;
+
+		if (parent == dentry) {
+			walk.end = kt_path_whole;
+			break;
+		}
+		if (at >= KT_PATH_BYTES)
+			break;
+		/* clang drops the mask as redundant, and the verifier then loses the bound (KERNEL.md 3) */
+		asm volatile("" : "+r"(at));
+		at &= KT_PATH_BYTES - 1;
+		read = bpf_probe_read_kernel_str(buffer + at, KT_NAME_BYTES, name);
+		if (read <= 0) {
+			walk.end = kt_path_unnamed;
+			break;
+		}
+		used += read;
+		dentry = parent;
+	}
+	walk.bytes = used;
+	return walk;
+}
+
+#endif

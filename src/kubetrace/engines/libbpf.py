@@ -1,0 +1,382 @@
+"""ctypes over libbpf.so.1: open, choose, load and attach a compiled object.
+
+libbpf 1.x keeps its ABI, so the system's own library serves (Debian: libbpf1). Whatever libbpf and the verifier say is
+kept in `Libbpf.log` and shown inside errors, never printed over a table.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kubetrace.engines import support
+from kubetrace.engines.btf import Btf
+from kubetrace.engines.ring import Ring, open_ring
+from kubetrace.errors import EngineError, LibraryMissing, LoadRefused
+from kubetrace.layout import Layout
+
+_LOG_LINES = 2000
+# What libbpf or the kernel answer when a function to hook is not there, or its module is not loaded.
+_ABSENT = (errno.ENOENT, errno.ESRCH)
+
+
+class _ProgInfo(ctypes.Structure):
+    """struct bpf_prog_info (include/uapi/linux/bpf.h) up to recursion_misses (5.12; 0 on older kernels)."""
+
+    _fields_ = [
+        ("head", ctypes.c_ubyte * 192),
+        ("run_time_ns", c_uint64),
+        ("run_cnt", c_uint64),
+        ("recursion_misses", c_uint64),
+    ]
+
+
+class Libbpf:
+    """The library's functions, with their types. Raises LibraryMissing when libbpf.so.1 cannot be loaded."""
+
+    PRINT_CALLBACK = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)
+    RING_CALLBACK = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
+
+    def __init__(self) -> None:
+        """Load the library and take over its messages."""
+        try:
+            self._library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        except OSError as error:
+            raise LibraryMissing(
+                "libbpf.so.1 cannot be loaded.",
+                why=f"{error}. kubetrace loads its programs through the system's libbpf, 1.0 or newer.",
+                do="apt-get install libbpf1",
+            ) from error
+        self.log: list[str] = []
+        for name, result, *arguments in (
+            ("bpf_object__open_file", c_void_p, c_char_p, c_void_p),
+            ("bpf_object__load", c_int, c_void_p),
+            ("bpf_object__close", None, c_void_p),
+            ("bpf_object__btf", c_void_p, c_void_p),
+            ("btf__raw_data", c_void_p, c_void_p, POINTER(c_uint32)),
+            ("bpf_object__next_program", c_void_p, c_void_p, c_void_p),
+            ("bpf_program__name", c_char_p, c_void_p),
+            ("bpf_program__section_name", c_char_p, c_void_p),
+            ("bpf_program__set_autoload", c_int, c_void_p, ctypes.c_bool),
+            ("bpf_program__fd", c_int, c_void_p),
+            ("bpf_program__attach", c_void_p, c_void_p),
+            ("bpf_link__destroy", c_int, c_void_p),
+            ("bpf_object__next_map", c_void_p, c_void_p, c_void_p),
+            ("bpf_map__name", c_char_p, c_void_p),
+            ("bpf_map__fd", c_int, c_void_p),
+            ("bpf_map__max_entries", c_uint32, c_void_p),
+            ("bpf_map__initial_value", c_void_p, c_void_p, POINTER(c_size_t)),
+            ("bpf_map_update_elem", c_int, c_int, c_void_p, c_void_p, c_uint64),
+            ("bpf_map_lookup_elem", c_int, c_int, c_void_p, c_void_p),
+            ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
+            ("libbpf_num_possible_cpus", c_int),
+            ("libbpf_version_string", c_char_p),
+            ("libbpf_set_print", c_void_p, self.PRINT_CALLBACK),
+            ("ring_buffer__new", c_void_p, c_int, self.RING_CALLBACK, c_void_p, c_void_p),
+            ("ring_buffer__consume", c_int, c_void_p),
+            ("ring_buffer__free", None, c_void_p),
+        ):
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name, function)
+        self._print = self.PRINT_CALLBACK(self._keep_message)  # must outlive the library's use of it
+        self.libbpf_set_print(self._print)
+        self._vsnprintf = ctypes.CDLL(None).vsnprintf
+        self._vsnprintf.argtypes = (c_char_p, c_size_t, c_void_p, c_void_p)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        # Only for what __init__ has not set; tells mypy that functions are there.
+        raise AttributeError(name)
+
+    def _keep_message(self, level: int, text: int, arguments: int) -> int:
+        # level: LIBBPF_WARN 0, INFO 1, DEBUG 2. The verifier's log comes as one message of many lines.
+        if level < 2:
+            buffer = ctypes.create_string_buffer(1 << 16)
+            # A va_list travels as a pointer on x86-64 and arm64 alike.
+            self._vsnprintf(buffer, len(buffer), text, arguments)
+            self.log += buffer.value.decode(errors="replace").splitlines()
+            del self.log[:-_LOG_LINES]
+        return 0
+
+
+@cache
+def library() -> Libbpf:
+    """The one loaded libbpf."""
+    return Libbpf()
+
+
+class Program:
+    """One program of an object: its name is GROUP__VARIANT, its section names the hook.
+
+    Programs of one group do the same at the same place by different means (fentry, kprobe) or under the names that a
+    function had in different kernels; just one of a group is attached.
+    """
+
+    def __init__(self, pointer: int) -> None:
+        """`pointer`: libbpf's struct bpf_program, valid while its object is open; the rest is copied out of it."""
+        self.pointer = pointer
+        self.name: str = library().bpf_program__name(pointer).decode()
+        section: str = library().bpf_program__section_name(pointer).decode()
+        self.function = section.partition("/")[2]
+        self.group, _, variant = self.name.partition("__")
+        self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
+
+
+class LoadedObject:
+    """A compiled object inside the kernel with its programs attached; use as a context manager, or close().
+
+    `constants` are written into .rodata before loading (variable name -> value). `hook` is auto, fentry or kprobe.
+    `optional` names the groups that a tracer can do without, each with what is then not seen.
+    A group's programs are tried in the object's order (fentry before kprobe) by a real load and attach; the
+    kernel's version is never asked.
+
+    Raises PermissionDenied, HookMissing, LoadRefused or LibraryMissing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        constants: Mapping[str, int] | None = None,
+        hook: str = "auto",
+        optional: Mapping[str, str] | None = None,
+        attach: bool = True,
+    ) -> None:
+        """Open, load and attach; `attach=False` ends behind the verifier."""
+        support.check_rights()
+        support.check_btf()
+        if not path.exists():
+            raise LibraryMissing(
+                f"the compiled object {path.name} is not installed.",
+                why="The wheel carries one for x86-64 and arm64; a source checkout compiles it.",
+                do="python3 scripts/compile_objects.py",
+            )
+        self._library = library()
+        self._path = path
+        self._constants = dict(constants or {})
+        self._optional = dict(optional or {})
+        self._attach = attach
+        self._object = 0
+        self._links: list[int] = []
+        self._rings: list[Ring] = []
+        self._attempts: list[str] = []
+        self.hooks: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
+        try:
+            self._choose(hook)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- choosing ---------------------------------------------------------------------------------------------------
+
+    def _choose(self, hook: str) -> None:
+        candidates = self._candidates(hook)
+        while True:
+            chosen = {group: programs[0].name for group, programs in candidates.items()}
+            refused, code = self._try(chosen)
+            if refused is None:
+                return
+            group = refused.partition("__")[0]
+            self._attempts += [f"{refused}: {os.strerror(code)}", *self._library.log]
+            self.close()
+            if len(candidates[group]) == 1 and group not in self._optional:
+                raise self._refusal(refused, code, hook)
+            self._demote(candidates, candidates[group][0])
+
+    def _demote(self, candidates: dict[str, list[Program]], refused: Program) -> None:
+        """Go on to the next candidate, also where the same is bound to be refused again.
+
+        That is the same hook on a function of the same kind: in the kernel itself, or in a module (whose functions
+        the kernel's own BTF does not mention; 5.10 has no BTF of modules at all).
+        """
+        in_module = support.functions_absent({p.function for programs in candidates.values() for p in programs})
+        for group, programs in list(candidates.items()):
+            same = programs[0].hook == refused.hook and (programs[0].function in in_module) == (
+                refused.function in in_module
+            )
+            if programs[0].name != refused.name and not (same and len(programs) > 1):
+                continue
+            del programs[0]
+            if not programs:
+                self.missing[group] = self._optional[group]
+                del candidates[group]
+
+    def _candidates(self, hook: str) -> dict[str, list[Program]]:
+        """Group -> its programs, best first; functions that the kernel does not have are not tried."""
+        self._open()
+        found: dict[str, list[Program]] = {}
+        for program in self._programs():
+            if hook == "auto" or program.hook in (hook, "raw_tp"):
+                found.setdefault(program.group, []).append(program)
+        several = {
+            p.function for programs in found.values() for p in programs if len({q.function for q in programs}) > 1
+        }
+        absent = support.functions_absent(several)
+        self._close_object()
+        return {
+            group: [p for p in programs if p.function not in absent] or [programs[-1]]
+            for group, programs in found.items()
+        }
+
+    def _try(self, chosen: Mapping[str, str]) -> tuple[str | None, int]:
+        """Load and attach just these; on failure the name of the refused program and the errno."""
+        self._open()
+        self._library.log.clear()
+        programs = {program.name: program for program in self._programs()}
+        for program in programs.values():
+            self._library.bpf_program__set_autoload(program.pointer, program.name in chosen.values())
+        self._write_constants()
+        code = -self._library.bpf_object__load(self._object)
+        if code:
+            return self._program_in_log(chosen), code
+        if not self._attach:
+            return None, 0
+        # Returns before entries: nothing begins that would not be seen to end.
+        for name in sorted(chosen.values(), key=lambda name: not name.startswith("return")):
+            ctypes.set_errno(0)
+            link = self._library.bpf_program__attach(programs[name].pointer)
+            if not link:
+                return name, ctypes.get_errno()
+            self._links.append(link)
+            self.hooks[programs[name].group] = programs[name].hook
+        return None, 0
+
+    def _program_in_log(self, chosen: Mapping[str, str]) -> str:
+        for line in self._library.log:
+            if (found := re.search(r"prog '(\w+)'", line)) and found[1] in chosen.values():
+                return found[1]
+        raise self._refusal("", errno.EINVAL, "auto")
+
+    def _refusal(self, program: str, code: int, hook: str) -> EngineError:
+        log = self._library.log
+        if code in (errno.EPERM, errno.EACCES) and not any("R0" in line or "insn" in line for line in log):
+            return support.permission_denied(self._path.name, code)
+        if code in _ABSENT:
+            return support.hook_missing(self._path.name.partition(".")[0], program, hook, "\n".join(self._attempts))
+        return LoadRefused(
+            f"the kernel refused to load {program or self._path.name}: {os.strerror(code)}.",
+            why=next((line.strip() for line in reversed(log) if line.strip() and "END PROG" not in line), "")[:200],
+            do="kubetrace -v ... shows the verifier's log; please report it with the kernel's version.",
+            detail="\n".join(log),
+        )
+
+    # -- libbpf's objects -------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        ctypes.set_errno(0)
+        self._object = self._library.bpf_object__open_file(os.fsencode(self._path), None)
+        if not self._object:
+            code = ctypes.get_errno()
+            raise LoadRefused(
+                f"libbpf cannot open {self._path.name}: {os.strerror(code)}.", detail="\n".join(self._library.log)
+            )
+        size = c_uint32()
+        data = self._library.btf__raw_data(self._library.bpf_object__btf(self._object), ctypes.byref(size))
+        self.btf = Btf(ctypes.string_at(data, size.value))
+
+    def _programs(self) -> list[Program]:
+        found, pointer = [], self._library.bpf_object__next_program(self._object, None)
+        while pointer:
+            found.append(Program(pointer))
+            pointer = self._library.bpf_object__next_program(self._object, pointer)
+        return found
+
+    def _map(self, name: str) -> int:
+        pointer = self._library.bpf_object__next_map(self._object, None)
+        while pointer:
+            # libbpf names data sections OBJECT.section, with OBJECT cut to eight characters
+            found = self._library.bpf_map__name(pointer).decode()
+            if found == name or (name.startswith(".") and found.endswith(name)):
+                return int(pointer)
+            pointer = self._library.bpf_object__next_map(self._object, pointer)
+        raise LoadRefused(f"{self._path.name} has no map {name}.")
+
+    def _write_constants(self) -> None:
+        if not self._constants:
+            return
+        size = c_size_t()
+        start = self._library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(size))
+        variables = self.btf.variables(".rodata")
+        for name, value in self._constants.items():
+            offset, width = variables[name]
+            ctypes.memmove(start + offset, value.to_bytes(width, "little"), width)
+
+    # -- what a loaded object gives ---------------------------------------------------------------------------------
+
+    def layout(self, struct_name: str) -> Layout:
+        """The layout of an event struct, from the object's BTF."""
+        return self.btf.layout(struct_name)
+
+    def ring(self, name: str, record_size: int) -> Ring:
+        """A reader of the ring buffer `name` with records of `record_size` bytes."""
+        pointer = self._map(name)
+        ring = open_ring(
+            self._library,
+            self._library.bpf_map__fd(pointer),
+            self._library.bpf_map__max_entries(pointer),
+            record_size,
+        )
+        self._rings.append(ring)
+        return ring
+
+    def map_fd(self, name: str) -> int:
+        """The map's file descriptor: a ring buffer's can be polled."""
+        return int(self._library.bpf_map__fd(self._map(name)))
+
+    def update(self, name: str, key: bytes, value: bytes) -> bool:
+        """Store a value; False when the map is full or gone."""
+        return not self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0)
+
+    def per_cpu_sums(self, name: str, keys: Sequence[int]) -> list[int]:
+        """Sums over all CPUs of u64 counters in a per-CPU array."""
+        fd, cpus = self.map_fd(name), self._library.libbpf_num_possible_cpus()
+        values = (c_uint64 * cpus)()
+        sums = []
+        for key in keys:
+            self._library.bpf_map_lookup_elem(fd, key.to_bytes(4, "little"), values)
+            sums.append(sum(values))
+        return sums
+
+    def missed_runs(self) -> int:
+        """Runs of attached programs that the kernel skipped: one was still running on that CPU."""
+        missed = 0
+        for program in self._programs():
+            fd = self._library.bpf_program__fd(program.pointer)
+            if fd < 0:
+                continue
+            info, size = _ProgInfo(), c_uint32(ctypes.sizeof(_ProgInfo))
+            if not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+                missed += info.recursion_misses
+        return missed
+
+    def close(self) -> None:
+        """Detach and unload; harmless when called twice."""
+        for ring in self._rings:
+            ring.close()
+        self._rings.clear()
+        for link in self._links:
+            self._library.bpf_link__destroy(link)
+        self._links.clear()
+        self.hooks.clear()
+        self._close_object()
+
+    def _close_object(self) -> None:
+        if self._object:
+            self._library.bpf_object__close(self._object)
+        self._object = 0
+
+    def __enter__(self) -> LoadedObject:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Detach and unload."""
+        self.close()

@@ -1,0 +1,96 @@
+"""KernelSource: a tracer's object in the kernel, as batches of records, losses and the births of cgroups."""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from kubetrace.engines import support
+from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.layout import Batch, Layout
+
+_OBJECTS = Path(__file__).parent.parent / "objects"
+CGROUPS = "cgroups"
+
+
+def object_path(tracer: str) -> Path:
+    """The compiled object for this machine; KUBETRACE_OBJECTS names another directory (a developer's stand-in)."""
+    directory = os.environ.get("KUBETRACE_OBJECTS")
+    return (Path(directory) if directory else _OBJECTS / platform.machine()) / f"{tracer}.bpf.o"
+
+
+def hookable(tracer: str) -> bool:
+    """Whether it makes sense to attach now: overlayfs is in the kernel. Otherwise wait and ask again."""
+    return bool(os.environ.get("KUBETRACE_OBJECTS")) or support.overlay_loaded()
+
+
+class KernelSource:
+    """The running kernel as a source of batches; attached when made. Raises EngineError (see LoadedObject).
+
+    `streams`: ring buffer -> name of the event struct in it. The stream `cgroups` is always there.
+    """
+
+    def __init__(
+        self,
+        tracer: str,
+        streams: Mapping[str, str],
+        *,
+        constants: Mapping[str, int],
+        optional: Mapping[str, str],
+        hook: str = "auto",
+    ) -> None:
+        """Load, attach and map the rings."""
+        self._loaded = LoadedObject(object_path(tracer), constants=constants, hook=hook, optional=optional)
+        try:
+            self.layouts: Mapping[str, Layout] = {
+                stream: self._loaded.layout(event) for stream, event in {**streams, CGROUPS: "cgroup_event"}.items()
+            }
+            self._rings = {stream: self._loaded.ring(stream, layout.size) for stream, layout in self.layouts.items()}
+            self._loss_kinds = [
+                (name.removeprefix("kt_loss_"), index)
+                for name, index in self._loaded.btf.enum("kt_loss").items()
+                if name != "kt_loss_kinds"
+            ]
+        except BaseException:
+            self._loaded.close()
+            raise
+
+    @property
+    def hook(self) -> str:
+        """How the tracer's programs are attached: fentry, kprobe, or both; a stand-in says raw_tp."""
+        own = {hook for group, hook in self._loaded.hooks.items() if not group.startswith("cgroup_")}
+        return "+".join(sorted(own))
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """Optional groups that could not be attached -> what is therefore not seen."""
+        return self._loaded.missing
+
+    @property
+    def births_fd(self) -> int:
+        """Readable (poll) as soon as a cgroup was made or removed."""
+        return self._loaded.map_fd(CGROUPS)
+
+    def read(self, *streams: str) -> Iterator[Batch]:
+        """What has come since the last call, one batch for each stream that has something."""
+        for stream in streams:
+            if data := self._rings[stream].read():
+                yield Batch(stream, data)
+
+    def losses(self) -> dict[str, int]:
+        """Kind of loss -> how often since the start: ring_full, map_full, missed_return, missed_run."""
+        counts = self._loaded.per_cpu_sums("losses", [index for _, index in self._loss_kinds])
+        return {kind: count for (kind, _), count in zip(self._loss_kinds, counts, strict=True)} | {
+            "missed_run": self._loaded.missed_runs()
+        }
+
+    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
+        """Drop the events of a cgroup in the kernel from now on. A full filter drops less, never more."""
+        self._loaded.update("excluded_cgroups", struct.pack("<QQ", cgroup_id, hierarchy), b"\1")
+
+    def close(self) -> None:
+        """Detach."""
+        self._loaded.close()

@@ -1,0 +1,108 @@
+"""What the running kernel allows, found out by looking and trying; and the words for what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from kubetrace.errors import HookMissing, PermissionDenied
+
+_VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
+_KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+# include/uapi/linux/capability.h
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def check_rights() -> None:
+    """Raises PermissionDenied where no load can succeed: neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON."""
+    held = _effective_capabilities()
+    if not (held >> _CAP_SYS_ADMIN & 1 or (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1)):
+        raise permission_denied("", errno.EPERM)
+
+
+def permission_denied(program: str, code: int) -> PermissionDenied:
+    """Why the kernel says EPERM or EACCES, and the command that works."""
+    what = f"the kernel refused to load {program}: {os.strerror(code)}." if program else "kubetrace may not load BPF."
+    try:
+        lockdown = _LOCKDOWN.read_text()
+    except OSError:
+        lockdown = ""
+    if "[confidentiality]" in lockdown:
+        return PermissionDenied(
+            what,
+            why="The kernel is locked down for confidentiality, so BPF may not read its memory (kernel_lockdown(7)).",
+            do="boot the node with lockdown=integrity, or without lockdown",
+        )
+    held = _effective_capabilities()
+    if os.geteuid() != 0:
+        return PermissionDenied(
+            what, why="This shell is not root; tracing needs CAP_BPF and CAP_PERFMON.", do="sudo kubetrace ..."
+        )
+    if not held >> _CAP_SYS_ADMIN & 1 and not (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1):
+        return PermissionDenied(
+            what,
+            why="This shell lacks CAP_BPF and CAP_PERFMON; kubectl debug grants them only with --profile=sysadmin.",
+            do="kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- kubetrace ...",
+        )
+    return PermissionDenied(
+        what,
+        why="root, but a security module, seccomp or the kernel's configuration forbids kprobes and fentry here.",
+        do="kubetrace -v ... shows the kernel's own words",
+    )
+
+
+def hook_missing(tracer: str, program: str, hook: str, detail: str) -> HookMissing:
+    """Why no way of hooking is left, after all that `hook` allows were tried."""
+    why = f"{program} found nothing to attach to."
+    do = "kubetrace -v ... shows each attempt"
+    if not _KPROBES.exists():
+        why = "It was built without kprobes (CONFIG_KPROBES), and fentry was refused too."
+        do = "a distribution's kernel on the node, or scripts/demo, which boots one in a VM"
+    elif hook != "auto":
+        why = f"{program} cannot be attached by --hook {hook}."
+        do = f"kubetrace {tracer} --hook auto"
+    elif not overlay_loaded():
+        why = "overlayfs is not loaded."
+        do = "modprobe overlay"
+    return HookMissing(
+        f"this kernel ({os.uname().release}) has nothing that {tracer} can hook.", why=why, do=do, detail=detail
+    )
+
+
+def check_btf() -> None:
+    """Raises HookMissing when the kernel carries no BTF: objects compiled once cannot be relocated to it."""
+    if not _VMLINUX_BTF.exists():
+        raise HookMissing(
+            f"this kernel ({os.uname().release}) has no BTF.",
+            why=f"{_VMLINUX_BTF} is missing (CONFIG_DEBUG_INFO_BTF), so compiled programs cannot be fitted to it.",
+            do="a kernel of a current distribution (Debian: since 5.10)",
+        )
+
+
+def functions_absent(names: Collection[str]) -> set[str]:
+    """Those of `names` that the kernel's BTF does not mention: a hint of what not to try, not a decision.
+
+    A search of the string table: parsing 5 MB of BTF would cost more than the wrong try that it saves.
+    """
+    if not names:
+        return set()
+    table = _VMLINUX_BTF.read_bytes()
+    return {name for name in names if b"\0" + name.encode() + b"\0" not in table}
+
+
+def overlay_loaded() -> bool:
+    """Whether overlayfs is in the kernel now: built in, or its module is loaded (/proc/filesystems)."""
+    try:
+        return "\toverlay\n" in Path("/proc/filesystems").read_text()
+    except OSError:
+        return True

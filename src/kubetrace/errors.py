@@ -1,0 +1,72 @@
+"""The errors that a user can meet, each with what happened, why, and what to do.
+
+    KubetraceError              anything kubetrace says instead of a traceback; exit status 1
+     ├── UsageError             what was asked cannot be (unknown column, group or pod id); exit status 2
+     ├── EngineError            the kernel or libbpf said no
+     │    ├── PermissionDenied  not root, or without CAP_BPF and CAP_PERFMON
+     │    ├── HookMissing       the running kernel has no such function (or its module is not loaded)
+     │    ├── LoadRefused       the verifier, lockdown or libbpf refused the object
+     │    └── LibraryMissing    libbpf.so.1 or a compiled object is not installed
+     ├── NodeError              the node's files are not what a node's are (no cgroup tree, no /proc)
+     └── OutputError            the terminal or file cannot be written
+
+Only cli.py prints them and exits.
+"""
+
+from __future__ import annotations
+
+
+class KubetraceError(Exception):
+    """What happened, why, and what to do: one line each; `detail` is shown with -v only."""
+
+    exit_status = 1
+
+    def __init__(self, what: str, *, why: str = "", do: str = "", detail: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.do = do
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """The two or three lines that a user reads."""
+        lines = [self.what]
+        if self.why:
+            lines.append(self.why)
+        if self.do:
+            lines.append(f"Try:  {self.do}")
+        return "\n".join(lines)
+
+
+class UsageError(KubetraceError):
+    """What was asked cannot be answered as it was written."""
+
+    exit_status = 2
+
+
+class EngineError(KubetraceError):
+    """The kernel or libbpf said no."""
+
+
+class PermissionDenied(EngineError):
+    """The process lacks the right to load or attach BPF programs."""
+
+
+class HookMissing(EngineError):
+    """The running kernel has none of the functions a tracer can hook."""
+
+
+class LoadRefused(EngineError):
+    """The verifier, the kernel's lockdown or libbpf refused the object."""
+
+
+class LibraryMissing(EngineError):
+    """libbpf.so.1, or the compiled object of a tracer, is not there."""
+
+
+class NodeError(KubetraceError):
+    """The node's own files are not what those of a Linux node are."""
+
+
+class OutputError(KubetraceError):
+    """The terminal or the file that was to be written cannot be."""

@@ -1,0 +1,78 @@
+"""The native ring: the real engine, rings, pipeline and terminal, with a tracepoint in place of overlayfs' functions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import compile_objects  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the stand-in as copyup.bpf.o, for KUBETRACE_OBJECTS."""
+    directory = tmp_path_factory.mktemp("objects")
+    compile_objects.compile_object(
+        ROOT / "tests" / "native" / "standin.bpf.c",
+        directory / "copyup.bpf.o",
+        platform.machine(),
+        "-I",
+        str(ROOT / "bpf"),
+    )
+    return directory
+
+
+@pytest.fixture
+def environment(objects: Path) -> dict[str, str]:
+    """For a kubetrace process that traces the stand-in."""
+    return {**os.environ, "KUBETRACE_OBJECTS": str(objects), "LC_ALL": "C.UTF-8", "NODE_NAME": "node1"}
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Iterator[Workload]:
+    """A process whose working directory and getppid() calls the test decides."""
+    with Workload(tmp_path) as made:
+        yield made
+
+
+class Workload:
+    """Each `fire(directory, n)` makes n stand-in copy-ups of a path, and returns when they are done."""
+
+    SOURCE = """
+import os, sys
+for line in sys.stdin.buffer:
+    count, _, name = line.rstrip(b"\\n").partition(b" ")
+    os.chdir(bytes.fromhex(name.decode()))
+    for _ in range(int(count)):
+        os.getppid()
+    print("done", flush=True)
+"""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __enter__(self) -> Workload:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-c", self.SOURCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def fire(self, path: bytes, count: int) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        os.makedirs(path, exist_ok=True)
+        self._process.stdin.write(b"%d %s\n" % (count, path.hex().encode()))
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == b"done\n"

@@ -1,0 +1,165 @@
+"""The engine on this machine's kernel: choosing, loading, layouts, rings, losses, births of cgroups."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.ring import CallbackRing, MappedRing
+from kubetrace.engines.source import KernelSource, object_path
+from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
+
+from .conftest import ROOT, Workload
+
+OPTIONAL = {"cloned": "", "begun": ""}
+
+
+@pytest.fixture
+def standin(objects: Path, workload: Workload) -> Iterator[LoadedObject]:
+    with LoadedObject(objects / "copyup.bpf.o", constants={"standin_pid": workload.pid}) as loaded:
+        yield loaded
+
+
+def test_the_layout_is_the_c_struct(standin: LoadedObject) -> None:
+    layout = standin.layout("copyup_event")
+    assert (layout.size, layout.stride) == (504, 512)
+    units = {field.name: field.unit for field in layout.fields}
+    assert units["time"] == "boot_ns" and units["copied"] == "bytes" and units["duration"] == "duration_ns"
+    assert [field.name for field in layout.fields][:3] == ["time", "cgroup_id", "memory_cgroup_id"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the mapped ring needs x86-64's memory ordering")
+def test_both_ring_readers_give_the_same_records(objects: Path, workload: Workload) -> None:
+    layouts, found = [], []
+    for kind in (MappedRing, CallbackRing):
+        with LoadedObject(objects / "copyup.bpf.o", constants={"standin_pid": workload.pid}) as loaded:
+            layout = loaded.layout("copyup_event")
+            ring = loaded.ring("copyup", layout.size)
+            if kind is CallbackRing:
+                ring = CallbackRing(loaded._library, loaded.map_fd("copyup"), layout.size)
+            assert isinstance(ring, kind)
+            workload.fire(bytes(workload.directory / "a"), 23)
+            layouts.append(layout)
+            found.append([(e.copied, e.path, e.pid, e.comm) for e in layout.decode(ring.read())])
+            assert ring.read() == b""
+    assert found[0] == found[1]
+    assert [copied for copied, *_ in found[0]] == list(range(1, 24))
+
+
+def test_every_record_arrives_once_and_whole_while_it_is_written(objects: Path, workload: Workload) -> None:
+    with LoadedObject(objects / "copyup.bpf.o", constants={"standin_pid": workload.pid}) as loaded:
+        layout = loaded.layout("copyup_event")
+        ring = loaded.ring("copyup", layout.size)
+        count = 100_003
+        writer = threading.Thread(target=workload.fire, args=(bytes(workload.directory / "a"), count))
+        seen: list[int] = []
+        writer.start()
+        while writer.is_alive():
+            seen += [event.copied for event in layout.decode(ring.read())]
+        seen += [event.copied for event in layout.decode(ring.read())]
+        writer.join()
+        (lost,) = loaded.per_cpu_sums("losses", [loaded.btf.enum("kt_loss")["kt_loss_ring_full"]])
+    # the stand-in numbers its events: what is not lost comes once, and in order
+    assert seen == sorted(set(seen))
+    assert len(seen) + lost == count
+
+
+def test_a_full_ring_is_counted_not_silent(standin: LoadedObject, workload: Workload) -> None:
+    layout = standin.layout("copyup_event")
+    ring = standin.ring("copyup", layout.size)
+    workload.fire(bytes(workload.directory / "a"), 20_011)
+    kept = len(list(layout.decode(ring.read())))
+    # 8 MiB hold 16,384 records of 512 bytes; the ring keeps one byte free
+    assert kept == 16_383
+    assert standin.per_cpu_sums("losses", [0]) == [20_011 - kept]
+
+
+def test_a_path_that_does_not_fit_goes_to_the_long_stream(standin: LoadedObject, workload: Workload) -> None:
+    long = standin.layout("copyup_long_event")
+    rings = standin.ring("copyup", 504), standin.ring("copyup_long", long.size)
+    deep = bytes(workload.directory) + b"/" + b"/".join([b"d" * 200] * 3)
+    workload.fire(deep, 1)
+    assert rings[0].read() == b""
+    (event,) = long.decode(rings[1].read())
+    names = event.path[: event.path_bytes].split(b"\0")[:3]
+    assert names == [b"d" * 200] * 3
+    assert event.path[event.path_bytes :].strip(b"\0") == b""
+
+
+def test_births_of_cgroups_carry_id_and_path(standin: LoadedObject) -> None:
+    layout = standin.layout("cgroup_event")
+    ring = standin.ring("cgroups", layout.size)
+    mount = Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").is_dir() else Path("/sys/fs/cgroup")
+    made = mount / f"kubetrace-test-{os.getpid()}"
+    made.mkdir()
+    try:
+        number = made.stat().st_ino
+    finally:
+        made.rmdir()
+    steps = [e for e in layout.decode(ring.read()) if e.cgroup_id == number and e.hierarchy == 0]
+    name = b"/" + made.name.encode()
+    assert [(e.step, e.path[: e.path_bytes]) for e in steps] == [(0, name), (1, name)]
+
+
+@pytest.mark.parametrize("hook", ["kprobe"])
+def test_the_verifier_accepts_every_kprobe_program(hook: str) -> None:
+    """Loading needs no kprobes in the kernel, only its verifier; attaching is the VM's."""
+    with LoadedObject(object_path("copyup"), hook=hook, optional=OPTIONAL, attach=False) as loaded:
+        assert loaded.missing == {}
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_the_objects_hold_btf_and_the_programs_of_both_kinds(arch: str) -> None:
+    from elftools.elf.elffile import ELFFile
+
+    with open(ROOT / "src" / "kubetrace" / "objects" / arch / "copyup.bpf.o", "rb") as file:
+        sections = [section.name for section in ELFFile(file).iter_sections()]
+    assert {".BTF", ".BTF.ext", "license", ".maps"} <= set(sections)
+    for hook in ("fentry", "kprobe", "fexit", "kretprobe"):
+        assert f"{hook}/ovl_copy_up_one" in sections
+
+
+def test_an_object_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(LibraryMissing, match=r"copyup.bpf.o is not installed"):
+        LoadedObject(tmp_path / "copyup.bpf.o")
+
+
+def test_an_object_that_is_garbage_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "copyup.bpf.o").write_bytes(b"\x7fELF" + os.urandom(4096))
+    with pytest.raises(LoadRefused, match="libbpf cannot open"):
+        LoadedObject(tmp_path / "copyup.bpf.o")
+
+
+@pytest.mark.skipif(
+    Path("/sys/bus/event_source/devices/kprobe").exists(), reason="this kernel has kprobes; the VM tests attach them"
+)
+def test_a_kernel_without_hooks_is_told_apart() -> None:
+    with pytest.raises(HookMissing) as caught:
+        LoadedObject(object_path("copyup"), optional=OPTIONAL)
+    assert "built without kprobes" in str(caught.value)
+    assert "ovl_copy_up_one" in caught.value.detail
+
+
+def test_a_source_gives_batches_and_losses(objects: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBETRACE_OBJECTS", str(objects))
+    source = KernelSource(
+        "copyup",
+        {"copyup": "copyup_event", "copyup_long": "copyup_long_event"},
+        constants={"standin_pid": workload.pid},
+        optional={},
+    )
+    try:
+        workload.fire(bytes(workload.directory / "a"), 7)
+        (batch,) = source.read("copyup", "copyup_long")
+        assert batch.stream == "copyup"
+        assert len(list(source.layouts["copyup"].decode(batch.data))) == 7
+        assert set(source.losses().values()) == {0}
+        assert source.hook == "raw_tp"
+    finally:
+        source.close()
