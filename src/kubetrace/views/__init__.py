@@ -1,0 +1,19 @@
+"""What the user sees: columns and windows become a live table, plain lines, JSON or CSV.
+
+    columns.py   a Column is declared once; every renderer reads it
+    window.py    a Window: what one interval looks like (rows, head, foot, notices), before any width is known
+    text.py      untrusted names made safe and visible; widths in terminal cells; cutting
+    units.py     numbers and times for people, and sizes and durations as people type them
+    table.py     a Window as lines of at most so many cells: pure, the one layout that all tables share
+    live.py      that table on a terminal, in place; `open_table` picks live or plain
+    frame.py     those lines for rich, imported by live.py when the screen is taken
+    plain.py     that table on a pipe or a dumb terminal
+    lines.py     one line per event
+    json.py      one JSON object per line
+    csv.py       RFC 4180
+    keys.py      single keys from the terminal
+    suspend.py   Ctrl-Z and fg, for whoever changed the terminal
+    output.py    writing, and what a write can raise
+
+This room knows columns and windows, nothing else. Nothing is imported here: a command pays only for its own view.
+"""

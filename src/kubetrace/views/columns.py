@@ -1,0 +1,70 @@
+"""A column is declared once, by a tracer; the table, lines, JSON, CSV and --help all read that declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["name", "path", "text", "count", "bytes", "duration", "percent", "time"]
+Value = str | bytes | int | float | None
+
+# Cells that a kind deserves from the start, so that a table does not widen under the reader's eyes.
+_MIN_WIDTH: dict[Kind, int] = {"name": 6, "path": 10, "bytes": 8, "duration": 6, "percent": 4, "time": 12}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One field of a row: what it is called, what it means, and how much room it deserves.
+
+    A value is raw: `bytes` in whole bytes, `duration` in nanoseconds, `percent` in percentage points, `time` in
+    nanoseconds since 1970 (UTC), `name` and `path` as the kernel gave them (bytes or str, untrusted), `text` our own
+    words; None is unknown and shown as `-`.
+    """
+
+    key: str
+    """The name in JSON, CSV and --sort."""
+    title: str
+    """Upper case, as kubectl's."""
+    kind: Kind = "text"
+    short: str = ""
+    """The title where the terminal is too narrow for `title`."""
+    align: Literal["auto", "left", "right"] = "auto"
+    """auto: numbers right, everything else left."""
+    min_width: int = -1
+    """Cells it is not shrunk below, and starts with; -1: the kind's."""
+    max_width: int | None = None
+    """Cells it never takes more than; only names and paths are ever cut."""
+    wide: bool = False
+    """Shown with -o wide only."""
+    weight: int = 1
+    """Share of the room among names and paths where not everything fits."""
+    alarm: bool = False
+    """A value other than 0 is bad news and shown so."""
+    help: str = ""
+    """One line for --help."""
+
+    @property
+    def right(self) -> bool:
+        """Whether values stand at the right edge."""
+        return self.align == "right" or (self.align == "auto" and self.numeric)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether values are quantities."""
+        return self.kind in ("count", "bytes", "duration", "percent")
+
+    @property
+    def flexible(self) -> bool:
+        """Whether a value may be cut: names can, a number that lost a digit would lie."""
+        return self.kind in ("name", "path")
+
+    @property
+    def least(self) -> int:
+        """`min_width`, or what the kind deserves."""
+        return self.min_width if self.min_width >= 0 else _MIN_WIDTH.get(self.kind, 0)
+
+
+def describe(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    """(title, help) of each column, for a command's help."""
+    return [(column.title, column.help + (" (-o wide)" if column.wide else "")) for column in columns]
