@@ -1,0 +1,258 @@
+"""What container runtimes leave on the node's disk about their containers: bundles and containerd's databases.
+
+A bundle's config.json (the OCI runtime specification) exists before the container's cgroup does and for 8 ms or more
+after it is gone (measured), so it names a container before its first event. containerd's metadata database also knows
+exited containers, until the kubelet removes them. Neither needs a running containerd, a socket or the API server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from kubetrace.attribution.bolt import Bucket, read
+from kubetrace.attribution.facts import ContainerSeen, Source
+from kubetrace.host import Host, read_regular
+
+# containerd's state directory on plain nodes, k3s/RKE2, k0s and microk8s.
+STATE_DIRECTORIES = (
+    "/run/containerd",
+    "/run/k3s/containerd",
+    "/run/k0s/containerd",
+    "/var/snap/microk8s/common/run/containerd",
+)
+# Its root directory, in the same order.
+ROOT_DIRECTORIES = (
+    "/var/lib/containerd",
+    "/var/lib/rancher/k3s/agent/containerd",
+    "/var/lib/k0s/containerd",
+    "/var/snap/microk8s/common/var/lib/containerd",
+)
+_TASKS = ("io.containerd.runtime.v2.task", "io.containerd.runtime.v1.linux")
+# CRI-O keeps bundles with containers/storage; known from its documentation, not tested on a node.
+CRIO_BUNDLES = "/run/containers/storage/overlay-containers"
+
+# A spec is some 15 kB; the kubelet's largest pod (1.5 MiB in etcd) stays below 4.
+MAX_CONFIG_BYTES = 4 << 20
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+_SNAPSHOT = re.compile(r"/snapshots/([0-9]{1,18})(?:/(?:fs|work)(?:/|\Z)|/?\Z)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What a bundle's config.json says; `rootfs` is the container's root as a node path."""
+
+    seen: ContainerSeen
+    rootfs: str | None
+    cgroups_path: str | None
+
+
+def bundle_directories(host: Host) -> list[str]:
+    """The directories that hold bundles, one per containerd namespace, as node paths; k8s.io first.
+
+    containerd's is given even where it does not exist yet, so that the first container after a node's start is found.
+    """
+    found = [f"{STATE_DIRECTORIES[0]}/{_TASKS[0]}/k8s.io"]
+    for state in STATE_DIRECTORIES:
+        for tasks in _TASKS:
+            for name in _names(host.path(f"{state}/{tasks}")):
+                directory = f"{state}/{tasks}/{name}"
+                if directory not in found:
+                    found.append(directory)
+    if os.path.isdir(host.path(CRIO_BUNDLES)):
+        found.append(CRIO_BUNDLES)
+    return found
+
+
+def bundle_ids(host: Host, directory: str) -> Iterator[str]:
+    """The container ids that have a bundle in a directory; ids of other lengths are not Kubernetes'."""
+    for name in _names(host.path(directory)):
+        if _CONTAINER_ID.fullmatch(name):
+            yield name
+
+
+def config_below(directory: str) -> str:
+    """Where config.json is below a container's own directory in one of the bundle directories."""
+    return "userdata/config.json" if directory == CRIO_BUNDLES else "config.json"
+
+
+def read_bundle(
+    path: str, bundle: str, container_id: str, time_ns: int, *, max_bytes: int = MAX_CONFIG_BYTES
+) -> Bundle | None:
+    """What the config.json at `path` (for this process) says; `bundle` is its directory as a node path.
+
+    None if it is not there, half written, larger than `max_bytes` or no such file at all; nothing is raised.
+    """
+    try:
+        spec = json.loads(read_regular(path, max_bytes))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(spec, dict):
+        return None
+    annotations = spec.get("annotations")
+    linux = spec.get("linux")
+    root = spec.get("root")
+    cgroups_path = linux.get("cgroupsPath") if isinstance(linux, dict) else None
+    rootfs = root.get("path") if isinstance(root, dict) else None
+    return Bundle(
+        _from_annotations(annotations if isinstance(annotations, dict) else {}, container_id, time_ns),
+        os.path.normpath(os.path.join(bundle, rootfs)) if isinstance(rootfs, str) and "\0" not in rootfs else None,
+        cgroups_path if isinstance(cgroups_path, str) else None,
+    )
+
+
+def _from_annotations(annotations: dict[object, object], container_id: str, time_ns: int) -> ContainerSeen:
+    def text(*names: str) -> str | None:
+        for name in names:
+            value = annotations.get(name)
+            if isinstance(value, str) and value:
+                return value
+        return None
+
+    # containerd: pkg/cri/annotations/annotations.go; CRI-O: pkg/annotations and the kubelet's own labels.
+    container_type = text("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+    kind: Literal["container", "sandbox"] = "sandbox" if container_type == "sandbox" else "container"
+    return ContainerSeen(
+        container_id=container_id,
+        kind=kind,
+        namespace=text("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"),
+        pod=text("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"),
+        container=(
+            None if kind == "sandbox" else text("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
+        ),
+        pod_uid=text("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"),
+        image=text("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"),
+        sandbox_id=text("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"),
+        source="config.json",
+        time_ns=time_ns,
+    )
+
+
+def metadata_path(host: Host) -> str | None:
+    """containerd's metadata database, as a path for this process; None where there is none."""
+    return _database(host, "io.containerd.metadata.v1.bolt/meta.db")
+
+
+def metadata(path: str, container_ids: Iterable[str] | None, time_ns: int) -> list[ContainerSeen]:
+    """What containerd's metadata knows of these containers (None: of all), with the names in their labels.
+
+    Buckets v1/<namespace>/containers/<id>/{labels,image} (containerd metadata/buckets.go); containers that the kubelet
+    did not label are left out. BoltError if the database cannot be read.
+    """
+
+    def query(root: Bucket) -> list[ContainerSeen]:
+        containers = root.bucket(b"v1", b"k8s.io", b"containers")
+        if containers is None:
+            return []
+        ids = (
+            [key for key, _ in containers.items()] if container_ids is None else [os.fsencode(i) for i in container_ids]
+        )
+        seen = []
+        for container_id in ids:
+            record = containers.bucket(container_id)
+            labels = record.bucket(b"labels") if record is not None else None
+            if record is not None and labels is not None and labels.get(b"io.kubernetes.pod.name") is not None:
+                image = record.get(b"image")
+                names = {key: os.fsdecode(value) for key, value in labels.items() if isinstance(value, bytes)}
+                seen.append(from_labels(names, os.fsdecode(container_id), image, "containerd metadata", time_ns))
+        return seen
+
+    return read(path, query)
+
+
+def from_labels(
+    labels: dict[bytes, str], container_id: str, image: bytes | None, source: Source, time_ns: int
+) -> ContainerSeen:
+    """A container by the kubelet's labels (pkg/kubelet/types/labels.go); a sandbox if no container's name is there."""
+    container = labels.get(b"io.kubernetes.container.name")
+    sandbox = labels.get(b"io.cri-containerd.kind") == "sandbox" or container is None
+    return ContainerSeen(
+        container_id=container_id,
+        kind="sandbox" if sandbox else "container",
+        namespace=labels.get(b"io.kubernetes.pod.namespace"),
+        pod=labels.get(b"io.kubernetes.pod.name"),
+        container=None if sandbox else container,
+        pod_uid=labels.get(b"io.kubernetes.pod.uid"),
+        image=os.fsdecode(image) if image else None,
+        sandbox_id=container_id if sandbox else None,
+        source=source,
+        time_ns=time_ns,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One of containerd's overlayfs snapshots: its directory's number and key; `parent` is a key too.
+
+    The key of a container's writable layer ends with the container's id, an image layer's with its chain id.
+    """
+
+    number: int
+    key: str
+    parent: str | None
+
+    @property
+    def container_id(self) -> str | None:
+        """The container whose writable layer this is; None for a layer of an image."""
+        name = self.key.rsplit("/", 1)[-1]
+        return name if _CONTAINER_ID.fullmatch(name) else None
+
+
+def snapshots_path(host: Host) -> str | None:
+    """The overlayfs snapshotter's database, as a path for this process; None where there is none."""
+    return _database(host, "io.containerd.snapshotter.v1.overlayfs/metadata.db")
+
+
+def snapshots(path: str) -> list[Snapshot]:
+    """Every snapshot in the snapshotter's database (containerd snapshots/storage/bolt.go).
+
+    Buckets v1/snapshots/<key>/{id,parent}, where id is an unsigned varint. BoltError if it cannot be read.
+    """
+
+    def query(root: Bucket) -> list[Snapshot]:
+        bucket = root.bucket(b"v1", b"snapshots")
+        found = []
+        for key, value in bucket.items() if bucket is not None else ():
+            if isinstance(value, Bucket):
+                number, parent = value.get(b"id"), value.get(b"parent")
+                if number:
+                    found.append(Snapshot(_uvarint(number), os.fsdecode(key), os.fsdecode(parent) if parent else None))
+        return found
+
+    return read(path, query)
+
+
+def snapshot_number(path: str) -> int | None:
+    """N of a path in snapshots/N/fs or snapshots/N/work of any snapshotter directory; None if it is no such path."""
+    match = _SNAPSHOT.search(path)
+    return int(match[1]) if match else None
+
+
+def _uvarint(data: bytes) -> int:
+    # encoding/binary.PutUvarint: seven bits a byte, the lowest first.
+    value = 0
+    for shift, byte in enumerate(data[:10]):
+        value |= (byte & 0x7F) << (7 * shift)
+        if not byte & 0x80:
+            break
+    return value
+
+
+def _database(host: Host, name: str) -> str | None:
+    for root in ROOT_DIRECTORIES:
+        path = host.path(f"{root}/{name}")
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except (OSError, ValueError):
+        return []

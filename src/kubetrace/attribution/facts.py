@@ -1,0 +1,151 @@
+"""What was learned about the node, as dated facts: the stream that is recorded and replayed.
+
+A fact says what was seen, never what follows from it; conclusions are the Attributor's. The names of the classes and of
+their fields are a contract: recordings hold them as JSON. Names from the node are untrusted text; bytes that are not
+UTF-8 are kept as surrogates (os.fsdecode). Times are nanoseconds of CLOCK_BOOTTIME, the clock of the events.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Final, Literal, get_args
+
+Kind = Literal["container", "sandbox"]
+Source = Literal["config.json", "containerd metadata", "log links", "log directories", "kubelet", "CRI"]
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupSeen:
+    """A cgroup exists, by the number its events carry.
+
+    `hierarchy` is 0 for cgroup v2, else the v1 hierarchy id (column 1 of /proc/PID/cgroup, the kernel's
+    cgroup_root.hierarchy_id); `cgroup_id` is the 64-bit kernfs id, equal to the directory's inode number and unique in
+    its hierarchy only, for the whole boot; `path` is below the hierarchy's mount and begins with a slash.
+    """
+
+    hierarchy: int
+    cgroup_id: int
+    path: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupGone:
+    """A cgroup was removed. Its id is not given again in this boot, so its name stays known."""
+
+    hierarchy: int
+    cgroup_id: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSeen:
+    """What one source says of a container (or of a pod's sandbox, the pause container).
+
+    A field is None where the source does not have it. `pod_uid` is the kubelet's: 32 hex digits without dashes for a
+    static pod. `image` is the name in the pod's spec, where the source has that.
+    """
+
+    container_id: str
+    kind: Kind
+    namespace: str | None
+    pod: str | None
+    container: str | None
+    pod_uid: str | None
+    image: str | None
+    sandbox_id: str | None
+    source: Source
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """What one source says of a pod; `namespace` is None where it only has the pod's name."""
+
+    pod_uid: str
+    namespace: str | None
+    pod: str
+    source: Source
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverlaySeen:
+    """An overlay file system is mounted in the node's own mount namespace.
+
+    `device` is the superblock's dev_t, major << 20 | minor; `container_id` is set when the mount is a container's root.
+    `time_ns` is when it was seen; it was mounted after `since_ns`, the last look that did not show it (0: unknown).
+    """
+
+    device: int
+    container_id: str | None
+    mount_point: str
+    upperdir: str | None
+    workdir: str | None
+    lowerdirs: tuple[str, ...]
+    time_ns: int
+    since_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayGone:
+    """The overlay of this device number is no longer mounted; the number may be given to the next one at once."""
+
+    device: int
+    time_ns: int
+
+
+Fact = CgroupSeen | CgroupGone | ContainerSeen | PodSeen | OverlaySeen | OverlayGone
+
+_TYPES: Final[dict[str, type[Fact]]] = {
+    cls.__name__: cls for cls in (CgroupSeen, CgroupGone, ContainerSeen, PodSeen, OverlaySeen, OverlayGone)
+}
+_FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls in _TYPES.items()}
+# Names of fields mean the same in every fact, but for what may be None.
+_INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns"})
+_WORDS: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(Kind), "source": get_args(Source)}
+_NULLABLE: Final = {
+    name: frozenset(field.name for field in fields(cls) if str(field.type).endswith("| None"))
+    for name, cls in _TYPES.items()
+}
+
+
+def to_json(fact: Fact) -> str:
+    """One line of pure ASCII JSON: {"fact": "CgroupSeen", "hierarchy": 0, ...}; surrogates as \\udcXX."""
+    name = type(fact).__name__
+    values: dict[str, object] = {"fact": name}
+    values.update((field, getattr(fact, field)) for field in _FIELDS[name])
+    return json.dumps(values, ensure_ascii=True, separators=(",", ":"))
+
+
+def from_json(text: str | bytes) -> Fact:
+    """The fact that `to_json` wrote. Fields that this version does not know are ignored.
+
+    ValueError if the text is no fact: not JSON, an unknown kind of fact, a field missing or of another type.
+    """
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("not a fact: nested too deeply") from error
+    name = values.get("fact") if isinstance(values, dict) else None
+    if not isinstance(name, str) or name not in _TYPES:
+        raise ValueError(f"not a fact known to this version: {name!r}")
+    given = {field: values[field] for field in _FIELDS[name] if field in values}
+    for field, value in given.items():
+        if field == "lowerdirs":
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise ValueError(f"{name}.lowerdirs is not a list of strings")
+            given[field] = tuple(value)
+        elif field in _INTEGERS:
+            if type(value) is not int:
+                raise ValueError(f"{name}.{field} is not an integer")
+        elif not isinstance(value, str):
+            if value is not None or field not in _NULLABLE[name]:
+                raise ValueError(f"{name}.{field} is not a string")
+        elif field in _WORDS and value not in _WORDS[field]:
+            raise ValueError(f"{name}.{field} is none that this version knows: {value!r}")
+    try:
+        return _TYPES[name](**given)
+    except TypeError as error:
+        raise ValueError(f"{name} lacks a field") from error

@@ -1,0 +1,426 @@
+"""All reading of the node's files for attribution: each look gives facts, and no conclusion is drawn here.
+
+Everything read was written by others and may vanish, be half written or be hostile: what cannot be read or understood
+is left out. Errors are raised only where the node as a whole is not what it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from kubetrace.attribution import containerd, cri, kubelet, logs, mountinfo
+from kubetrace.attribution.bolt import BoltError
+from kubetrace.attribution.cgroup_path import parse
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlayGone, OverlaySeen, PodSeen
+from kubetrace.attribution.mountinfo import Mount
+from kubetrace.errors import NodeError
+from kubetrace.host import Host
+
+# The tracer's loop waits for cgroup_created(): config.json is there at the cgroup's creation (60 of 60 measured), but
+# its directory can be seen up to 4.5 ms before it.
+_BUDGET_NS = 3_000_000
+_FIRST_RETRY_S = 0.000_2
+# A spec of this size takes 3 ms to parse; larger ones are left to resolve_again().
+_QUICK_BYTES = 256 << 10
+# Calls of resolve_again() after which a container that no file names is looked for no more; the wait between two looks
+# doubles up to the second number.
+_MAX_TRIES = 24
+_MAX_WAIT = 64
+
+_CONTAINER_ROOT = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
+
+
+@dataclass(slots=True)
+class _Missing:
+    # A container or pod without names yet; `due` is the count of resolve_again() calls at which to look again.
+    pod_uid: str | None
+    tries: int = 0
+    wait: int = 1
+    due: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    # The overlay last reported under a device number.
+    mount_point: str
+    super_options: str
+    container_id: str | None
+    since_ns: int
+
+
+class Node:
+    """Looks at one node. `cri_socket` is the path of the runtime's socket, asked too if it is given.
+
+    For one thread. Holds at most one file open, from `mounts_fd` to `close`.
+    """
+
+    def __init__(self, host: Host, *, cri_socket: str | None = None) -> None:
+        """Reads nothing yet."""
+        self.host = host
+        self._cri_socket = cri_socket
+        self._memory_hierarchy: int | None = None
+        self._scanned = False
+        self._bundle_directories: list[tuple[str, str]] = []
+        self._named: set[str] = set()
+        self._named_pods: set[str] = set()
+        self._missing: dict[str, _Missing] = {}
+        self._missing_pods: dict[str, _Missing] = {}
+        self._calls = 0
+        self._roots: dict[str, str] = {}
+        self._roots_known = 0
+        self._lines: dict[bytes, Mount | None] = {}
+        self._overlays: dict[int, _Shown] = {}
+        self._looked_ns = 0
+        self._mounts_fd: int | None = None
+
+    @property
+    def memory_hierarchy(self) -> int:
+        """The v1 hierarchy id of the memory controller; 0 where it is a v2 controller. NodeError as for `scan`."""
+        if self._memory_hierarchy is None:
+            self._memory_hierarchy = self.host.cgroup_mounts().memory_hierarchy
+        return self._memory_hierarchy
+
+    # At start.
+
+    def scan(self) -> Iterator[Fact]:
+        """Everything that can be known of the node now: cgroups, containers, pods, overlays.
+
+        Cgroup ids are the inode numbers of the directories in the v2 tree and in v1's memory tree. A second scan gives
+        the cgroups and pods again, but only new containers and the differences of mounts.
+        NodeError if the node has no cgroup tree or no /proc, CriError if a CRI socket was given and does not answer.
+        """
+        cgroups = self.host.cgroup_mounts()
+        self._memory_hierarchy = cgroups.memory_hierarchy
+        now = _boot_ns()
+        if cgroups.unified is not None:
+            yield from self._walk(cgroups.unified, 0, now)
+        if cgroups.memory is not None and cgroups.memory_hierarchy:
+            yield from self._walk(cgroups.memory, cgroups.memory_hierarchy, now)
+        yield from self._scan_bundles(now)
+        for pod in logs.pods(self.host, now):
+            self._named_pods.add(pod.pod_uid)
+            yield pod
+        yield from self._ask_runtime(now, must_answer=not self._scanned)
+        self._scanned = True
+        yield from self._second_chances(
+            {container_id: missing.pod_uid for container_id, missing in self._missing.items()},
+            set(self._missing_pods) - self._named_pods,
+            now,
+        )
+        yield from self.mounts()
+
+    def _ask_runtime(self, now: int, *, must_answer: bool) -> list[ContainerSeen]:
+        if self._cri_socket is None:
+            return []
+        try:
+            found = cri.containers(self._cri_socket, now, timeout_s=2.0 if must_answer else 0.2)
+        except cri.CriError:
+            if must_answer:
+                raise
+            # It answered at start; the node's files go on without it.
+            return []
+        for container in found:
+            self._remember(container)
+        return found
+
+    def _walk(self, mount_point: str, hierarchy: int, now: int) -> Iterator[CgroupSeen]:
+        top = self.host.path(mount_point)
+        try:
+            yield CgroupSeen(hierarchy, os.stat(top).st_ino, "/", now)
+        except OSError:
+            return
+        pending = [(top, "")]
+        while pending:
+            directory, above = pending.pop()
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            path = f"{above}/{entry.name}"
+                            # d_ino is the same number as st_ino (fs/kernfs/dir.c, kernfs_fop_readdir).
+                            yield CgroupSeen(hierarchy, entry.inode(), path, now)
+                            pending.append((entry.path, path))
+                            self._note(path)
+            except OSError:
+                continue
+
+    def _note(self, path: str) -> None:
+        # Remember that a cgroup's owner has no names yet.
+        owner = parse(path)
+        if owner.container_id is not None:
+            if owner.container_id not in self._named:
+                self._missing.setdefault(owner.container_id, _Missing(owner.pod_uid))
+        elif owner.pod_uid is not None and owner.pod_uid not in self._named_pods:
+            self._missing_pods.setdefault(owner.pod_uid, _Missing(owner.pod_uid))
+
+    def _scan_bundles(self, now: int) -> Iterator[ContainerSeen]:
+        self._find_bundle_directories()
+        for directory, _ in self._bundle_directories:
+            for container_id in containerd.bundle_ids(self.host, directory):
+                if container_id in self._named and self._scanned:
+                    continue
+                seen = self._read_bundle(container_id, now, containerd.MAX_CONFIG_BYTES)
+                if seen is not None:
+                    yield seen
+
+    def _find_bundle_directories(self) -> None:
+        self._bundle_directories = [
+            (directory, self.host.path(directory)) for directory in containerd.bundle_directories(self.host)
+        ]
+
+    # At run time.
+
+    def cgroup_created(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> list[Fact]:
+        """The facts of a new cgroup, as the cgroup_mkdir tracepoint tells it; to be called at once.
+
+        `path` is below the hierarchy's root. For a container's cgroup its config.json is read, with short retries while
+        its bundle is there without it, and other files if it is gone. Takes well under 1 ms normally, never more than
+        about 5 ms; what was not found is left to `resolve_again`. Cgroups of v1 hierarchies other than memory only
+        serve to be early: they give no CgroupSeen. NodeError as for `scan` if it is the first call.
+        """
+        facts: list[Fact] = []
+        if hierarchy in (0, self.memory_hierarchy):
+            facts.append(CgroupSeen(hierarchy, cgroup_id, path, time_ns))
+        owner = parse(path)
+        container_id = owner.container_id
+        if container_id is None or container_id in self._named or container_id in self._missing:
+            self._note(path)
+            return facts
+        seen = self._read_bundle_soon(container_id, time_ns)
+        if seen is not None:
+            facts.append(seen)
+            if seen.pod is not None:
+                return facts
+        if container_id not in self._named:
+            self._missing[container_id] = _Missing(owner.pod_uid)
+            pods = {owner.pod_uid} - self._named_pods if owner.pod_uid is not None else set()
+            facts.extend(self._second_chances({container_id: owner.pod_uid}, pods, time_ns, _BUDGET_NS // 2))
+        return facts
+
+    def resolve_again(self) -> list[Fact]:
+        """Look once more for the names of containers and pods that had none; to be called on ticks (about a second).
+
+        The wait between two looks for the same one doubles, and 24 looks are enough.
+        """
+        self._calls += 1
+        if not self._missing and not self._missing_pods:
+            return []
+        due = {name: missing for name, missing in self._missing.items() if missing.due <= self._calls}
+        due_pods = {name: missing for name, missing in self._missing_pods.items() if missing.due <= self._calls}
+        if not due and not due_pods:
+            return []
+        now = _boot_ns()
+        facts: list[Fact] = []
+        if due:
+            self._find_bundle_directories()
+        for container_id in due:
+            seen = self._read_bundle(container_id, now, containerd.MAX_CONFIG_BYTES)
+            if seen is not None:
+                facts.append(seen)
+        if any(container_id in self._missing for container_id in due):
+            facts.extend(self._ask_runtime(now, must_answer=False))
+        left = {name: missing.pod_uid for name, missing in due.items() if name in self._missing}
+        pods = {missing.pod_uid for missing in [*due.values(), *due_pods.values()] if missing.pod_uid is not None}
+        facts.extend(self._second_chances(left, pods - self._named_pods, now))
+        self._wait_longer(self._missing, due)
+        self._wait_longer(self._missing_pods, due_pods)
+        return facts
+
+    def _wait_longer(self, missing: dict[str, _Missing], due: dict[str, _Missing]) -> None:
+        for name, item in due.items():
+            if name not in missing:
+                continue
+            item.tries += 1
+            item.due = self._calls + item.wait
+            item.wait = min(item.wait * 2, _MAX_WAIT)
+            if item.tries >= _MAX_TRIES:
+                del missing[name]
+
+    def _read_bundle_soon(self, container_id: str, time_ns: int) -> ContainerSeen | None:
+        if not self._bundle_directories:
+            self._find_bundle_directories()
+        deadline = time.monotonic_ns() + _BUDGET_NS
+        delay_s = _FIRST_RETRY_S
+        while True:
+            seen = self._read_bundle(container_id, time_ns, _QUICK_BYTES)
+            if seen is not None:
+                return seen
+            if not any(os.path.isdir(f"{opened}/{container_id}") for _, opened in self._bundle_directories):
+                return None
+            if time.monotonic_ns() + int(delay_s * 1e9) > deadline:
+                return None
+            time.sleep(delay_s)
+            delay_s *= 2
+
+    def _read_bundle(self, container_id: str, time_ns: int, max_bytes: int) -> ContainerSeen | None:
+        for directory, opened in self._bundle_directories:
+            bundle = containerd.read_bundle(
+                f"{opened}/{container_id}/{containerd.config_below(directory)}",
+                f"{directory}/{container_id}",
+                container_id,
+                time_ns,
+                max_bytes=max_bytes,
+            )
+            if bundle is not None:
+                if bundle.rootfs is not None:
+                    self._roots[bundle.rootfs] = container_id
+                self._remember(bundle.seen)
+                return bundle.seen
+        return None
+
+    def _remember(self, seen: ContainerSeen) -> None:
+        # A container that its own config.json does not name is not Kubernetes': it is not looked for again.
+        self._named.add(seen.container_id)
+        self._missing.pop(seen.container_id, None)
+        if seen.pod_uid is not None and seen.pod is not None:
+            self._named_pods.add(seen.pod_uid)
+            self._missing_pods.pop(seen.pod_uid, None)
+
+    def _second_chances(
+        self, containers: dict[str, str | None], pods: set[str], now: int, budget_ns: int | None = None
+    ) -> Iterator[Fact]:
+        # What outlives a container, best first; with a budget no further source is opened after it.
+        deadline = None if budget_ns is None else time.monotonic_ns() + budget_ns
+        left = set(containers)
+        if left and (database := containerd.metadata_path(self.host)) is not None:
+            try:
+                found = containerd.metadata(database, left, now)
+            except BoltError:
+                found = []
+            for seen in found:
+                self._remember(seen)
+                left.discard(seen.container_id)
+                yield seen
+        if left and not _passed(deadline):
+            for linked in list(logs.containers(self.host, left, now)):
+                seen = replace(linked, pod_uid=containers.get(linked.container_id))
+                self._remember(seen)
+                left.discard(seen.container_id)
+                yield seen
+        unnamed = pods - self._named_pods
+        if unnamed and not _passed(deadline):
+            yield from self._name_pods(logs.pods(self.host, now, unnamed), unnamed)
+        if unnamed and not _passed(deadline):
+            yield from self._name_pods(kubelet.pods(self.host, sorted(unnamed), now), unnamed)
+
+    def _name_pods(self, found: Iterator[PodSeen], unnamed: set[str]) -> Iterator[PodSeen]:
+        for pod in list(found):
+            if pod.source != "kubelet":
+                # A name without a namespace is worth looking for a better one.
+                self._named_pods.add(pod.pod_uid)
+                self._missing_pods.pop(pod.pod_uid, None)
+            unnamed.discard(pod.pod_uid)
+            yield pod
+
+    # Mounts.
+
+    def mounts(self) -> list[Fact]:
+        """The differences in the node's overlay mounts since the last call; the first one gives all of them.
+
+        Read from PID 1's mountinfo: the copy under /host of a debug pod does not learn of new ones. To be
+        called when `mounts_fd` polls ready, before a device number is looked up. NodeError if mountinfo cannot be read
+        at the first call; later that gives no differences.
+        """
+        before = _boot_ns()
+        try:
+            with open(self.host.mountinfo_path(), "rb") as file:
+                text = file.read()
+        except OSError as error:
+            if self._looked_ns:
+                return []
+            raise NodeError(
+                f"Cannot read the node's mounts: {error.strerror or error}.",
+                why="Containers' writable layers are told apart by their overlay mounts in PID 1's mountinfo.",
+                do="run as root on the node, or in a pod made by: kubectl debug node/NODE -it --profile=sysadmin",
+            ) from error
+        now = _boot_ns()
+        since, self._looked_ns = self._looked_ns, before
+        lines = dict.fromkeys(line for line in text.split(b"\n") if b" - overlay " in line)
+        if lines.keys() == self._lines.keys() and self._roots_known == len(self._roots):
+            return []
+        self._roots_known = len(self._roots)
+        self._lines = {line: self._lines[line] if line in self._lines else mountinfo.parse_line(line) for line in lines}
+        return self._differences(since, now)
+
+    def _differences(self, since: int, now: int) -> list[Fact]:
+        shown: dict[int, Mount] = {}
+        for mount in self._lines.values():
+            if mount is None or mount.fstype != "overlay":
+                continue
+            other = shown.get(mount.device)
+            if other is None or self._preferred(mount, other):
+                shown[mount.device] = mount
+        facts: list[Fact] = [OverlayGone(device, now) for device in self._overlays if device not in shown]
+        overlays: dict[int, _Shown] = {}
+        for device, mount in shown.items():
+            container_id = self._container_of(mount)
+            old = self._overlays.get(device)
+            same = old is not None and (old.mount_point, old.super_options) == (mount.mount_point, mount.super_options)
+            if old is not None and same and old.container_id == container_id:
+                overlays[device] = old
+                continue
+            if old is not None and not same:
+                facts.append(OverlayGone(device, now))
+            started = old.since_ns if old is not None and same else since
+            overlays[device] = _Shown(mount.mount_point, mount.super_options, container_id, started)
+            layers = mountinfo.overlay_options(mount.super_options)
+            facts.append(
+                OverlaySeen(
+                    device,
+                    container_id,
+                    mount.mount_point,
+                    layers.upperdir,
+                    layers.workdir,
+                    layers.lowerdirs,
+                    now,
+                    started,
+                )
+            )
+        self._overlays = overlays
+        return facts
+
+    def _preferred(self, mount: Mount, other: Mount) -> bool:
+        # One superblock at several mount points: a container's root first, then the one that was reported before.
+        roots = self._container_of(mount) is not None, self._container_of(other) is not None
+        if roots[0] != roots[1]:
+            return roots[0]
+        old = self._overlays.get(mount.device)
+        return old is not None and old.mount_point == mount.mount_point
+
+    def _container_of(self, mount: Mount) -> str | None:
+        known = self._roots.get(mount.mount_point)
+        if known is not None:
+            return known
+        match = _CONTAINER_ROOT.search(mount.mount_point)
+        return match[1] if match else None
+
+    def mounts_fd(self) -> int:
+        """A file descriptor that polls POLLPRI when the node's mounts change (proc(5), /proc/PID/mountinfo).
+
+        Opened at the first call and the Node's own; `close` closes it. NodeError if it cannot be opened.
+        """
+        if self._mounts_fd is None:
+            path = self.host.mountinfo_path()
+            try:
+                self._mounts_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise NodeError(f"Cannot open {path!r}: {error.strerror}.") from error
+        return self._mounts_fd
+
+    def close(self) -> None:
+        """Close what `mounts_fd` opened."""
+        if self._mounts_fd is not None:
+            os.close(self._mounts_fd)
+            self._mounts_fd = None
+
+
+def _boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _passed(deadline: int | None) -> bool:
+    return deadline is not None and time.monotonic_ns() > deadline

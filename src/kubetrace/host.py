@@ -1,0 +1,245 @@
+"""Where the node's files are, seen from this process, and how its clocks and names read.
+
+On the node itself the root is ``/``. In a pod made by ``kubectl debug node`` the node's root is mounted at ``/host``,
+but that mount is private and made once: what the node mounts later (the roots of new containers, new secret volumes)
+never appears in it. The root of the node's own PID 1, ``/host/proc/1/root``, shows them all, so paths go through it
+wherever this process has the right to (ptrace, which the sysadmin profile gives).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubetrace.attribution import mountinfo
+from kubetrace.errors import NodeError
+
+# Where kubectl debug mounts the node's root (kubectl pkg/cmd/debug/profiles.go, mountRootPartition).
+_DEBUG_ROOT = Path("/host")
+
+# As the kernel's own limit of symbolic links in one lookup (include/linux/namei.h, MAXSYMLINKS).
+_MAX_SYMLINKS = 40
+
+# Longer than NAME_MAX: every look-up fails with ENAMETOOLONG.
+_NOWHERE = "-" * 256
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMounts:
+    """Where the two cgroup hierarchies that identify a process are mounted, as node paths.
+
+    `unified` is the cgroup v2 mount, None on a pure v1 node. `memory` is the v1 memory controller's mount and
+    `memory_hierarchy` its hierarchy id; None and 0 where memory is a v2 controller (or is off).
+    """
+
+    unified: str | None
+    memory: str | None
+    memory_hierarchy: int
+
+
+class Host:
+    """A node's root directory and what is read through it; `root` is an absolute path that exists.
+
+    Nothing is read before it is asked for. NodeError if `root` is no directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """A host whose root is at `root`."""
+        if not root.is_dir():
+            raise NodeError(
+                f"{str(root)!r} is not a directory, so it cannot be a node's root.",
+                why="The root of the node's file system is needed for names of pods and containers.",
+                do="--host-root / on the node itself, --host-root /host in a kubectl debug pod.",
+            )
+        self.root = root
+        self.proc = root / "proc"
+        self._base = self._base_of(root)
+
+    def __repr__(self) -> str:
+        """The root this host was made with."""
+        return f"Host({str(self.root)!r})"
+
+    @classmethod
+    def find(cls, override: str | os.PathLike[str] | None = None) -> Host:
+        """The host this process runs on or debugs: `override`, else /host, else PID 1's root, else /.
+
+        /host counts when it is another directory than / and has a /proc of its own; PID 1's root when it is another
+        directory than ours, that is in a container that shares the node's PID namespace and has the right to look.
+        NodeError if `override` is no directory.
+        """
+        if override is not None:
+            return cls(Path(override))
+        own = _directory_key("/")
+        if (_DEBUG_ROOT / "proc/sys/kernel/osrelease").exists() and _directory_key(_DEBUG_ROOT) != own:
+            return cls(_DEBUG_ROOT)
+        first = _directory_key("/proc/1/root/")
+        if first is not None and first != own:
+            return cls(Path("/proc/1/root"))
+        return cls(Path("/"))
+
+    @staticmethod
+    def _base_of(root: Path) -> str:
+        # The prefix of every path: "" on the node itself, PID 1's root where it can be opened, else the root given.
+        if str(root) == "/":
+            return ""
+        through_pid1 = root / "proc/1/root"
+        try:
+            os.stat(through_pid1 / ".")
+        except OSError:
+            return str(root)
+        return str(through_pid1)
+
+    def path(self, node_path: str | os.PathLike[str]) -> str:
+        """A path that this process can open for `node_path`, an absolute path as the node itself would write it.
+
+        Symbolic links are followed inside the node's root (an absolute link seen under /host would otherwise lead into
+        this process's own root). What does not exist is passed on unresolved; a loop of links gives a path that
+        nothing can be at, for any part of it could lead outside.
+        """
+        wanted = os.fspath(node_path)
+        if not self._base:
+            return wanted
+        pending = [part for part in reversed(wanted.split("/")) if part not in ("", ".")]
+        resolved: list[str] = []
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                if resolved:
+                    resolved.pop()
+                continue
+            here = "/".join([self._base, *resolved, part])
+            try:
+                target = os.readlink(here)
+            except (OSError, ValueError):
+                resolved.append(part)
+                continue
+            links += 1
+            if links > _MAX_SYMLINKS:
+                return f"{self._base}/{_NOWHERE}"
+            if target.startswith("/"):
+                resolved.clear()
+            pending.extend(piece for piece in reversed(target.split("/")) if piece not in ("", "."))
+        return "/".join([self._base, *resolved])
+
+    def node_name(self) -> str:
+        """The node's name: $NODE_NAME (the downward API's habit), else its host name in lower case.
+
+        As the kubelet names a node (pkg/util/node/node.go, GetHostname) unless --hostname-override or a cloud provider
+        gave another name. In a debug pod the host name is read from the node's /etc/hostname.
+        """
+        name = os.environ.get("NODE_NAME", "").strip()
+        if not name and self._base:
+            try:
+                with open(self.path("/etc/hostname"), encoding="utf-8", errors="surrogateescape") as file:
+                    name = file.read(256).strip()
+            except OSError:
+                pass
+        return (name or os.uname().nodename).lower()
+
+    def kernel_release(self) -> str:
+        """The running kernel's release, for display only: nothing is ever decided by it (uname -r)."""
+        try:
+            return (self.proc / "sys/kernel/osrelease").read_text(encoding="utf-8", errors="surrogateescape").strip()
+        except OSError:
+            return os.uname().release
+
+    @staticmethod
+    def boot_to_wall_ns() -> int:
+        """Nanoseconds to add to a CLOCK_BOOTTIME value (bpf_ktime_get_boot_ns) to have Unix time.
+
+        The median of five reads, each of the wall clock between two of the boot clock.
+        """
+        offsets = []
+        for _ in range(5):
+            before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            wall = time.clock_gettime_ns(time.CLOCK_REALTIME)
+            after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            offsets.append(wall - (before + after) // 2)
+        return sorted(offsets)[2]
+
+    def mountinfo_path(self) -> str:
+        """The mountinfo file of the node's PID 1; this process's own where that cannot be read (proc(5))."""
+        first = str(self.proc / "1/mountinfo")
+        return first if os.access(first, os.R_OK) else str(self.proc / "self/mountinfo")
+
+    def cgroup_mounts(self) -> CgroupMounts:
+        """The cgroup mounts of the node, from PID 1's mountinfo and the hierarchy ids in /proc/1/cgroup (cgroups(7)).
+
+        NodeError if no cgroup hierarchy that identifies containers is mounted, or /proc cannot be read.
+        """
+        unified = memory = None
+        try:
+            with open(self.mountinfo_path(), "rb") as file:
+                text = file.read()
+        except OSError as error:
+            raise NodeError(
+                f"Cannot read the node's mounts: {error.strerror or error}.",
+                why=f"{str(self.proc / '1/mountinfo')!r} lists where the node's cgroups and container roots are.",
+                do="run as root on the node, or in a pod made by: kubectl debug node/NODE -it --profile=sysadmin",
+            ) from error
+        for mount in mountinfo.parse(text):
+            # Read from inside another cgroup namespace the root column shows "/../.."; a bind of a subtree its path.
+            if mount.root.replace("/..", "").strip("/"):
+                continue
+            if mount.fstype == "cgroup2" and unified is None:
+                unified = mount.mount_point
+            elif mount.fstype == "cgroup" and memory is None and "memory" in mount.super_options.split(","):
+                memory = mount.mount_point
+        if unified is None and memory is None:
+            raise NodeError(
+                "No cgroup hierarchy is mounted on this node.",
+                why="Containers are told apart by their cgroup in the v2 hierarchy or in v1's memory hierarchy.",
+                do="mount -t cgroup2 none /sys/fs/cgroup, or give the node's root with --host-root.",
+            )
+        return CgroupMounts(unified, memory, self._memory_hierarchy() if memory else 0)
+
+    def _memory_hierarchy(self) -> int:
+        # Lines are "hierarchy-ID:controller,controller:path"; ids are the same in every process's file.
+        for process in ("1", "self"):
+            try:
+                lines = (self.proc / process / "cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+            except OSError:
+                continue
+            for line in lines.splitlines():
+                number, _, rest = line.partition(":")
+                if "memory" in rest.partition(":")[0].split(",") and number.isdecimal():
+                    return int(number)
+        return 0
+
+
+def read_regular(path: str, limit: int) -> bytes:
+    """The bytes of a regular file that holds at most `limit` of them.
+
+    OSError if it cannot be read, is larger (EFBIG) or is no regular file (EINVAL; a FIFO's open would block for ever).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        parts = []
+        left = limit + 1
+        while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+        if left <= 0:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def _directory_key(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    # What makes two paths the same directory; None if it cannot be looked at.
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

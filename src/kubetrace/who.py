@@ -1,0 +1,355 @@
+"""kubetrace who: names the pod and container behind a number, an id or a path, from the node's files alone.
+
+Works without BPF, a running container runtime or the API server. Every answer says how it was found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import click
+
+from kubetrace.attribution import containerd, kubelet, mountinfo
+from kubetrace.attribution.attributor import Attributor, Identity
+from kubetrace.attribution.bolt import BoltError
+from kubetrace.attribution.facts import ContainerSeen, OverlayGone, OverlaySeen
+from kubetrace.attribution.node import Node
+from kubetrace.errors import KubetraceError, UsageError
+from kubetrace.host import Host
+
+_PREFIX = re.compile(r"[0-9a-f]{8,64}")
+_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_POD_LOGS = re.compile(r"/pods/([^_/]+)_([^_/]+)_([^_/]+)(?:/([^/]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One thing that a query means, and who owns it; `query` is written so that it asks for just this one.
+
+    `how` is the identity's attributed_by, or "snapshot" or "path" where the file system's names tell.
+    """
+
+    query: str
+    identity: Identity
+    cgroup_id: int | None
+    how: str
+
+
+class Lookup:
+    """Answers queries from one scan of the node. NodeError if the node cannot be scanned."""
+
+    def __init__(self, host: Host, *, cri_socket: str | None = None) -> None:
+        """Scan the node at once."""
+        self.host = host
+        self._attributor = Attributor()
+        self._overlays: dict[int, OverlaySeen] = {}
+        self._node = Node(host, cri_socket=cri_socket)
+        self._memory_hierarchy = self._node.memory_hierarchy
+        self._mounts = host.cgroup_mounts()
+        for fact in self._node.scan():
+            self._attributor.learn(fact)
+            if isinstance(fact, OverlaySeen):
+                self._overlays[fact.device] = fact
+            elif isinstance(fact, OverlayGone):
+                self._overlays.pop(fact.device, None)
+
+    def answers(self, query: str) -> list[Answer]:
+        """Everything that `query` can mean on this node; [] if nothing. UsageError if it is no query at all."""
+        kind, colon, value = query.partition(":")
+        forced: dict[str, Callable[[int], list[Answer]]] = {
+            "pid": self._pid,
+            "cgroup": self._cgroup,
+            "snapshot": self._snapshot,
+        }
+        if colon and kind in forced:
+            if not value.isascii() or not value.isdecimal() or len(value) > 20:
+                raise UsageError(f"{query!r} needs a decimal number after the colon.", do=f"kubetrace who {kind}:123")
+            return forced[kind](int(value))
+        if query.startswith("/") and "\0" not in query:
+            return self._path(query)
+        found: list[Answer] = []
+        if query.isascii() and query.isdecimal() and len(query) <= 20:
+            found += self._pid(int(query)) + self._cgroup(int(query))
+        # As kubectl prints it: containerd://<id>.
+        container = query.rpartition("://")[2].lower()
+        if _PREFIX.fullmatch(container):
+            found += self._containers(container)
+        elif not found and not query.isdecimal():
+            raise UsageError(
+                f"{query!r} is no cgroup id, pid, container id, absolute path or snapshot.",
+                why="A container id may be cut to 8 hex digits or more.",
+                do="kubetrace who 8123 pid:123 cgroup:8123 snapshot:18 0a1b2c3d4e5f /var/log/pods/...",
+            )
+        return found
+
+    def _pid(self, pid: int) -> list[Answer]:
+        try:
+            with open(self.host.proc / str(pid) / "cgroup", "rb") as file:
+                lines = os.fsdecode(file.read(1 << 20)).splitlines()
+        except OSError:
+            return []
+        ids = {0: 0, self._memory_hierarchy: 0}
+        for line in lines:
+            number, _, rest = line.partition(":")
+            if number.isdecimal() and int(number) in ids:
+                # After the controllers; the kernel marks the path of a removed cgroup.
+                path = rest.partition(":")[2].removesuffix(" (deleted)")
+                found = self._attributor.cgroups_at(int(number), path)
+                ids[int(number)] = found[0] if len(found) == 1 else 0
+        memory = ids[self._memory_hierarchy] if self._memory_hierarchy else 0
+        return self._identified(f"pid:{pid}", ids[0], memory)
+
+    def _identified(self, query: str, v2_id: int, memory_id: int) -> list[Answer]:
+        identity = self._attributor.identify(
+            cgroup_id=v2_id,
+            memory_cgroup_id=memory_id,
+            memory_hierarchy=self._memory_hierarchy if memory_id else 0,
+            device=None,
+            time_ns=0,
+        )
+        if identity.kind == "unknown":
+            return []
+        # The number of the cgroup whose path is shown.
+        by_memory = memory_id and identity.cgroup_path != self._attributor.cgroup_path(0, v2_id)
+        return [Answer(query, identity, memory_id if by_memory else v2_id, identity.attributed_by)]
+
+    def _cgroup(self, number: int) -> list[Answer]:
+        found = []
+        if self._attributor.cgroup_path(0, number) is not None:
+            found += self._identified(f"cgroup:{number}", number, 0)
+        if self._memory_hierarchy and self._attributor.cgroup_path(self._memory_hierarchy, number) is not None:
+            # 0 is no cgroup's id: only the memory hierarchy answers.
+            found += self._identified(f"cgroup:{number}", 0, number)
+        return found
+
+    def _containers(self, prefix: str) -> list[Answer]:
+        return [self._container(container_id, container_id) for container_id in self._ids(prefix)]
+
+    def _ids(self, prefix: str) -> list[str]:
+        found = self._attributor.container_ids(prefix)
+        if not found:
+            # Exited containers have no cgroup and no bundle any more.
+            for seen in self._metadata():
+                if seen.container_id.startswith(prefix):
+                    self._attributor.learn(seen)
+                    found.append(seen.container_id)
+        return found
+
+    def _metadata(self) -> list[ContainerSeen]:
+        path = containerd.metadata_path(self.host)
+        try:
+            return containerd.metadata(path, None, 0) if path is not None else []
+        except BoltError:
+            return []
+
+    def _container(self, container_id: str, query: str, how: str | None = None) -> Answer:
+        identity = self._attributor.container(container_id)
+        if identity is None and self._ids(container_id):
+            identity = self._attributor.container(container_id)
+        if identity is None:
+            identity = Identity(kind="container", container_id=container_id)
+        number = self._attributor.cgroup_id(container_id)
+        if number is None and self._memory_hierarchy:
+            number = self._attributor.cgroup_id(container_id, self._memory_hierarchy)
+        return Answer(query, identity, number, how or identity.attributed_by)
+
+    def _snapshot(self, number: int) -> list[Answer]:
+        # As mounted now; the writable layer first, then the containers whose image has the layer.
+        found = []
+        for overlay in self._overlays.values():
+            if overlay.container_id is None:
+                continue
+            if overlay.upperdir is not None and containerd.snapshot_number(overlay.upperdir) == number:
+                return [self._container(overlay.container_id, f"snapshot:{number}", "overlay")]
+            if any(containerd.snapshot_number(layer) == number for layer in overlay.lowerdirs):
+                found.append(self._container(overlay.container_id, f"snapshot:{number} (image layer)", "overlay"))
+        if found:
+            return found
+        path = containerd.snapshots_path(self.host)
+        try:
+            known = containerd.snapshots(path) if path is not None else []
+        except BoltError:
+            known = []
+        for snapshot in known:
+            if snapshot.number == number and snapshot.container_id is not None:
+                return [self._container(snapshot.container_id, f"snapshot:{number}", "snapshot")]
+        return []
+
+    def _path(self, query: str) -> list[Answer]:
+        path = self._as_node_path(query)
+        number = containerd.snapshot_number(path)
+        if number is not None:
+            return [replace(answer, query=query) for answer in self._snapshot(number)]
+        for mount_point, hierarchy in (
+            (self._mounts.unified, 0),
+            (self._mounts.memory, self._memory_hierarchy),
+        ):
+            if mount_point is not None and (path + "/").startswith(mount_point.rstrip("/") + "/"):
+                below = path[len(mount_point.rstrip("/")) :] or "/"
+                found = self._cgroup_directory(query, hierarchy, below)
+                if found:
+                    return found
+        logs = _POD_LOGS.search(path)
+        if logs:
+            return self._pod(query, logs[3], logs[4], (logs[1], logs[2]))
+        container_id = _ID.findall(path)
+        if container_id and (path.startswith(("/run/", "/var/log/containers/")) or "/containers/" in path):
+            return [self._container(container_id[-1], query, "path")] if self._ids(container_id[-1]) else []
+        pod_uid = kubelet.pod_of(path)
+        if pod_uid is not None:
+            return self._pod(query, pod_uid, None, None)
+        return self._by_device(query, path)
+
+    def _as_node_path(self, query: str) -> str:
+        # A path is given as the node writes it, or as this shell sees it below the node's root.
+        path = os.path.normpath(query)
+        root = str(self.host.root).rstrip("/")
+        if root and path.startswith(root + "/"):
+            path = path[len(root) :]
+        # "//x" stays "//x" in normpath (POSIX leaves its meaning open).
+        return "/" + path.lstrip("/")
+
+    def _cgroup_directory(self, query: str, hierarchy: int, path: str) -> list[Answer]:
+        # The longest known cgroup at or above the path: a control file belongs to its directory.
+        while True:
+            numbers = self._attributor.cgroups_at(hierarchy, path)
+            if numbers:
+                found = self._identified(query, *((numbers[0], 0) if hierarchy == 0 else (0, numbers[0])))
+                return [replace(answer, query=query) for answer in found]
+            if path == "/":
+                return []
+            path = os.path.dirname(path)
+
+    def _pod(self, query: str, pod_uid: str, container: str | None, names: tuple[str, str] | None) -> list[Answer]:
+        if container is not None:
+            same = [seen for seen in self._attributor.containers_of(pod_uid) if seen.container == container]
+            if same:
+                # Attempts of one container share the directory: each is an answer.
+                return [self._container(seen.container_id, query, "path") for seen in same]
+        identity = self._attributor.pod(pod_uid)
+        if identity is None:
+            if names is None:
+                return []
+            identity = Identity(kind="pod", namespace=names[0], pod=names[1], pod_uid=pod_uid)
+        return [Answer(query, replace(identity, container=container), None, "path")]
+
+    def _by_device(self, query: str, path: str) -> list[Answer]:
+        # A directory's st_dev is its mount's; a lower layer's file may have a device number of its own (overlayfs.rst,
+        # "Inode properties"), so a file is asked for by its directory.
+        opened = self.host.path(path)
+        try:
+            status = os.stat(opened)
+            if not stat.S_ISDIR(status.st_mode):
+                status = os.stat(os.path.dirname(opened))
+        except (OSError, ValueError):
+            return []
+        device = mountinfo.device_number(os.major(status.st_dev), os.minor(status.st_dev))
+        overlay = self._overlays.get(device)
+        if overlay is not None:
+            if overlay.container_id is None:
+                return []
+            return [self._container(overlay.container_id, query, "overlay")]
+        return self._by_volume(query, device)
+
+    def _by_volume(self, query: str, device: int) -> list[Answer]:
+        # A secret or memory volume is a file system of its own; the node's disk is mounted elsewhere too.
+        try:
+            with open(self.host.mountinfo_path(), "rb") as file:
+                points = [mount.mount_point for mount in mountinfo.parse(file.read()) if mount.device == device]
+        except OSError:
+            return []
+        pods = {kubelet.pod_of(point) if kubelet.volume_of(point) else None for point in points}
+        pod_uid = pods.pop() if len(pods) == 1 else None
+        return self._pod(query, pod_uid, None, None) if pod_uid is not None else []
+
+
+@click.command(name="who")
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
+@click.option("-o", "--output", type=click.Choice(["table", "wide", "json"]), default="table", help="How to print.")
+@click.option("--host-root", type=click.Path(), help="The node's root, if it is not found (/ or /host).")
+@click.option("--cri-socket", type=click.Path(), help="Ask the container runtime's socket too (needs grpcio).")
+def command(queries: tuple[str, ...], output: str, host_root: str | None, cri_socket: str | None) -> None:
+    """Show which pod and container a number, an id or a path on this node belongs to.
+
+    QUERY is a pid or cgroup id (a number is tried as both; pid:123 or cgroup:8123 means just one), a container id or
+    its first 8 digits or more, snapshot:N of containerd, or an absolute path: in a snapshot, a volume, a pod's log
+    directory, a cgroup, or a container's root. Needs neither BPF nor a running container runtime.
+
+    \b
+    Examples:
+      kubetrace who 8123
+      kubetrace who 0a1b2c3d4e5f -o json
+      kubetrace who /var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/18/fs/tmp/x
+    """
+    host = Host.find(host_root)
+    lookup = Lookup(host, cri_socket=cri_socket)
+    found: list[Answer] = []
+    missing: list[str] = []
+    for query in queries:
+        answers = lookup.answers(query)
+        found += answers
+        if not answers:
+            missing.append(query)
+    if found:
+        lines = _json(found, host.node_name()) if output == "json" else _table(found, wide=output == "wide")
+        for line in lines:
+            click.echo(line)
+    if missing:
+        raise KubetraceError(
+            f"Nothing on this node is known as {', '.join(repr(query) for query in missing)}.",
+            why="It may be another node's, or gone: ids live as long as the process, cgroup or container.",
+            do="kubectl get pods -A -o wide, or name the kind: pid:N, cgroup:N, snapshot:N",
+        )
+
+
+def _json(answers: Sequence[Answer], node: str) -> Iterator[str]:
+    # JSON Lines, ASCII only (views/json.py): exact text, bytes that are not UTF-8 as lone surrogates.
+    for answer in answers:
+        who = answer.identity
+        yield json.dumps(
+            {
+                "query": answer.query,
+                "kind": who.kind,
+                "namespace": who.namespace,
+                "pod": who.pod,
+                "container": who.container,
+                "pod_uid": who.pod_uid,
+                "container_id": who.container_id,
+                "image": who.image,
+                "qos_class": who.qos_class,
+                "node": node,
+                "cgroup_id": answer.cgroup_id,
+                "cgroup_path": who.cgroup_path,
+                "attributed_by": answer.how,
+                "names_from": who.names_from,
+            },
+            ensure_ascii=True,
+            separators=(",", ":"),
+        )
+
+
+def _table(answers: Sequence[Answer], *, wide: bool) -> Iterator[str]:
+    # Every cell is from the node or the user: escaped, and measured in terminal cells.
+    from kubetrace.views.text import escape, width
+
+    rows = [["QUERY", "KIND", "NAMESPACE", "POD", "CONTAINER", "FOUND BY"]]
+    if wide:
+        rows[0] += ["CONTAINER ID", "QOS", "POD UID", "CGROUP ID", "NAMES FROM", "IMAGE", "CGROUP"]
+    for answer in answers:
+        who = answer.identity
+        # A process of the host has no names; its cgroup says what it is.
+        pod = who.cgroup_path if who.kind == "host" and not wide else who.pod
+        query = answer.query if wide or not _PREFIX.fullmatch(answer.query) else answer.query[:12]
+        cells: list[str | None] = [query, who.kind, who.namespace, pod, who.container, answer.how]
+        if wide:
+            number = None if answer.cgroup_id is None else str(answer.cgroup_id)
+            cells += [who.container_id, who.qos_class, who.pod_uid, number, who.names_from, who.image, who.cgroup_path]
+        rows.append([escape(cell) if cell else "-" for cell in cells])
+    widths = [max(width(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell + " " * (size - width(cell)) for cell, size in zip(row, widths, strict=True)).rstrip()

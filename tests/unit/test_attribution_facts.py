@@ -1,0 +1,115 @@
+"""Facts are recorded as JSON and must come back as they were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubetrace.attribution.facts import (
+    CgroupGone,
+    CgroupSeen,
+    ContainerSeen,
+    Fact,
+    OverlayGone,
+    OverlaySeen,
+    PodSeen,
+    from_json,
+    to_json,
+)
+
+# What os.fsdecode gives for any bytes.
+NAMES = st.binary(max_size=30).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+NUMBERS = st.integers(0, 2**64 - 1)
+FACTS: st.SearchStrategy[Fact] = st.one_of(
+    st.builds(CgroupSeen, NUMBERS, NUMBERS, NAMES, NUMBERS),
+    st.builds(CgroupGone, NUMBERS, NUMBERS, NUMBERS),
+    st.builds(
+        ContainerSeen,
+        NAMES,
+        st.sampled_from(["container", "sandbox"]),
+        st.none() | NAMES,
+        st.none() | NAMES,
+        st.none() | NAMES,
+        st.none() | NAMES,
+        st.none() | NAMES,
+        st.none() | NAMES,
+        st.sampled_from(["config.json", "CRI"]),
+        NUMBERS,
+    ),
+    st.builds(PodSeen, NAMES, st.none() | NAMES, NAMES, st.just("kubelet"), NUMBERS),
+    st.builds(
+        OverlaySeen,
+        NUMBERS,
+        st.none() | NAMES,
+        NAMES,
+        st.none() | NAMES,
+        st.none() | NAMES,
+        st.lists(NAMES, max_size=4).map(tuple),
+        NUMBERS,
+        NUMBERS,
+    ),
+    st.builds(OverlayGone, NUMBERS, NUMBERS),
+)
+
+
+@given(FACTS)
+def test_round_trip_on_one_ascii_line(fact: Fact) -> None:
+    line = to_json(fact)
+    assert line.isascii() and "\n" not in line
+    assert from_json(line) == fact
+    assert from_json(line.encode()) == fact
+
+
+def test_field_names_are_the_recordings_contract() -> None:
+    seen = CgroupSeen(3, 43, "/kubepods/\udcff", 5)
+    assert to_json(seen) == (
+        '{"fact":"CgroupSeen","hierarchy":3,"cgroup_id":43,"path":"/kubepods/\\udcff","time_ns":5}'
+    )
+    overlay = json.loads(to_json(OverlaySeen(149, None, "/m", "/u", None, ("/a", "/b"), 7, 6)))
+    assert overlay == {
+        "fact": "OverlaySeen",
+        "device": 149,
+        "container_id": None,
+        "mount_point": "/m",
+        "upperdir": "/u",
+        "workdir": None,
+        "lowerdirs": ["/a", "/b"],
+        "time_ns": 7,
+        "since_ns": 6,
+    }
+
+
+def test_fields_of_a_later_version_are_ignored_and_new_ones_have_defaults() -> None:
+    assert from_json('{"fact":"CgroupGone","hierarchy":0,"cgroup_id":4,"time_ns":5,"why":"x"}') == CgroupGone(0, 4, 5)
+    old = '{"fact":"OverlaySeen","device":1,"container_id":null,"mount_point":"/","upperdir":null,"workdir":null,'
+    assert from_json(old + '"lowerdirs":[],"time_ns":5}') == OverlaySeen(1, None, "/", None, None, (), 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"fact":"Nonsense"}',
+        '{"fact":["CgroupSeen"]}',
+        '{"fact":"CgroupGone","hierarchy":0,"cgroup_id":4}',
+        '{"fact":"CgroupGone","hierarchy":0,"cgroup_id":"4","time_ns":5}',
+        '{"fact":"CgroupGone","hierarchy":true,"cgroup_id":4,"time_ns":5}',
+        '{"fact":"CgroupSeen","hierarchy":0,"cgroup_id":4,"path":[],"time_ns":5}',
+        '{"fact":"CgroupSeen","hierarchy":0,"cgroup_id":4,"path":null,"time_ns":5}',
+        '{"fact":"PodSeen","pod_uid":"u","namespace":null,"pod":"p","source":"rumour","time_ns":5}',
+        '{"fact":"OverlaySeen","device":1,"container_id":null,"mount_point":"/","upperdir":null,"workdir":null,'
+        '"lowerdirs":"/a","time_ns":5}',
+        "[" * 100_000,
+        b"\xff\xfe\x00",
+    ],
+)
+def test_what_is_no_fact_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        from_json(text)

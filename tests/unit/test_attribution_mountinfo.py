@@ -1,0 +1,114 @@
+"""mountinfo lines of real kernels, and a round trip of every name that an overlay can have."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubetrace.attribution.mountinfo import Overlay, overlay_options, parse, parse_line, unescape
+
+PLAIN = (
+    b"246 25 0:149 / /run/containerd/x/rootfs rw,relatime shared:69 - overlay overlay "
+    b"rw,lowerdir=/s/4/fs:/s/3/fs,upperdir=/s/18/fs,workdir=/s/18/work,index=off"
+)
+
+
+def test_overlay_line() -> None:
+    mount = parse_line(PLAIN)
+    assert mount is not None
+    assert (mount.mount_id, mount.device, mount.root, mount.mount_point) == (246, 149, "/", "/run/containerd/x/rootfs")
+    assert (mount.fstype, mount.source) == ("overlay", "overlay")
+    assert overlay_options(mount.super_options) == Overlay(("/s/4/fs", "/s/3/fs"), "/s/18/fs", "/s/18/work")
+
+
+def test_device_number_is_the_kernels_own() -> None:
+    mount = parse_line(b"107 79 254:3 /kubelet /var/lib/kubelet rw,relatime shared:12 master:2 - ext4 /dev/vda rw")
+    assert mount is not None
+    assert mount.device == 254 * 1_048_576 + 3
+    assert mount.root == "/kubelet"
+
+
+def test_lines_without_optional_fields_or_options() -> None:
+    private = parse_line(b"1 0 0:5 / / rw - tmpfs tmpfs rw")
+    assert private is not None and private.fstype == "tmpfs"
+    # An empty source is written as nothing between two spaces.
+    empty = parse_line(b"1 0 0:5 / / rw - tmpfs  rw,size=1k")
+    assert empty is not None and (empty.source, empty.super_options) == ("", "rw,size=1k")
+
+
+def test_what_is_no_mountinfo_line_is_left_out() -> None:
+    for line in (b"", b"\0", b"1 2 3", b"1 0 0:x / / rw - tmpfs t rw", b"a b c d e f - g h i", b"- - - - - - - -"):
+        assert parse_line(line) is None
+    assert len(list(parse(b"garbage\n" + PLAIN + b"\n\xff\xfe\n" + PLAIN))) == 2
+
+
+def test_escapes_measured_on_5_10_to_7_2() -> None:
+    # mount -o 'lowerdir=sp ace\:x:le\,ft'
+    shown = r"rw,lowerdir=sp\040ace\134:x:le\134\054ft,upperdir=/u,workdir=/w"
+    assert overlay_options(shown).lowerdirs == ("sp ace:x", "le,ft")
+
+
+def test_relative_layers_stay_relative() -> None:
+    assert overlay_options("rw,lowerdir=4/fs:3/fs,upperdir=18/fs,workdir=18/work") == Overlay(
+        ("4/fs", "3/fs"), "18/fs", "18/work"
+    )
+
+
+def test_new_mount_api_repeats_the_option_and_takes_it_as_it_is() -> None:
+    shown = r"rw,lowerdir+=/a:b,lowerdir+=/c\134:d,datadir+=/data,upperdir=/u,workdir=/w,redirect_dir=on,uuid=on"
+    assert overlay_options(shown).lowerdirs == ("/a:b", "/c\\:d", "/data")
+
+
+def test_data_only_layers_come_last() -> None:
+    assert overlay_options("rw,lowerdir=/a:/b::/data1::/data2").lowerdirs == ("/a", "/b", "/data1", "/data2")
+
+
+def test_read_only_overlay_has_no_upperdir() -> None:
+    assert overlay_options("ro,lowerdir=/a:/b") == Overlay(("/a", "/b"), None, None)
+
+
+def test_names_that_are_not_utf8_come_back_as_they_are() -> None:
+    assert unescape(b"/a\\012b\xff\\134c").encode("utf-8", "surrogateescape") == b"/a\nb\xff\\c"
+    assert unescape(b"/end\\") == "/end\\"
+    assert unescape(b"/\\777").encode("utf-8", "surrogateescape") == b"/\xff"
+
+
+# A name: any bytes but NUL and slash; the kernel's escapes and overlayfs's quotes as their documentation says.
+NAMES = st.binary(min_size=1, max_size=12).map(lambda raw: b"/" + raw.replace(b"\0", b"0").replace(b"/", b"1"))
+
+
+def escaped(value: bytes, also: bytes) -> bytes:
+    return b"".join(b"\\%03o" % byte if byte in b" \t\n\\" + also else bytes([byte]) for byte in value)
+
+
+def quoted(layer: bytes) -> bytes:
+    for char in (b"\\", b":", b","):
+        layer = layer.replace(char, b"\\" + char)
+    return layer
+
+
+def text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+@given(st.lists(NAMES, min_size=1, max_size=5), NAMES, NAMES, NAMES, st.booleans())
+def test_round_trip_of_any_names(layers: list[bytes], upper: bytes, work: bytes, point: bytes, new_api: bool) -> None:
+    if new_api:
+        lower = b",".join(b"lowerdir+=" + escaped(layer, b",=") for layer in layers)
+    else:
+        lower = b"lowerdir=" + escaped(b":".join(quoted(layer) for layer in layers), b",=")
+    options = b",".join(
+        [b"rw", lower, b"upperdir=" + escaped(quoted(upper), b",="), b"workdir=" + escaped(quoted(work), b",=")]
+    )
+    line = b"36 35 0:98 / %s rw,noatime master:1 - overlay overlay %s" % (escaped(point, b"#"), options)
+    (mount,) = parse(line + b"\n")
+    assert mount.mount_point == text(point)
+    found = overlay_options(mount.super_options)
+    assert found == Overlay(tuple(text(layer) for layer in layers), text(upper), text(work))
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_make_it_raise(junk: bytes) -> None:
+    for mount in parse(junk + b"\n" + PLAIN[:60] + junk):
+        overlay_options(mount.super_options)
+    overlay_options(text(junk))
