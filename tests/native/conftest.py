@@ -1,4 +1,4 @@
-"""The native ring: the real engine, rings, pipeline and terminal, with a tracepoint in place of overlayfs' functions."""
+"""The native ring: the real engine, rings, pipeline and terminal; a tracepoint stands in for overlayfs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""python3 -m kubetrace."""
+
+from kubetrace.cli import main
+
+main()

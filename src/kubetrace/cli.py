@@ -1,0 +1,210 @@
+"""The command line: finds the tracers, prints errors, exits. No other module does either of the last two.
+
+Only click is imported for --help; everything else is when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from kubetrace import __version__, tracers
+from kubetrace.errors import KubetraceError, UsageError
+
+_OUTPUTS = ("table", "wide", "json", "csv")
+_HOOKS = ("auto", "fentry", "kprobe")
+
+
+class _Commands(click.Group):
+    """Tracers by discovery, and the commands that need no kernel; each is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*tracers.names(), "who"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "who":
+            from kubetrace.who import command
+
+            return command
+        if cmd_name in tracers.names():
+            return _tracer_command(cmd_name)
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Tracers"):
+            formatter.write_dl([(name, tracers.one_liner(name)) for name in tracers.names()])
+        with formatter.section("Look-ups"):
+            formatter.write_dl([("who", "Name the pod behind a cgroup id, pid, container id, path or snapshot.")])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            raise UsageError(
+                f"there is no command {args[0]!r}.", do="kubetrace " + "|".join(self.list_commands(ctx)) + ", or --help"
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="kubetrace")
+@click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show the kernel's own words behind an error.")
+def kubetrace() -> None:
+    """Show live, by pod, what this Kubernetes node's kernel does for its containers.
+
+    Runs on the node, as root; needs neither the API server nor a live container runtime.
+    """
+
+
+def _tracer_command(name: str) -> click.Command:
+    tracer = tracers.find(name)
+    groupings, sorts = list(tracer.groupings), list(tracer.sorts)
+
+    def run(**given: Any) -> None:
+        from kubetrace import session
+        from kubetrace.selection import Selection
+        from kubetrace.views.units import parse_duration
+
+        by, sort = session.check(tracer, given["by"], given["sort"])
+        interval_s = parse_duration(given["interval"])
+        if interval_s < 0.1:
+            raise UsageError(f"--interval {given['interval']} is too short to read.", do="--interval 100ms, or longer")
+        session.run(
+            tracer,
+            session.Options(
+                selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
+                by=by,
+                sort=sort,
+                output=given["output"],
+                events=given["events"],
+                headers=not given["no_headers"],
+                top=given["top"],
+                interval_s=interval_s,
+                duration_s=parse_duration(given["duration"]) if given["duration"] else None,
+                ready_file=given["ready_file"],
+                hook=given["hook"],
+                host_root=given["host_root"],
+                cri_socket=given["cri_socket"],
+                own={option.name: given[option.name] for option in tracer.options() if option.name},
+            ),
+        )
+
+    from pathlib import Path
+
+    pattern = "NAME[,NAME...]"
+    params: list[click.Parameter] = [
+        click.Option(
+            ["-n", "--namespace"],
+            multiple=True,
+            metavar=pattern,
+            help="Only these namespaces; '!NAME' leaves one out, * matches any text.",
+        ),
+        click.Option(["-p", "--pod"], multiple=True, metavar=pattern, help="Only these pods."),
+        click.Option(["-c", "--container"], multiple=True, metavar=pattern, help="Only these containers."),
+        *tracer.options(),
+        click.Option(
+            ["--by"], metavar="|".join(groupings), help=f"One row for each of these.  [default: {groupings[0]}]"
+        ),
+        click.Option(["--sort"], metavar="COLUMN", help=f"{', '.join(sorts)}.  [default: {sorts[0]}]"),
+        click.Option(
+            ["--top"], type=click.IntRange(min=1), metavar="N", help="Show the first N rows.  [default: all that fit]"
+        ),
+        click.Option(
+            ["-i", "--interval"],
+            default="1",
+            metavar="TIME",
+            help="Time between refreshes, such as 500ms or 2s.  [default: 1s]",
+        ),
+        click.Option(["-d", "--duration"], metavar="TIME", help="End after this time.  [default: Ctrl-C]"),
+        click.Option(["--events"], is_flag=True, help="Print a line for each event instead of a table."),
+        click.Option(
+            ["-o", "--output"],
+            type=click.Choice(_OUTPUTS),
+            default="table",
+            help="table and wide are for people; json and csv hold every event.  [default: table]",
+        ),
+        click.Option(["--no-headers"], is_flag=True, help="Leave out head, titles and foot."),
+        click.Option(
+            ["--ready-file"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Create FILE once everything is attached (for scripts).",
+        ),
+        click.Option(
+            ["--hook"],
+            type=click.Choice(_HOOKS),
+            default="auto",
+            help="How to attach.  [default: auto, whichever the kernel accepts]",
+        ),
+        click.Option(
+            ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
+        ),
+        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, help="Show what is behind an error."),
+        click.Option(["--cri-socket"], metavar="FILE", help="Ask the container runtime too (needs kubetrace[cri])."),
+    ]
+    return click.Command(
+        name,
+        params=params,
+        callback=run,
+        short_help=tracer.summary,
+        help=_help(tracer),
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def _help(tracer: tracers.Tracer) -> str:
+    from kubetrace.views.columns import describe
+
+    columns = [*next(iter(tracer.groupings.values())), *tracer.measures]
+    titles = [f"  {title:<12} {text}" for title, text in describe(columns)]
+    width = max(len(command) for command, _ in tracer.examples)
+    examples = [f"  {command:<{width}}  {text}" for command, text in tracer.examples]
+    return (
+        f"{tracer.summary}\n\n{tracer.explanation}\n\n\b\nColumns:\n"
+        + "\n".join(titles)
+        + "\n\n\b\nExamples:\n"
+        + "\n".join(examples)
+    )
+
+
+def main() -> None:
+    """The console script: exit status 0, 1 for what failed, 2 for what was asked wrongly."""
+    from kubetrace.errors import OutputError
+
+    try:
+        status = kubetrace.main(prog_name="kubetrace", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except KubetraceError as error:
+        if error.exit_status:
+            _print_error(error)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # the reader of stdout is gone: nothing is left to say, and Python's own flush must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _print_error(OutputError(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")))
+        sys.exit(1)
+
+
+def _print_error(error: KubetraceError) -> None:
+    from kubetrace.views.text import escape
+
+    click.echo("Error: " + escape(error.what), err=True)
+    if error.why:
+        click.echo(escape(error.why), err=True)
+    if error.do:
+        click.echo("Try:  " + escape(error.do), err=True)
+    if error.detail and {"-v", "--verbose"} & set(sys.argv[1:]):
+        click.echo("\n".join(escape(line.strip()) for line in error.detail.splitlines()), err=True)

@@ -1,0 +1,102 @@
+"""Which pods are asked for: -n, -p and -c as patterns over an identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from kubetrace.errors import UsageError
+
+
+class Named(Protocol):
+    """What a selection looks at."""
+
+    @property
+    def namespace(self) -> str | None:
+        """Kubernetes namespace."""
+
+    @property
+    def pod(self) -> str | None:
+        """Pod name."""
+
+    @property
+    def container(self) -> str | None:
+        """Container name."""
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Names to keep and names to leave out; shell patterns (* ? [...]). Empty patterns match everything."""
+
+    wanted: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, option: str, values: Iterable[str]) -> Patterns:
+        """From repeated options of comma lists; a leading ! excludes. Raises UsageError for an empty name."""
+        wanted: list[str] = []
+        unwanted: list[str] = []
+        for value in values:
+            for name in value.split(","):
+                negated = name.startswith("!")
+                bare = name.removeprefix("!").strip()
+                if not bare:
+                    raise UsageError(
+                        f"{option} {value!r} holds an empty name.",
+                        do=f"{option} NAME, {option} NAME,NAME or {option} '!NAME' (quoted: the shell reads !)",
+                    )
+                (unwanted if negated else wanted).append(bare)
+        return cls(tuple(wanted), tuple(unwanted))
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to match."""
+        return bool(self.wanted or self.unwanted)
+
+    def match(self, name: str | None) -> bool:
+        """A missing name matches no wanted pattern, and is left out by no unwanted one."""
+        if name is None:
+            return not self.wanted
+        if any(fnmatchcase(name, pattern) for pattern in self.unwanted):
+            return False
+        return not self.wanted or any(fnmatchcase(name, pattern) for pattern in self.wanted)
+
+    def __str__(self) -> str:
+        """As it would be typed."""
+        return ",".join([*self.wanted, *(f"!{name}" for name in self.unwanted)])
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All three must match."""
+
+    namespaces: Patterns = field(default_factory=Patterns)
+    pods: Patterns = field(default_factory=Patterns)
+    containers: Patterns = field(default_factory=Patterns)
+
+    @classmethod
+    def parse(cls, namespaces: Iterable[str], pods: Iterable[str], containers: Iterable[str]) -> Selection:
+        """From the options' values; raises UsageError."""
+        return cls(
+            Patterns.parse("--namespace", namespaces),
+            Patterns.parse("--pod", pods),
+            Patterns.parse("--container", containers),
+        )
+
+    def __bool__(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self.namespaces or self.pods or self.containers)
+
+    def match(self, identity: Named) -> bool:
+        """Whether an event of this identity is asked for."""
+        return (
+            self.namespaces.match(identity.namespace)
+            and self.pods.match(identity.pod)
+            and self.containers.match(identity.container)
+        )
+
+    def __str__(self) -> str:
+        """As it would be typed: -n shop -p 'web*'."""
+        given = (("-n", self.namespaces), ("-p", self.pods), ("-c", self.containers))
+        return " ".join(f"{option} {patterns}" for option, patterns in given if patterns)

@@ -1,0 +1,98 @@
+"""The tracers: one module each, named as its bpf/NAME.bpf.c; found by looking, listed nowhere.
+
+A module of this package is a tracer and has `TRACER`, an object of a class that fulfils `Tracer`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import click
+
+    from kubetrace.attribution.attributor import Identity
+    from kubetrace.views.columns import Column, Value
+
+
+class Clock(Protocol):
+    """What a tracer may know of the node when it describes an event."""
+
+    node: str
+
+    def wall_ns(self, boot_ns: int) -> int:
+        """Nanoseconds since 1970 of a moment of CLOCK_BOOTTIME."""
+
+
+class Tracer(Protocol):
+    """What the pipeline, the views and the command line ask of a tracer; everything else is its own."""
+
+    name: str
+    summary: str
+    """One sentence on what the user will see."""
+    explanation: str
+    """The rest of --help: what is counted, what is not seen."""
+    examples: Sequence[tuple[str, str]]
+    """(command line, what it shows)."""
+    streams: Mapping[str, str]
+    """Ring buffer -> event struct."""
+    optional: Mapping[str, str]
+    """Program groups that may be missing -> what is then not seen."""
+    groupings: Mapping[str, Sequence[Column]]
+    """--by NAME -> the columns that make the key; the first is the default."""
+    measures: Sequence[Column]
+    """The columns behind the key, for every grouping."""
+    event_columns: Sequence[Column]
+    """The columns of --events."""
+    sorts: Mapping[str, str]
+    """--sort NAME -> the key of the column it sorts by; the first is the default. Descending, names ascending."""
+    noun: tuple[str, str]
+    """One of what is counted, and many."""
+
+    def options(self) -> Sequence[click.Option]:
+        """The tracer's own options."""
+
+    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """What goes into the object's .rodata for these options."""
+
+    def operations(self) -> Sequence[str]:
+        """How each measure joins (aggregate.SUM, ...), in the order of `measures`."""
+
+    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+        """An event's measures."""
+
+    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+        """Every cell that a grouping's columns may ask for, by the column's key."""
+
+    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+        """The cells of `event_columns`."""
+
+    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+        """The event as an object of JSON Lines; its keys are a contract."""
+
+    def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """The tracer's own keys of the closing summary object, given the sums of all measures by key."""
+
+    def summary_text(self, totals: Mapping[str, Any]) -> str:
+        """The same for a person."""
+
+
+def names() -> list[str]:
+    """Every tracer's name, without importing any."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def one_liner(name: str) -> str:
+    """What a tracer shows, in a few words: the first line of its module's docstring, read without importing it."""
+    with open(os.path.join(__path__[0], f"{name}.py"), encoding="utf-8") as file:
+        text = file.readline().strip().strip('"').partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def find(name: str) -> Tracer:
+    """The tracer of that name; raises ModuleNotFoundError."""
+    tracer: Tracer = importlib.import_module(f"{__name__}.{name}").TRACER
+    return tracer

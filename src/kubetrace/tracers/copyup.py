@@ -1,0 +1,221 @@
+"""copyup: files copied from an image layer into a container's writable layer, before their first change."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kubetrace import rows
+from kubetrace.aggregate import LAST, MAX, SUM
+from kubetrace.views.columns import Column
+from kubetrace.views.units import format_bytes, format_count, format_time, parse_size
+
+if TYPE_CHECKING:
+    import click
+
+    from kubetrace.attribution.attributor import Identity
+    from kubetrace.tracers import Clock
+    from kubetrace.views.columns import Value
+
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
+
+_FILE = Column("path", "FILE", "path", weight=3, help="path inside the container")
+_COPIES = Column("copies", "COPIES", "count", help="objects copied up, directories on the way included")
+_COPIED = Column(
+    "copied_bytes", "COPIED", "bytes", help="bytes really copied; holes are not, a truncating open copies none"
+)
+_CLONED = Column(
+    "cloned_bytes", "CLONED", "bytes", wide=True, help="bytes shared instead of copied (reflink: XFS, btrfs)"
+)
+_SIZE = Column("size_bytes", "SIZE", "bytes", wide=True, help="size of the largest of these files in its image layer")
+_MAX_LATENCY = Column(
+    "max_duration_ns",
+    "MAX-LATENCY",
+    "duration",
+    short="MAX-LAT",
+    help="longest time that a process waited for one copy-up",
+)
+_ERRORS = Column("errors", "ERRORS", "count", alarm=True, help="copy-ups that failed, such as ENOSPC")
+_LAST = Column("time", "LAST", "time", wide=True, help="when the newest ended")
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "unknown")
+
+
+def _error(code: int) -> str | None:
+    return errno.errorcode.get(-code, str(-code)) if code else None
+
+
+class Copyup:
+    """See `kubetrace.tracers.Tracer` for what each member is."""
+
+    name = "copyup"
+    summary = "Show each file that is copied from an image layer into a container's writable layer, live, by pod."
+    explanation = (
+        "The first write to a file of the image, but also a chmod, chown or rename, copies the whole file up before "
+        "anything else happens. Each row is a file (--by groups otherwise) with its copies, the bytes copied, the "
+        "longest time that a process waited and the errors.\n\n"
+        "Not seen: writes to volumes (they are not part of the overlay), later writes to a file that was copied up "
+        "already, and snapshotters without overlayfs."
+    )
+    examples = (
+        ("kubetrace copyup", "every pod of this node"),
+        ("kubetrace copyup -n shop -p 'web-*' --by container", "one row for each container of these pods"),
+        ("kubetrace copyup --events --min-size 1Mi", "a line for each large copy-up, as it ends"),
+        ("kubetrace copyup -o json -d 60 > copyups.jsonl", "one minute, for a script"),
+    )
+    streams: Mapping[str, str] = {"copyup": "copyup_event", "copyup_long": "copyup_long_event"}
+    optional: Mapping[str, str] = {
+        "cloned": "reflinked bytes are not seen",
+        "begun": "the loser of two threads that copy one file up counts as a copy",
+    }
+    groupings: Mapping[str, Sequence[Column]] = {
+        "file": (rows.NAMESPACE, rows.POD, rows.CONTAINER, _FILE),
+        "container": (rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.IMAGE, rows.QOS),
+        "pod": (rows.NAMESPACE, rows.POD, rows.QOS),
+        "process": (rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM),
+        "node": (rows.NODE,),
+    }
+    measures: Sequence[Column] = (_COPIES, _COPIED, _MAX_LATENCY, _ERRORS, _SIZE, _CLONED, _LAST)
+    event_columns: Sequence[Column] = (
+        Column("time", "TIME", "time", help="when the copy-up ended (local)"),
+        rows.NAMESPACE,
+        rows.POD,
+        rows.CONTAINER,
+        rows.PID,
+        rows.COMM,
+        Column("kind", "KIND", "text", min_width=4, help="file, directory, symlink, ..."),
+        Column("size_bytes", "SIZE", "bytes", help="size in the image layer"),
+        _COPIED,
+        _CLONED,
+        Column("duration_ns", "LATENCY", "duration", help="how long the process waited"),
+        Column("error", "ERROR", "text", min_width=6, alarm=True, help="errno name"),
+        _FILE,
+    )
+    sorts: Mapping[str, str] = {
+        "copied": "copied_bytes",
+        "newest": "time",
+        "copies": "copies",
+        "latency": "max_duration_ns",
+        "errors": "errors",
+        "size": "size_bytes",
+        "cloned": "cloned_bytes",
+        "namespace": "namespace",
+        "pod": "pod",
+        "container": "container",
+        "file": "path",
+    }
+    noun = ("copy-up", "copy-ups")
+
+    def options(self) -> Sequence[click.Option]:
+        """--min-size."""
+        import click
+
+        return [
+            click.Option(
+                ["--min-size"],
+                metavar="SIZE",
+                default="0",
+                help="Leave out what is smaller in its layer, such as 64Ki or 1M (in the kernel).  [default: 0]",
+            )
+        ]
+
+    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """min_size_bytes; raises UsageError for what is no size."""
+        return {"min_size_bytes": parse_size(options["min_size"])}
+
+    def operations(self) -> Sequence[str]:
+        """In the order of `measures`."""
+        return (SUM, SUM, MAX, SUM, MAX, SUM, LAST)
+
+    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+        """In the order of `measures`."""
+        return (
+            1,
+            event.copied,
+            event.duration,
+            1 if event.error else 0,
+            event.size,
+            event.cloned,
+            clock.wall_ns(event.time),
+        )
+
+    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+        """By column key."""
+        path, cut = rows.path_of(event)
+        return {
+            **rows.identity_cells(event, identity),
+            "path": b"\xe2\x80\xa6/" + path if cut else path,
+            "pid": event.pid,
+            "comm": rows.text_of(event.comm),
+            "node": clock.node,
+        }
+
+    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+        """In the order of `event_columns`."""
+        cells: dict[str, Value] = {
+            **self.key_cells(event, identity, clock),
+            "time": clock.wall_ns(event.time),
+            "kind": _kind(event.mode),
+            "size_bytes": event.size,
+            "copied_bytes": event.copied,
+            "cloned_bytes": event.cloned,
+            "duration_ns": event.duration,
+            "error": _error(event.error),
+        }
+        return [cells[column.key] for column in self.event_columns]
+
+    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+        """A `copyup` object."""
+        path, cut = rows.path_of(event)
+        return {
+            "type": self.name,
+            "time": format_time(clock.wall_ns(event.time)),
+            **rows.identity_record(event, identity, clock.node),
+            "pid": event.pid,
+            "tid": event.tid,
+            "comm": rows.text_of(event.comm),
+            "path": path,
+            "path_truncated": cut,
+            "kind": _kind(event.mode),
+            "mode": event.mode,
+            "inode": event.inode,
+            "device": f"{event.device >> 20}:{event.device & 0xFFFFF}",
+            "size_bytes": event.size,
+            "copied_bytes": event.copied,
+            "cloned_bytes": event.cloned,
+            "duration_ns": event.duration,
+            "error": _error(event.error),
+            "flags": event.flags,
+        }
+
+    def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """copies, copied_bytes, cloned_bytes, max_duration_ns, errors."""
+        return {key: totals[key] for key in ("copies", "copied_bytes", "cloned_bytes", "max_duration_ns", "errors")}
+
+    def summary_text(self, totals: Mapping[str, Any]) -> str:
+        """12 copy-ups, 64 MiB copied, 1 error."""
+        copies, errors = totals["copies"], totals["errors"]
+        parts = [
+            f"{format_count(copies)} {self.noun[copies != 1]}",
+            f"{format_bytes(totals['copied_bytes'])} copied",
+        ]
+        if totals["cloned_bytes"]:
+            parts.append(f"{format_bytes(totals['cloned_bytes'])} cloned")
+        if errors:
+            parts.append(f"{errors} error{'s' if errors != 1 else ''}")
+        return ", ".join(parts)
+
+
+TRACER = Copyup()

@@ -1,0 +1,55 @@
+"""Groups: counts, sums and maxima stay exact, also when rows are folded."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubetrace.aggregate import LAST, MAX, SUM, Groups, Key
+
+
+def _groups(limit: int) -> Groups:
+    return Groups((SUM, SUM, MAX, LAST), fold=lambda key: (key[0], "(others)"), weight=lambda row: row[1], limit=limit)
+
+
+def test_measures_join_by_their_operation() -> None:
+    groups = _groups(10)
+    groups.add(("web", "/a"), (1, 100, 7, 1))
+    groups.add(("web", "/a"), (1, 20, 30, 2))
+    groups.add(("web", "/b"), (1, 5, 4, 3))
+    assert dict(groups.rows()) == {("web", "/a"): [2, 120, 30, 2], ("web", "/b"): [1, 5, 4, 3]}
+
+
+def test_the_heaviest_rows_survive_folding() -> None:
+    groups = _groups(4)
+    for number, size in enumerate((5, 100, 1, 50, 2)):
+        groups.add(("web", f"/{number}"), (1, size, size, number))
+    assert dict(groups.rows()) == {
+        ("web", "/1"): [1, 100, 100, 1],
+        ("web", "/3"): [1, 50, 50, 3],
+        ("web", "(others)"): [2, 6, 5, 2],
+        ("web", "/4"): [1, 2, 2, 4],
+    }
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40), st.integers(0, 1000)), max_size=300),
+    st.integers(4, 12),
+)
+def test_sums_of_a_pod_are_exact_whatever_is_folded(events: list[tuple[str, int, int]], limit: int) -> None:
+    groups = _groups(limit)
+    expected: dict[str, list[int]] = {}
+    for pod, file, size in events:
+        key: Key = (pod, file)
+        groups.add(key, (1, size, size, 0))
+        of_pod = expected.setdefault(pod, [0, 0, 0])
+        of_pod[0] += 1
+        of_pod[1] += size
+        of_pod[2] = max(of_pod[2], size)
+    found: dict[str, list[int]] = {}
+    for key, row in groups.rows():
+        of_pod = found.setdefault(str(key[0]), [0, 0, 0])
+        of_pod[0] += row[0]
+        of_pod[1] += row[1]
+        of_pod[2] = max(of_pod[2], row[2])
+    assert found == expected
+    # the half that is kept, a folded row for each of three pods, and the new one
+    assert len(groups) <= limit + 3

@@ -1,0 +1,276 @@
+"""The pipeline over a list of batches and facts: who, how many, in which order; no kernel."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from kubetrace import tracers
+from kubetrace.attribution.attributor import Identity
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlaySeen
+from kubetrace.layout import Batch, Field, Layout
+from kubetrace.pipeline import Pipeline, Wall
+from kubetrace.selection import Selection
+
+COPYUP = tracers.find("copyup")
+# The members of struct copyup_event that the tracer reads, packed by hand.
+EVENT = Layout(
+    "copyup_event",
+    8 * 8 + 6 * 4 + 3 * 2 + 16 + 64,
+    tuple(
+        Field(name, offset, size, kind)
+        for name, offset, size, kind in (
+            ("time", 0, 8, "unsigned"),
+            ("cgroup_id", 8, 8, "unsigned"),
+            ("memory_cgroup_id", 16, 8, "unsigned"),
+            ("inode", 24, 8, "unsigned"),
+            ("size", 32, 8, "unsigned"),
+            ("copied", 40, 8, "unsigned"),
+            ("cloned", 48, 8, "unsigned"),
+            ("duration", 56, 8, "unsigned"),
+            ("memory_hierarchy", 64, 4, "unsigned"),
+            ("device", 68, 4, "unsigned"),
+            ("pid", 72, 4, "unsigned"),
+            ("tid", 76, 4, "unsigned"),
+            ("flags", 80, 4, "unsigned"),
+            ("error", 84, 4, "signed"),
+            ("mode", 88, 2, "unsigned"),
+            ("path_bytes", 90, 2, "unsigned"),
+            ("path_end", 92, 2, "unsigned"),
+            ("comm", 94, 16, "bytes"),
+            ("path", 110, 64, "bytes"),
+        )
+    ),
+)
+BIRTH = Layout(
+    "cgroup_event",
+    152,
+    (
+        Field("time", 0, 8, "unsigned"),
+        Field("cgroup_id", 8, 8, "unsigned"),
+        Field("hierarchy", 16, 4, "unsigned"),
+        Field("step", 20, 2, "unsigned"),
+        Field("path_bytes", 22, 2, "unsigned"),
+        Field("path", 24, 128, "bytes"),
+    ),
+)
+WEB, BATCH = "a" * 64, "b" * 64
+
+
+def event(
+    time: int, cgroup: int, path: bytes, copied: int, *, error: int = 0, device: int = 7, mode: int = 0o100644
+) -> bytes:
+    names = b"".join(name + b"\0" for name in reversed(path.strip(b"/").split(b"/")))
+    numbers = struct.pack("<8Q6i", time, cgroup, 0, 5, copied, copied, 0, 11, 0, device, 10, 10, 1, error)
+    return bytes(8) + numbers + struct.pack("<3H16s64s", mode, len(names), 0, b"sh", names)
+
+
+def birth(time: int, cgroup: int, path: bytes) -> bytes:
+    return bytes(8) + struct.pack("<QQIHH128s", time, cgroup, 0, 0, len(path), path)
+
+
+def container(container_id: str, namespace: str, pod: str, name: str) -> ContainerSeen:
+    return ContainerSeen(container_id, "container", namespace, pod, name, f"uid-{pod}", "app:1", "s", "config.json", 0)
+
+
+class ListSource:
+    def __init__(self) -> None:
+        self.layouts: Mapping[str, Layout] = {"copyup": EVENT, "copyup_long": EVENT, "cgroups": BIRTH}
+        self.pending: dict[str, list[bytes]] = {}
+        self.excluded: list[tuple[int, int]] = []
+        self.losses_now = {"ring_full": 0}
+        self.births_fd, self._write = os.pipe()
+
+    def put(self, stream: str, *records: bytes) -> None:
+        self.pending.setdefault(stream, []).extend(records)
+        if stream == "cgroups":
+            os.write(self._write, b"x")
+
+    def read(self, *streams: str) -> Iterator[Batch]:
+        for stream in streams:
+            if records := self.pending.pop(stream, None):
+                yield Batch(stream, b"".join(records))
+
+    def losses(self) -> dict[str, int]:
+        return dict(self.losses_now)
+
+    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
+        self.excluded.append((hierarchy, cgroup_id))
+
+
+class Files:
+    """A node with one container, and a second one that is born later."""
+
+    def __init__(self) -> None:
+        self.later: list[Fact] = []
+        self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY)
+
+    def scan(self) -> Iterable[Fact]:
+        yield CgroupSeen(0, 1, "/", 0)
+        yield CgroupSeen(0, 9, "/system.slice/ssh.service", 0)
+        yield CgroupSeen(0, 21, f"/kubepods/podweb/{WEB}", 0)
+        yield container(WEB, "shop", "web-0", "app")
+        yield OverlaySeen(7, WEB, "/run/x", "/up", "/work", ("/lower",), 0)
+
+    def cgroup_created(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
+        return [CgroupSeen(hierarchy, cgroup_id, path, time_ns), container(BATCH, "jobs", "batch-0", "worker")]
+
+    def resolve_again(self) -> Sequence[Fact]:
+        return self.later
+
+    def mounts(self) -> Sequence[Fact]:
+        return []
+
+    def mounts_fd(self) -> int:
+        return self._fd
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, Identity]] = []
+        self.losses: list[dict[str, int]] = []
+
+    def event(self, event: Any, identity: Identity) -> None:
+        self.seen.append((event, identity))
+
+    def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
+        self.losses.append(dict(losses))
+
+    def flush(self) -> None:
+        pass
+
+
+def pipeline(selection: Selection | None = None) -> tuple[Pipeline, ListSource, Kept]:
+    source, kept = ListSource(), Kept()
+    made = Pipeline(
+        COPYUP,
+        source,
+        Files(),
+        Wall("node1", 0),
+        selection or Selection(),
+        groupings=["file", "pod"],
+        events=kept,
+    )
+    made.start()
+    return made, source, kept
+
+
+def test_events_are_named_and_counted_by_file_and_pod() -> None:
+    made, source, _ = pipeline()
+    source.put("copyup", event(1, 21, b"/app/log", 64), event(2, 21, b"/app/log", 7), event(3, 21, b"/etc", 0))
+    made.drain()
+    files = [row[:6] for row in made.tallies["file"].rows("copied_bytes", None)]
+    assert files == [("shop", "web-0", "app", b"/app/log", 2, 71), ("shop", "web-0", "app", b"/etc", 1, 0)]
+    (pod,) = made.tallies["pod"].rows("copied_bytes", None)
+    assert (pod[0], pod[1], pod[3], pod[4]) == ("shop", "web-0", 3, 71)
+    assert (made.counts.events, made.counts.unattributed, made.counts.lost) == (3, 0, 0)
+    assert made.total()["copied_bytes"] == 71
+
+
+def test_two_streams_are_merged_by_time() -> None:
+    made, source, kept = pipeline()
+    source.put("copyup", event(1, 21, b"/a", 1), event(3, 21, b"/c", 1))
+    source.put("copyup_long", event(2, 21, b"/b", 1))
+    made.drain()
+    assert [seen.time for seen, _ in kept.seen] == [1, 2, 3]
+
+
+def test_a_container_born_with_its_first_event_has_its_name() -> None:
+    made, source, kept = pipeline()
+    source.put("cgroups", birth(5, 30, f"/kubepods/podx/{BATCH}".encode()))
+    source.put("copyup", event(6, 30, b"/a", 1))
+    made.drain()
+    identity = kept.seen[0][1]
+    assert (identity.namespace, identity.pod, identity.container) == ("jobs", "batch-0", "worker")
+
+
+def test_a_birth_wakes_the_pipeline() -> None:
+    made, source, _ = pipeline(Selection.parse(["shop"], [], []))
+    source.put("cgroups", birth(5, 30, f"/kubepods/podx/{BATCH}".encode()))
+    made.wait(10)
+    assert source.excluded == [(0, 30)]
+
+
+def test_a_process_of_the_host_in_a_containers_root_is_shown_as_host() -> None:
+    made, source, kept = pipeline()
+    source.put("copyup", event(1, 9, b"/a", 1), event(2, 9, b"/a", 1, device=8))
+    made.drain()
+    (_, inside), (_, outside) = kept.seen
+    assert (inside.pod, inside.host, inside.attributed_by) == ("web-0", True, "overlay")
+    assert (outside.kind, outside.pod) == ("host", None)
+    cells = COPYUP.key_cells(kept.seen[0][0], inside, Wall("n", 0))
+    assert (cells["pod"], cells["container"]) == ("web-0", "app (host)")
+
+
+def test_what_cannot_be_attributed_is_shown_and_counted() -> None:
+    made, source, kept = pipeline()
+    source.put("copyup", event(1, 8123, b"/a", 1, device=99))
+    made.drain()
+    assert made.counts.unattributed == 1
+    cells = COPYUP.key_cells(kept.seen[0][0], kept.seen[0][1], Wall("n", 0))
+    assert cells["pod"] == "cgroup:8123"
+
+
+def test_a_selection_holds_in_user_space_and_tells_the_kernel() -> None:
+    made, source, kept = pipeline(Selection.parse(["jobs"], [], []))
+    assert source.excluded == [(0, 21)]
+    source.put("copyup", event(1, 21, b"/a", 1), event(2, 8123, b"/a", 1, device=99))
+    made.drain()
+    assert (kept.seen, made.counts.events, made.attribution.matched) == ([], 0, 0)
+
+
+def test_losses_are_told_once_each_time_they_rise() -> None:
+    made, source, kept = pipeline()
+    made.drain()
+    source.losses_now = {"ring_full": 3}
+    made.drain()
+    made.drain()
+    assert kept.losses == [{"ring_full": 3}]
+    assert made.counts.lost == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [(-28, "ENOSPC"), (0, None), (-4095, "4095")], ids=["known", "none", "unknown"]
+)
+def test_errors_are_named(code: int, name: str | None) -> None:
+    made, source, kept = pipeline()
+    source.put("copyup", event(1, 21, b"/a", 1, error=code))
+    made.drain()
+    record = COPYUP.record(*kept.seen[0], Wall("node1", 0))
+    assert record["error"] == name
+
+
+def test_a_json_object_keeps_its_contract() -> None:
+    made, source, kept = pipeline()
+    source.put("copyup", event(1_500_000_000, 21, b"/app/\xff\n", 13, mode=0o040755))
+    made.drain()
+    record = COPYUP.record(*kept.seen[0], Wall("node1", 0))
+    assert {
+        "type": "copyup",
+        "time": "1970-01-01T00:00:01.500000000Z",
+        "node": "node1",
+        "namespace": "shop",
+        "pod": "web-0",
+        "container": "app",
+        "pod_uid": "uid-web-0",
+        "container_id": WEB,
+        "image": "app:1",
+        "pid": 10,
+        "tid": 10,
+        "comm": b"sh",
+        "path": b"/app/\xff\n",
+        "path_truncated": False,
+        "kind": "directory",
+        "size_bytes": 13,
+        "copied_bytes": 13,
+        "cloned_bytes": 0,
+        "duration_ns": 11,
+        "error": None,
+        "flags": 1,
+        "cgroup_id": 21,
+        "attributed_by": "cgroup",
+    }.items() <= record.items()

@@ -1,0 +1,77 @@
+"""The rooms keep to themselves (DESIGN): who may import what, and one tracer = one file here and there."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from kubetrace import tracers
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "src" / "kubetrace"
+
+# room -> packages that none of its modules may import, at any depth
+FORBIDDEN = {
+    "views": ("kubetrace.engines", "kubetrace.attribution", "kubetrace.aggregate", "kubetrace.tracers", "ctypes"),
+    "attribution": ("kubetrace.engines", "kubetrace.views", "kubetrace.aggregate", "kubetrace.tracers", "ctypes"),
+    "tracers": ("kubetrace.engines", "kubetrace.pipeline", "kubetrace.session", "ctypes"),
+    "engines": ("kubetrace.attribution", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "click", "rich"),
+    "layout.py": ("kubetrace.engines", "ctypes"),
+    "aggregate.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.attribution", "ctypes"),
+    "pipeline.py": ("kubetrace.engines", "kubetrace.session", "ctypes", "click", "rich"),
+}
+
+
+def _modules(room: str) -> list[Path]:
+    path = PACKAGE / room
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _imports(path: Path) -> set[str]:
+    """Every module that a file names in an import outside `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_never_reaches_back(room: str) -> None:
+    for path in _modules(room):
+        for name in _imports(path):
+            assert not name.startswith(FORBIDDEN[room]), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_only_engines_import_ctypes_or_bcc() -> None:
+    users = {path for path in PACKAGE.rglob("*.py") if {"ctypes", "bcc"} & _imports(path)}
+    assert users and all(path.parent.name == "engines" for path in users)
+
+
+def test_only_the_command_line_exits() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "cli.py":
+            assert "sys.exit" not in path.read_text() and "SystemExit" not in path.read_text(), path
+
+
+def test_each_tracer_is_a_pair_of_files() -> None:
+    in_kernel = {path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf").glob("*.bpf.c")}
+    assert in_kernel == set(tracers.names())
+
+
+@pytest.mark.parametrize("name", tracers.names())
+def test_a_tracer_fits_its_declarations(name: str) -> None:
+    tracer = tracers.find(name)
+    assert tracer.name == name
+    assert len(tracer.operations()) == len(tracer.measures)
+    keys = {column.key for columns in tracer.groupings.values() for column in columns}
+    keys |= {column.key for column in tracer.measures}
+    assert set(tracer.sorts.values()) <= keys
+    first = [column.key for column in (*next(iter(tracer.groupings.values())), *tracer.measures)]
+    assert len(first) == len(set(first))
