@@ -39,6 +39,63 @@ static __always_inline bool kt_inode_operations_are_idmapped(void)
 }
 
 /*
+ * What an io_uring request came to: in io_kiocb.cqe since 5.19 (cef216fc32d7), in io_kiocb.result before,
+ * which Debian's 5.10 has too (its io_uring is that of 5.15). Holds the requested length while the request is
+ * under way.
+ */
+struct io_kiocb___result {
+	__u32 result;
+} __attribute__((preserve_access_index));
+
+static __always_inline __s32 kt_io_uring_result(const void *request)
+{
+	if (bpf_core_field_exists(((struct io_kiocb *)0)->cqe))
+		return BPF_CORE_READ((const struct io_kiocb *)request, cqe.res);
+	return BPF_CORE_READ((const struct io_kiocb___result *)request, result);
+}
+
+/* Number of a mount: unique in a boot since 6.8 (98d2b43081972), before that mnt_id, which is given again. */
+struct mount___unique {
+	__u64 mnt_id_unique;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u64 kt_mount_number(const struct mount *mount)
+{
+	if (bpf_core_field_exists(((struct mount___unique *)0)->mnt_id_unique))
+		return BPF_CORE_READ((const struct mount___unique *)mount, mnt_id_unique);
+	return (__u32)BPF_CORE_READ(mount, mnt_id);
+}
+
+/*
+ * The path by which the user knows a file. A mapping of an overlay's file holds the file below it
+ * (fs/overlayfs/file.c, ovl_mmap), whose f_path is the user's until 6.7 and user_path after (def3ae83da02).
+ */
+struct backing_file___user {
+	struct file file;
+	struct path user_path;
+} __attribute__((preserve_access_index));
+
+/* A copy of a struct path: of our own type, so that reading it is no matter of CO-RE. */
+struct kt_file_path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+
+static __always_inline void kt_user_path(struct kt_file_path *path, const struct file *file)
+{
+	const struct backing_file___user *backing = (const void *)file;
+
+	if (bpf_core_type_exists(struct backing_file___user) && bpf_core_field_exists(backing->user_path) &&
+	    BPF_CORE_READ(file, f_mode) & FMODE_BACKING) {
+		path->mnt = BPF_CORE_READ(backing, user_path.mnt);
+		path->dentry = BPF_CORE_READ(backing, user_path.dentry);
+		return;
+	}
+	path->mnt = BPF_CORE_READ(file, f_path.mnt);
+	path->dentry = BPF_CORE_READ(file, f_path.dentry);
+}
+
+/*
  * Where overlayfs keeps an object's lower layers: in dentry.d_fsdata until 6.4 (then in ovl_inode.oe,
  * 0af950f57fef), and under other names since (163db0da3515). 5.10 has no BTF of modules (36e68442d1af, 5.11):
  * there its one layout is written down here, from fs/overlayfs/ovl_entry.h; it is only used where the kernel

@@ -42,6 +42,7 @@ enum bpf_map_type {
 };
 enum {
 	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
 };
 enum {
 	BPF_RB_NO_WAKEUP = 1ULL << 0,
@@ -69,6 +70,18 @@ struct bpf_raw_tracepoint_args {
 /* include/uapi/linux/stat.h */
 #define S_IFMT	00170000
 #define S_IFREG 0100000
+#define S_IFBLK 0060000
+
+/* include/linux/fs.h: a file that a stacking file system opened for itself; and one that knows the user's
+ * path */
+#define FMODE_NOACCOUNT (1 << 29)
+#define FMODE_BACKING	(1 << 25)
+
+/* include/uapi/asm-generic/errno-base.h, include/linux/errno.h */
+#define EEXIST	    17
+#define EAGAIN	    11
+#define ERESTARTSYS 512
+#define EIOCBQUEUED 529
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -89,13 +102,19 @@ struct pt_regs;
 struct qstr {
 	const unsigned char *name;
 };
+struct file_system_type {
+	const char *name;
+};
 struct super_block {
 	__u32 s_dev;
+	unsigned long s_magic;
+	struct file_system_type *s_type;
 };
 struct inode {
 	__u16 i_mode;
 	unsigned long i_ino;
 	long long i_size;
+	__u32 i_generation;
 };
 struct dentry {
 	struct dentry *d_parent;
@@ -106,6 +125,60 @@ struct dentry {
 };
 struct iattr {
 	unsigned int ia_valid;
+};
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+struct file {
+	unsigned int f_mode;
+	struct path f_path;
+	struct inode *f_inode;
+};
+
+/* include/linux/mount.h, fs/mount.h, include/linux/ns_common.h */
+struct vfsmount {
+	struct dentry *mnt_root;
+	struct super_block *mnt_sb;
+};
+struct ns_common {
+	unsigned int inum;
+};
+struct mnt_namespace {
+	struct ns_common ns;
+};
+struct mount {
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+	const char *mnt_devname;
+	struct mnt_namespace *mnt_ns;
+	int mnt_id;
+};
+
+/* include/linux/fs.h, include/linux/io_uring_types.h, include/linux/mm_types.h, include/linux/mm.h */
+struct kiocb {
+	struct file *ki_filp;
+};
+struct io_cqe {
+	__s32 res;
+};
+struct io_kiocb {
+	struct io_cqe cqe;
+};
+struct vm_area_struct {
+	struct file *vm_file;
+};
+struct vm_fault {
+	struct vm_area_struct *vma;
+};
+
+/* include/linux/fdtable.h */
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	struct fdtable *fdt;
 };
 
 /* fs/overlayfs/ovl_entry.h, in the module's BTF; drift.bpf.h says which of these a kernel has */
@@ -148,6 +221,7 @@ struct css_set {
 };
 struct task_struct {
 	struct css_set *cgroups;
+	struct files_struct *files;
 };
 enum cgroup_subsys_id {
 	memory_cgrp_id,

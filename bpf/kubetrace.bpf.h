@@ -39,6 +39,22 @@ typedef __u16 kt_mode;	      /* st_mode */
 	_Static_assert(((sizeof(struct event) + 8) & (sizeof(struct event) + 7)) == 0,                       \
 		       "a record and its ring header fill a power of two")
 
+/*
+ * Counters are a hash of monotone numbers, never deleted from while the program runs. User space reads all of
+ * it now and then and hands on what has changed, as `record`s: the time of reading, the key, the value.
+ */
+#define KT_COUNTERS(name, key_type, value_type, record, entries)                                             \
+	struct {                                                                                             \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                             \
+		__uint(max_entries, entries);                                                                \
+		__type(key, struct key_type);                                                                \
+		__type(value, struct value_type);                                                            \
+	} name SEC(".maps");                                                                                 \
+	struct record *kt_pin_##name __attribute__((unused));                                                \
+	_Static_assert(sizeof(struct record) ==                                                              \
+			   sizeof(kt_boot_ns) + sizeof(struct key_type) + sizeof(struct value_type),         \
+		       "a record is a time, a key and a value, without gaps")
+
 /* Losses: counted where they happen, never deduced. User space names them by this enum (read from BTF). */
 enum kt_loss {
 	kt_loss_ring_full,     /* a record did not fit into its ring */
@@ -87,6 +103,9 @@ struct kt_cgroups {
 	kt_hierarchy memory_hierarchy;
 };
 
+/* Whether the memory controller is on a v1 hierarchy. Where it is not, the v2 id says all there is to say. */
+const volatile bool memory_on_v1 = true;
+
 static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -97,6 +116,8 @@ static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
 	who->id = bpf_get_current_cgroup_id();
 	who->memory_id = 0;
 	who->memory_hierarchy = 0;
+	if (!memory_on_v1)
+		return;
 	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
 		return;
 	index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);

@@ -13,9 +13,6 @@
 #define NR_GETPPID 173
 #endif
 
-struct path {
-	struct dentry *dentry;
-} __attribute__((preserve_access_index));
 struct fs_struct {
 	struct path pwd;
 } __attribute__((preserve_access_index));

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -18,11 +18,14 @@ from typing import Any
 
 from kubetrace.engines import support
 from kubetrace.engines.btf import Btf
+from kubetrace.engines.counters import CounterMap
 from kubetrace.engines.ring import Ring, open_ring
 from kubetrace.errors import EngineError, LibraryMissing, LoadRefused
 from kubetrace.layout import Layout
 
 _LOG_LINES = 2000
+# include/uapi/linux/bpf.h
+_MAP_TYPE_HASH = 1
 # What libbpf or the kernel answer when a function to hook is not there, or its module is not loaded.
 _ABSENT = (errno.ENOENT, errno.ESRCH)
 
@@ -72,9 +75,18 @@ class Libbpf:
             ("bpf_map__name", c_char_p, c_void_p),
             ("bpf_map__fd", c_int, c_void_p),
             ("bpf_map__max_entries", c_uint32, c_void_p),
+            ("bpf_map__set_max_entries", c_int, c_void_p, c_uint32),
+            ("bpf_map__type", c_int, c_void_p),
+            ("bpf_map__key_size", c_uint32, c_void_p),
+            ("bpf_map__value_size", c_uint32, c_void_p),
             ("bpf_map__initial_value", c_void_p, c_void_p, POINTER(c_size_t)),
             ("bpf_map_update_elem", c_int, c_int, c_void_p, c_void_p, c_uint64),
             ("bpf_map_lookup_elem", c_int, c_int, c_void_p, c_void_p),
+            ("bpf_map_get_next_key", c_int, c_int, c_void_p, c_void_p),
+            (
+                "bpf_map_lookup_batch",
+                *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
+            ),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("libbpf_num_possible_cpus", c_int),
             ("libbpf_version_string", c_char_p),
@@ -125,6 +137,7 @@ class Program:
         self.name: str = library().bpf_program__name(pointer).decode()
         section: str = library().bpf_program__section_name(pointer).decode()
         self.function = section.partition("/")[2]
+        self.at_entry = section.partition("/")[0] in ("fentry", "kprobe")
         self.group, _, variant = self.name.partition("__")
         self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
 
@@ -133,7 +146,8 @@ class LoadedObject:
     """A compiled object inside the kernel with its programs attached; use as a context manager, or close().
 
     `constants` are written into .rodata before loading (variable name -> value). `hook` is auto, fentry or kprobe.
-    `optional` names the groups that a tracer can do without, each with what is then not seen.
+    `optional` names the groups that a tracer can do without, each with what is then not seen; `unneeded` names programs
+    that stand for doing nothing, where a group needs none for these constants. `sizes`: map -> entries.
     A group's programs are tried in the object's order (fentry before kprobe) by a real load and attach; the
     kernel's version is never asked.
 
@@ -147,6 +161,8 @@ class LoadedObject:
         constants: Mapping[str, int] | None = None,
         hook: str = "auto",
         optional: Mapping[str, str] | None = None,
+        unneeded: Collection[str] = (),
+        sizes: Mapping[str, int] | None = None,
         attach: bool = True,
     ) -> None:
         """Open, load and attach; `attach=False` ends behind the verifier."""
@@ -162,6 +178,8 @@ class LoadedObject:
         self._path = path
         self._constants = dict(constants or {})
         self._optional = dict(optional or {})
+        self._unneeded = frozenset(unneeded)
+        self._sizes = dict(sizes or {})
         self._attach = attach
         self._object = 0
         self._links: list[int] = []
@@ -231,8 +249,11 @@ class LoadedObject:
         self._open()
         self._library.log.clear()
         programs = {program.name: program for program in self._programs()}
+        wanted = set(chosen.values()) - self._unneeded
         for program in programs.values():
-            self._library.bpf_program__set_autoload(program.pointer, program.name in chosen.values())
+            self._library.bpf_program__set_autoload(program.pointer, program.name in wanted)
+        for name, entries in self._sizes.items():
+            self._library.bpf_map__set_max_entries(self._map(name), entries)
         self._write_constants()
         code = -self._library.bpf_object__load(self._object)
         if code:
@@ -240,7 +261,7 @@ class LoadedObject:
         if not self._attach:
             return None, 0
         # Returns before entries: nothing begins that would not be seen to end.
-        for name in sorted(chosen.values(), key=lambda name: not name.startswith("return")):
+        for name in sorted(wanted, key=lambda name: (programs[name].at_entry, name)):
             ctypes.set_errno(0)
             link = self._library.bpf_program__attach(programs[name].pointer)
             if not link:
@@ -326,6 +347,19 @@ class LoadedObject:
         )
         self._rings.append(ring)
         return ring
+
+    def stream(self, name: str, record_size: int) -> Ring:
+        """A reader of what the map `name` is: a ring buffer, or a hash of counters."""
+        pointer = self._map(name)
+        if self._library.bpf_map__type(pointer) != _MAP_TYPE_HASH:
+            return self.ring(name, record_size)
+        return CounterMap(
+            self._library,
+            self._library.bpf_map__fd(pointer),
+            self._library.bpf_map__key_size(pointer),
+            self._library.bpf_map__value_size(pointer),
+            self._library.bpf_map__max_entries(pointer),
+        )
 
     def map_fd(self, name: str) -> int:
         """The map's file descriptor: a ring buffer's can be polled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from kubetrace.engines import support
@@ -30,7 +30,8 @@ def hookable(tracer: str) -> bool:
 class KernelSource:
     """The running kernel as a source of batches; attached when made. Raises EngineError (see LoadedObject).
 
-    `streams`: ring buffer -> name of the event struct in it. The stream `cgroups` is always there.
+    `streams`: ring buffer or map of counters -> name of the struct of its records. The stream `cgroups` is always
+    there. `unneeded` and `sizes` are as for LoadedObject.
     """
 
     def __init__(
@@ -40,15 +41,19 @@ class KernelSource:
         *,
         constants: Mapping[str, int],
         optional: Mapping[str, str],
+        unneeded: Collection[str] = (),
+        sizes: Mapping[str, int] | None = None,
         hook: str = "auto",
     ) -> None:
         """Load, attach and map the rings."""
-        self._loaded = LoadedObject(object_path(tracer), constants=constants, hook=hook, optional=optional)
+        self._loaded = LoadedObject(
+            object_path(tracer), constants=constants, hook=hook, optional=optional, unneeded=unneeded, sizes=sizes
+        )
         try:
             self.layouts: Mapping[str, Layout] = {
                 stream: self._loaded.layout(event) for stream, event in {**streams, CGROUPS: "cgroup_event"}.items()
             }
-            self._rings = {stream: self._loaded.ring(stream, layout.size) for stream, layout in self.layouts.items()}
+            self._rings = {stream: self._loaded.stream(stream, layout.size) for stream, layout in self.layouts.items()}
             self._loss_kinds = [
                 (name.removeprefix("kt_loss_"), index)
                 for name, index in self._loaded.btf.enum("kt_loss").items()
@@ -90,6 +95,10 @@ class KernelSource:
     def exclude(self, hierarchy: int, cgroup_id: int) -> None:
         """Drop the events of a cgroup in the kernel from now on. A full filter drops less, never more."""
         self._loaded.update("excluded_cgroups", struct.pack("<QQ", cgroup_id, hierarchy), b"\1")
+
+    def store(self, name: str, key: bytes, value: bytes) -> None:
+        """Store an entry in one of the tracer's maps; where it is full, what it says stays unsaid."""
+        self._loaded.update(name, key, value)
 
     def close(self) -> None:
         """Detach."""

@@ -1,0 +1,1006 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * writes: counters of every operation that changes files, by cgroup, device, mount, place and operation.
+ *
+ * Each operation of a user is counted once, where it enters the VFS and nothing nests it (KERNEL.md 1.4):
+ *
+ *   write, pwrite         vfs_write: overlayfs writes on by vfs_iter_write, never by vfs_write
+ *   writev, pwritev2      vfs_writev: called from the syscalls alone
+ *   aio                   aio_write, which is void of a result; aio_complete_rw has it, also when it comes
+ * later, in another thread: a map remembers whose the request was io_uring              io_write: entered
+ * twice when the request is punted to a worker, the first time with the result -EAGAIN; each other return is
+ * the one end of a request sendfile              do_sendfile; do_splice_direct below it also serves
+ * overlayfs' own copy-ups splice                do_splice (the syscall and io_uring) copy_file_range
+ * vfs_copy_file_range fallocate             vfs_fallocate truncate              do_truncate with a file
+ * (ftruncate, O_TRUNC), vfs_truncate (truncate) fsync                 vfs_fsync_range mmap
+ * fault_dirty_shared_page: a page of a shared file mapping becomes dirty
+ *
+ * overlayfs calls the last but two itself, on the file below: that file has FMODE_NOACCOUNT (since 4.19,
+ * d3b1084dfd36), and is left out by that. Copy-ups fsync what they made, through a mount in no namespace.
+ *
+ * Where a write lands is not decided here. Each mount is told once, by a stream, with its root in its file
+ * system: a volume's path, as containers see volumes through bind mounts of their own. Processes of the node
+ * reach everything through one mount: for files behind a mount of the node's namespace the key also holds the
+ * place, a directory on the way up from the file, which user space picks by the anchors (the kubelet's pods,
+ * /var/log/pods, containerd's root: so and so many levels below each). A directory is walked up from once;
+ * what it came to is remembered by inode. Writes of containers never ask that.
+ */
+#include "cgroup_births.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Set before load; what is false is compiled away by the verifier. */
+const volatile bool all_files = false;	/* sockets, pipes and character devices too */
+const volatile bool by_file = false;	/* place is the file itself */
+const volatile bool by_process = false; /* pid is part of the key */
+const volatile bool latency = false;
+const volatile bool events = false; /* an event for each operation */
+const volatile __u32 page_bytes = 4096;
+const volatile __u32 node_mount_namespace = 0; /* inode number of PID 1's mount namespace */
+
+typedef __u64 kt_count;
+typedef __u64 kt_mount;
+typedef __u64 kt_place;
+
+enum writes_operation {
+	writes_write,
+	writes_writev,
+	writes_aio,
+	writes_io_uring,
+	writes_sendfile,
+	writes_splice,
+	writes_copy_file_range,
+	writes_fallocate,
+	writes_truncate,
+	writes_fsync,
+	writes_mmap,
+	writes_other, /* of any kind: what found no room in the table */
+};
+
+/* clang-format off */
+#define WRITES_KEY                                                                                           \
+	kt_cgroup_id cgroup_id;                                                                              \
+	kt_cgroup_id memory_cgroup_id;                                                                       \
+	kt_mount mount;                                                                                      \
+	kt_place place;                                                                                      \
+	kt_hierarchy memory_hierarchy;                                                                       \
+	kt_dev device;                                                                                       \
+	__u32 pid;                                                                                           \
+	enum writes_operation operation
+#define WRITES_VALUE                                                                                         \
+	kt_count count;         /* operations that succeeded; pages of mmap */                               \
+	kt_bytes bytes;         /* as returned, not as asked for */                                          \
+	kt_count errors;                                                                                     \
+	kt_count files;         /* distinct ones, each under the first of its operations */                  \
+	__u64 last_file;                                                                                     \
+	char comm[16]           /* of the first */
+#define WRITES_SLOTS 32
+#define WRITES_LATENCY                                                                                       \
+	kt_duration_ns longest;                                                                              \
+	kt_count slots[WRITES_SLOTS] /* of log2(ns), from 256 ns on */
+/* clang-format on */
+
+struct writes_key {
+	WRITES_KEY;
+};
+struct writes_value {
+	WRITES_VALUE;
+};
+struct writes_latency_value {
+	WRITES_LATENCY;
+};
+
+/* What user space reads of an entry: when, then key and value as they are. */
+struct writes_counter {
+	kt_boot_ns time;
+	WRITES_KEY;
+	WRITES_VALUE;
+};
+struct writes_latency {
+	kt_boot_ns time;
+	WRITES_KEY;
+	WRITES_LATENCY;
+};
+KT_COUNTERS(writes, writes_key, writes_value, writes_counter, 16384);
+/* Where writes has no room: one entry for each cgroup, so that sums stay exact. */
+KT_COUNTERS(writes_rest, writes_key, writes_value, writes_counter, 4096);
+KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384);
+
+/* A mount, when the first counter of it is made. Paths are leaf first, as kt_path gives them. */
+struct writes_mount_event {
+	kt_boot_ns time;
+	kt_mount mount;
+	__u64 magic; /* of the file system */
+	kt_dev device;
+	__u32 mount_id;	 /* as in mountinfo */
+	__u32 namespace; /* inode number of the mount namespace; 0: in none (memfd, pipe, socket) */
+	__u16 root_bytes;
+	__u16 root_end;	   /* enum kt_path_end */
+	__u16 point_bytes; /* of the mount point, from the root of the file system it is on */
+	__u16 point_end;
+	__u32 reserved;
+	char type[16];
+	char source[64];
+	char root[956];
+	char point[956];
+};
+KT_STREAM(writes_mounts, writes_mount_event, 1024 * 1024);
+
+/* A place: a directory, or with by_file a file. */
+struct writes_place_event {
+	kt_boot_ns time;
+	kt_place place;
+	kt_dev device;
+	__u16 path_bytes;
+	__u16 path_end;
+	char path[1024 - 8 - 24];
+};
+KT_STREAM(writes_places, writes_place_event, 1024 * 1024);
+
+/* One operation, with events. */
+struct writes_event {
+	kt_boot_ns time;
+	WRITES_KEY;
+	kt_bytes bytes;
+	kt_duration_ns duration;
+	kt_inode inode;
+	kt_errno error;
+	__u32 tid;
+	__u16 path_bytes;
+	__u16 path_end;
+	__u32 reserved;
+	char comm[16];
+	char path[1024 - 8 - 112];
+};
+KT_STREAM(writes_events, writes_event, 4 * 1024 * 1024);
+
+struct writes_inode {
+	kt_inode inode;
+	kt_dev device;
+	__u32 generation; /* inode numbers are given again */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 128);
+	__type(key, struct writes_inode); /* generation 0: user space cannot ask for it */
+	__type(value, __u32);		  /* levels below it that a place is */
+} anchors SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct writes_inode); /* a directory */
+	__type(value, kt_place);
+} directories SEC(".maps");
+
+struct writes_told_key {
+	__u64 number;
+	__u32 device;
+	__u32 kind;
+};
+/* Mounts and places that user space was told; forgetting one tells it again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct writes_told_key);
+	__type(value, __u8);
+} told SEC(".maps");
+
+struct writes_file_key {
+	kt_cgroup_id cgroup_id;
+	kt_cgroup_id memory_cgroup_id;
+	__u64 file;
+	__u64 device;
+};
+/* Files that were counted; one that is forgotten counts again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct writes_file_key);
+	__type(value, __u8);
+} files SEC(".maps");
+
+struct writes_start {
+	void *object; /* file, path or request */
+	kt_boot_ns time;
+	struct kt_cgroups who;
+	__u64 thread;
+	__u64 nested; /* a call by a stacking file system is under way inside */
+};
+/* An operation that a thread is in. LRU: a return that the kernel missed must not fill the map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* pid_tgid | operation << 56 */
+	__type(value, struct writes_start);
+} starts SEC(".maps");
+/* An aio request on its way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* struct kiocb * */
+	__type(value, struct writes_start);
+} requests SEC(".maps");
+
+struct writes_scratch {
+	union {
+		struct writes_mount_event mount;
+		struct writes_place_event place;
+		struct writes_event event;
+	};
+	char path[KT_PATH_BYTES + KT_NAME_BYTES];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct writes_scratch);
+} scratch SEC(".maps");
+static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
+/* An entry to be: it does not fit the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct writes_latency_value);
+} no_latency SEC(".maps");
+
+/* What an operation was about, and how it ended. */
+struct writes_operand {
+	struct inode *inode;
+	struct kt_file_path path;
+	__u64 file;   /* inode number and generation in one */
+	__s64 result; /* bytes or a negative errno */
+	kt_duration_ns duration;
+	__u64 thread;
+};
+
+static __always_inline __u64 writes_file_number(const struct inode *inode)
+{
+	return kt_inode_number(inode) ^ (__u64)BPF_CORE_READ(inode, i_generation) << 32;
+}
+
+static __always_inline struct mount *writes_mount_of(struct vfsmount *mnt)
+{
+	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+}
+
+/* The inode number of a mount's namespace; 0 where it is in none (an error pointer, or gone). */
+static __always_inline __u32 writes_namespace(const struct mount *mount)
+{
+	struct mnt_namespace *namespace = BPF_CORE_READ(mount, mnt_ns);
+	__u32 number = 0;
+
+	if (namespace)
+		BPF_CORE_READ_INTO(&number, namespace, ns.inum);
+	return number;
+}
+
+/* Tell once; false when it was told already. */
+static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
+{
+	struct writes_told_key key = {.number = number, .device = device, .kind = kind};
+	__u8 one = 1;
+
+	if (bpf_map_lookup_elem(&told, &key))
+		return false;
+	bpf_map_update_elem(&told, &key, &one, BPF_ANY);
+	return true;
+}
+
+static __always_inline void writes_tell_place(kt_place place, kt_dev device, struct dentry *dentry)
+{
+	struct writes_scratch *room;
+	struct kt_path_walk walk;
+	__u32 zero = 0;
+
+	if (!writes_tell(0, place, device))
+		return;
+	room = bpf_map_lookup_elem(&scratch, &zero);
+	if (!room)
+		return;
+	room->place.time = bpf_ktime_get_boot_ns();
+	room->place.place = place;
+	room->place.device = device;
+	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
+	walk = kt_path(room->path, dentry);
+	room->place.path_bytes = walk.bytes;
+	room->place.path_end = walk.end;
+	bpf_probe_read_kernel(room->place.path, sizeof(room->place.path), room->path);
+	kt_output(&writes_places, &room->place, sizeof(room->place));
+}
+
+static __always_inline void writes_tell_mount(kt_mount number, kt_dev device, struct vfsmount *mnt)
+{
+	struct mount *mount = writes_mount_of(mnt);
+	struct writes_mount_event *event;
+	struct writes_scratch *room;
+	struct kt_path_walk walk;
+	__u32 zero = 0;
+
+	if (!writes_tell(1, number, device))
+		return;
+	room = bpf_map_lookup_elem(&scratch, &zero);
+	if (!room)
+		return;
+	event = &room->mount;
+	__builtin_memset(event, 0, __builtin_offsetof(struct writes_mount_event, root));
+	event->time = bpf_ktime_get_boot_ns();
+	event->mount = number;
+	event->device = device;
+	event->mount_id = BPF_CORE_READ(mount, mnt_id);
+	event->namespace = writes_namespace(mount);
+	event->magic = BPF_CORE_READ(mnt, mnt_sb, s_magic);
+	bpf_probe_read_kernel_str(event->type, sizeof(event->type), BPF_CORE_READ(mnt, mnt_sb, s_type, name));
+	bpf_probe_read_kernel_str(event->source, sizeof(event->source), BPF_CORE_READ(mount, mnt_devname));
+	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
+	walk = kt_path(room->path, BPF_CORE_READ(mnt, mnt_root));
+	event->root_bytes = walk.bytes;
+	event->root_end = walk.end;
+	bpf_probe_read_kernel(event->root, sizeof(event->root), room->path);
+	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
+	walk = kt_path(room->path, BPF_CORE_READ(mount, mnt_mountpoint));
+	event->point_bytes = walk.bytes;
+	event->point_end = walk.end;
+	bpf_probe_read_kernel(event->point, sizeof(event->point), room->path);
+	kt_output(&writes_mounts, event, sizeof(*event));
+}
+
+/* The place of a file: so and so many levels below the nearest anchor above it; 0 where there is none. */
+static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
+{
+	struct dentry *at = BPF_CORE_READ(file, d_parent);
+	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
+	struct writes_inode key = {.device = device};
+	kt_place place = 0;
+	kt_place *known;
+	__u64 directory;
+
+	directory = kt_inode_number(BPF_CORE_READ(at, d_inode));
+	key.inode = directory;
+	key.generation = BPF_CORE_READ(at, d_inode, i_generation);
+	known = bpf_map_lookup_elem(&directories, &key);
+	if (known)
+		return *known;
+	for (int depth = 0; depth < 48; depth++) {
+		struct writes_inode anchor = {.device = device};
+		struct dentry *parent;
+		__u32 *levels;
+
+		anchor.inode = kt_inode_number(BPF_CORE_READ(at, d_inode));
+		levels = bpf_map_lookup_elem(&anchors, &anchor);
+		if (levels) {
+			found = at;
+			if (*levels >= 1 && one)
+				found = one;
+			if (*levels >= 2 && two)
+				found = two;
+			if (*levels >= 3 && three)
+				found = three;
+			if (*levels >= 4 && four)
+				found = four;
+			break;
+		}
+		parent = BPF_CORE_READ(at, d_parent);
+		if (parent == at)
+			break;
+		four = three;
+		three = two;
+		two = one;
+		one = at;
+		at = parent;
+	}
+	if (found) {
+		place = writes_file_number(BPF_CORE_READ(found, d_inode));
+		writes_tell_place(place, device, found);
+	}
+	bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
+	return place;
+}
+
+static __always_inline bool writes_is_error(__s64 result)
+{
+	/* -512 to -516 restart the call, nobody sees them */
+	return result < 0 && result != -EAGAIN && !(result <= -ERESTARTSYS && result >= -ERESTARTSYS - 4);
+}
+
+static __always_inline __u32 writes_slot(kt_duration_ns duration)
+{
+	__u64 rest = duration >> 8;
+	__u32 slot = 0;
+
+	if (rest >> 16) {
+		slot += 16;
+		rest >>= 16;
+	}
+	if (rest >> 8) {
+		slot += 8;
+		rest >>= 8;
+	}
+	if (rest >> 4) {
+		slot += 4;
+		rest >>= 4;
+	}
+	if (rest >> 2) {
+		slot += 2;
+		rest >>= 2;
+	}
+	return slot + (rest >> 1);
+}
+
+static __always_inline void writes_measure(const struct writes_key *key, kt_duration_ns duration)
+{
+	struct writes_latency_value *value = bpf_map_lookup_elem(&latencies, key);
+	__u32 zero = 0, slot = writes_slot(duration);
+
+	if (!value) {
+		value = bpf_map_lookup_elem(&no_latency, &zero);
+		if (!value)
+			return;
+		bpf_map_update_elem(&latencies, key, value, BPF_NOEXIST);
+		value = bpf_map_lookup_elem(&latencies, key);
+		if (!value) {
+			kt_lost(kt_loss_map_full);
+			return;
+		}
+	}
+	slot &= WRITES_SLOTS - 1;
+	__sync_fetch_and_add(&value->slots[slot], 1);
+	/* two at once: one of two long ones stays */
+	if (duration > value->longest)
+		value->longest = duration;
+}
+
+static __always_inline void writes_send(const struct writes_key *key, const struct writes_operand *operand,
+					__s64 bytes)
+{
+	struct writes_scratch *room;
+	struct writes_event *event;
+	struct kt_path_walk walk;
+	__u32 zero = 0;
+
+	room = bpf_map_lookup_elem(&scratch, &zero);
+	if (!room)
+		return;
+	event = &room->event;
+	__builtin_memset(event, 0, __builtin_offsetof(struct writes_event, path));
+	event->time = bpf_ktime_get_boot_ns();
+	__builtin_memcpy(&event->cgroup_id, key, sizeof(*key));
+	event->pid = operand->thread >> 32;
+	event->tid = operand->thread;
+	event->bytes = bytes;
+	event->duration = operand->duration;
+	event->inode = kt_inode_number(operand->inode);
+	event->error = operand->result < 0 ? operand->result : 0;
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
+	walk = kt_path(room->path, operand->path.dentry);
+	event->path_bytes = walk.bytes;
+	event->path_end = walk.end;
+	bpf_probe_read_kernel(event->path, sizeof(event->path), room->path);
+	kt_output(&writes_events, event, sizeof(*event));
+}
+
+/* The entry of a key that has none yet, or the one of its cgroup's rest. */
+static __always_inline struct writes_value *writes_entry(struct writes_key *key,
+							 const struct writes_operand *operand)
+{
+	struct writes_value value = {};
+	struct writes_value *entry;
+
+	writes_tell_mount(key->mount, key->device, operand->path.mnt);
+	if (by_file && key->place)
+		writes_tell_place(key->place, key->device, operand->path.dentry);
+	bpf_get_current_comm(value.comm, sizeof(value.comm));
+	bpf_map_update_elem(&writes, key, &value, BPF_NOEXIST);
+	entry = bpf_map_lookup_elem(&writes, key);
+	if (entry)
+		return entry;
+	key->mount = 0;
+	key->place = 0;
+	key->device = 0;
+	key->pid = 0;
+	key->operation = writes_other;
+	entry = bpf_map_lookup_elem(&writes_rest, key);
+	if (entry)
+		return entry;
+	bpf_map_update_elem(&writes_rest, key, &value, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&writes_rest, key);
+}
+
+static __always_inline int writes_count(__u32 operation, struct writes_operand *operand,
+					const struct kt_cgroups *who)
+{
+	__s64 bytes = operand->result > 0 ? operand->result : 0;
+	struct vfsmount *mnt = operand->path.mnt;
+	struct mount *mount = writes_mount_of(mnt);
+	struct inode *inode = operand->inode;
+	__u16 type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
+	struct writes_value *entry;
+	struct writes_key key = {};
+
+	if (!all_files && type != S_IFREG && type != S_IFBLK)
+		return 0;
+	if (operand->result < 0 && !writes_is_error(operand->result))
+		return 0;
+	if (kt_excluded(who))
+		return 0;
+	key.cgroup_id = who->id;
+	key.memory_cgroup_id = who->memory_id;
+	key.memory_hierarchy = who->memory_hierarchy;
+	key.device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
+	key.mount = kt_mount_number(mount);
+	key.operation = operation;
+	if (by_process)
+		key.pid = operand->thread >> 32;
+	operand->file = writes_file_number(operand->inode);
+	if (by_file)
+		key.place = operand->file;
+	else if (node_mount_namespace && writes_namespace(mount) == node_mount_namespace)
+		key.place = writes_place(operand->path.dentry, key.device);
+	if (events) {
+		writes_tell_mount(key.mount, key.device, operand->path.mnt);
+		writes_send(&key, operand, bytes);
+	}
+	entry = bpf_map_lookup_elem(&writes, &key);
+	if (!entry) {
+		entry = writes_entry(&key, operand);
+		if (!entry) {
+			kt_lost(kt_loss_map_full);
+			return 0;
+		}
+	}
+	if (operand->result < 0) {
+		__sync_fetch_and_add(&entry->errors, 1);
+		return 0;
+	}
+	__sync_fetch_and_add(&entry->count, 1);
+	if (bytes)
+		__sync_fetch_and_add(&entry->bytes, bytes);
+	if (entry->last_file != operand->file) {
+		struct writes_file_key file = {
+		    .cgroup_id = who->id,
+		    .memory_cgroup_id = who->memory_id,
+		    .file = operand->file,
+		    .device = key.device,
+		};
+		__u8 one = 1;
+
+		entry->last_file = operand->file;
+		if (!bpf_map_update_elem(&files, &file, &one, BPF_NOEXIST))
+			__sync_fetch_and_add(&entry->files, 1);
+	}
+	if (latency)
+		writes_measure(&key, operand->duration);
+	return 0;
+}
+
+static __always_inline int writes_count_file(__u32 operation, struct file *file, __s64 result,
+					     kt_duration_ns duration)
+{
+	struct writes_operand operand = {};
+	struct kt_cgroups who;
+
+	operand.path.mnt = BPF_CORE_READ(file, f_path.mnt);
+	operand.path.dentry = BPF_CORE_READ(file, f_path.dentry);
+	operand.inode = BPF_CORE_READ(file, f_inode);
+	operand.result = result;
+	operand.duration = duration;
+	operand.thread = bpf_get_current_pid_tgid();
+	kt_current_cgroups(&who);
+	return writes_count(operation, &operand, &who);
+}
+
+static __always_inline bool writes_is_nested(const struct file *file)
+{
+	return BPF_CORE_READ(file, f_mode) & FMODE_NOACCOUNT;
+}
+
+static __always_inline __u64 writes_thread(__u32 operation)
+{
+	return bpf_get_current_pid_tgid() | (__u64)operation << 56;
+}
+
+/* An operation begins; of one inside it (nested), only that it does. */
+static __always_inline int writes_begin(__u32 operation, const void *object, bool nested)
+{
+	__u64 thread = writes_thread(operation);
+	struct writes_start start = {.object = (void *)object};
+	struct writes_start *outer;
+
+	if (nested) {
+		outer = bpf_map_lookup_elem(&starts, &thread);
+		if (outer)
+			outer->nested = 1;
+		return 0;
+	}
+	start.time = bpf_ktime_get_boot_ns();
+	bpf_map_update_elem(&starts, &thread, &start, BPF_ANY);
+	return 0;
+}
+
+/* How long the operation took that ends now, for fexit, which has the arguments at hand. */
+static __always_inline kt_duration_ns writes_duration(__u32 operation)
+{
+	__u64 thread = writes_thread(operation);
+	struct writes_start *start;
+	kt_duration_ns duration;
+
+	if (!latency && !events)
+		return 0;
+	start = bpf_map_lookup_elem(&starts, &thread);
+	if (!start)
+		return 0;
+	duration = bpf_ktime_get_boot_ns() - start->time;
+	bpf_map_delete_elem(&starts, &thread);
+	return duration;
+}
+
+/* The object of the operation that ends now, for kretprobes, which have the result alone; 0: none. */
+static __always_inline void *writes_object(__u32 operation, kt_duration_ns *duration)
+{
+	__u64 thread = writes_thread(operation);
+	struct writes_start *start = bpf_map_lookup_elem(&starts, &thread);
+	void *object;
+
+	if (!start)
+		return 0;
+	if (start->nested) {
+		start->nested = 0;
+		return 0;
+	}
+	object = start->object;
+	*duration = bpf_ktime_get_boot_ns() - start->time;
+	bpf_map_delete_elem(&starts, &thread);
+	return object;
+}
+
+static __always_inline int writes_file_end(__u32 operation, struct file *file, __s64 result)
+{
+	return writes_count_file(operation, file, result, writes_duration(operation));
+}
+
+static __always_inline int writes_file_return(__u32 operation, __s64 result)
+{
+	kt_duration_ns duration = 0;
+	struct file *file = writes_object(operation, &duration);
+
+	return file ? writes_count_file(operation, file, result, duration) : 0;
+}
+
+/* sendfile(2) comes with a number: its file, as this process has it now. */
+static __always_inline struct file *writes_file_of(int fd)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **slots = BPF_CORE_READ(table, fd);
+	struct file *file = 0;
+
+	if ((__u32)fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), slots + (__u32)fd);
+	return file;
+}
+
+static __always_inline int writes_sendfile_end(int fd, __s64 result)
+{
+	kt_duration_ns duration = writes_duration(writes_sendfile);
+	struct file *file = writes_file_of(fd);
+
+	return file ? writes_count_file(writes_sendfile, file, result, duration) : 0;
+}
+
+static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_duration_ns duration)
+{
+	/* what a copy-up has made is synced through a mount of overlayfs' own */
+	if (!writes_namespace(writes_mount_of(BPF_CORE_READ(file, f_path.mnt))))
+		return 0;
+	return writes_count_file(writes_fsync, file, result, duration);
+}
+
+static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration)
+{
+	struct writes_operand operand = {.result = result, .duration = duration};
+	struct kt_cgroups who;
+
+	operand.path.mnt = BPF_CORE_READ(given, mnt);
+	operand.path.dentry = BPF_CORE_READ(given, dentry);
+	operand.inode = BPF_CORE_READ(given, dentry, d_inode);
+	operand.thread = bpf_get_current_pid_tgid();
+	kt_current_cgroups(&who);
+	return writes_count(writes_truncate, &operand, &who);
+}
+
+static __always_inline int writes_io_uring_end(void *request, int result, kt_duration_ns duration)
+{
+	struct file *file = BPF_CORE_READ((struct kiocb *)request, ki_filp);
+
+	/* -EAGAIN: a worker will enter again; -EIOCBQUEUED: on its way, and counted as asked for */
+	if (result == -EAGAIN)
+		return 0;
+	if (result >= 0 || result == -EIOCBQUEUED)
+		result = kt_io_uring_result(request);
+	return writes_count_file(writes_io_uring, file, result, duration);
+}
+
+static __always_inline int writes_aio_begin(const void *request)
+{
+	struct writes_start start = {};
+
+	start.object = BPF_CORE_READ((struct kiocb *)request, ki_filp);
+	start.time = bpf_ktime_get_boot_ns();
+	start.thread = bpf_get_current_pid_tgid();
+	kt_current_cgroups(&start.who);
+	bpf_map_update_elem(&requests, &request, &start, BPF_ANY);
+	return 0;
+}
+
+static __always_inline int writes_aio_end(const void *request, __s64 result)
+{
+	struct writes_start *start = bpf_map_lookup_elem(&requests, &request);
+	struct writes_operand operand = {.result = result};
+	struct kt_cgroups who;
+	struct file *file;
+
+	if (!start)
+		return 0;
+	file = start->object;
+	who = start->who;
+	operand.duration = bpf_ktime_get_boot_ns() - start->time;
+	operand.thread = start->thread;
+	bpf_map_delete_elem(&requests, &request);
+	operand.path.mnt = BPF_CORE_READ(file, f_path.mnt);
+	operand.path.dentry = BPF_CORE_READ(file, f_path.dentry);
+	operand.inode = BPF_CORE_READ(file, f_inode);
+	return writes_count(writes_aio, &operand, &who);
+}
+
+static __always_inline int writes_page_dirtied(const struct vm_fault *fault)
+{
+	struct file *file = BPF_CORE_READ(fault, vma, vm_file);
+	struct writes_operand operand = {.result = page_bytes};
+	struct kt_cgroups who;
+	struct dentry *dentry;
+
+	if (!file)
+		return 0;
+	kt_user_path(&operand.path, file);
+	dentry = operand.path.dentry;
+	operand.inode = BPF_CORE_READ(dentry, d_inode);
+	operand.thread = bpf_get_current_pid_tgid();
+	kt_current_cgroups(&who);
+	return writes_count(writes_mmap, &operand, &who);
+}
+
+/*
+ * fexit has a call's arguments beside its result: where it attaches, nothing is needed at the entry but the
+ * time, and that only with latency or events (user space leaves GROUP_begin__fentry out otherwise).
+ * BPF_PROG's arguments are those of the kernel function.
+ */
+SEC("fexit/vfs_write")
+int BPF_PROG(write__fentry, struct file *file, const char *buffer, __u64 count, void *position, __s64 result)
+{
+	return writes_file_end(writes_write, file, result);
+}
+
+SEC("fexit/vfs_writev")
+int BPF_PROG(writev__fentry, struct file *file, const void *vector, __u64 length, void *position, int flags,
+	     __s64 result)
+{
+	return writes_file_end(writes_writev, file, result);
+}
+
+SEC("fexit/do_splice")
+int BPF_PROG(splice__fentry, struct file *in, void *from, struct file *file, void *to, __u64 length,
+	     __u32 flags, __s64 result)
+{
+	return writes_file_end(writes_splice, file, result);
+}
+
+SEC("fexit/do_sendfile")
+int BPF_PROG(sendfile__fentry, int out, int in, void *position, __u64 count, __u64 most, __s64 result)
+{
+	return writes_sendfile_end(out, result);
+}
+
+SEC("fexit/vfs_copy_file_range")
+int BPF_PROG(copyrange__fentry, struct file *in, __u64 from, struct file *file, __u64 to, __u64 length,
+	     __u32 flags, __s64 result)
+{
+	return writes_is_nested(file) ? 0 : writes_file_end(writes_copy_file_range, file, result);
+}
+
+SEC("fexit/vfs_fallocate")
+int BPF_PROG(fallocate__fentry, struct file *file, int mode, __u64 offset, __u64 length, int result)
+{
+	return writes_is_nested(file) ? 0 : writes_file_end(writes_fallocate, file, result);
+}
+
+SEC("fexit/vfs_fsync_range")
+int BPF_PROG(fsync__fentry, struct file *file, __u64 start, __u64 end, int datasync, int result)
+{
+	if (writes_is_nested(file))
+		return 0;
+	return writes_fsync_end(file, result, writes_duration(writes_fsync));
+}
+
+SEC("fexit/vfs_truncate")
+int BPF_PROG(truncatepath__fentry, const struct path *path, __u64 length, __s64 result)
+{
+	return writes_path_end(path, (int)result, writes_duration(writes_truncate));
+}
+
+SEC("fexit/do_truncate")
+int truncate__fentry(unsigned long long *ctx)
+{
+	__u64 file, result;
+
+	/* one argument more since idmapped mounts; asm, or clang computes an address, which is refused */
+	if (kt_inode_operations_are_idmapped()) {
+		file = ctx[4];
+		asm volatile("" : "+r"(file));
+		result = ctx[5];
+		asm volatile("" : "+r"(result));
+	} else {
+		file = ctx[3];
+		asm volatile("" : "+r"(file));
+		result = ctx[4];
+		asm volatile("" : "+r"(result));
+	}
+	/* without a file it is truncate(2): vfs_truncate has the path */
+	return file ? writes_count_file(writes_truncate, (void *)file, (int)result,
+					writes_duration(writes_other))
+		    : 0;
+}
+
+/* do_truncate inside vfs_truncate must not end what that began: an operation of its own. */
+SEC("fentry/do_truncate")
+int truncate_begin__fentry(void *ctx)
+{
+	return writes_begin(writes_other, 0, false);
+}
+
+SEC("fexit/io_write")
+int BPF_PROG(iouring__fentry, void *request, __u32 flags, int result)
+{
+	return writes_io_uring_end(request, result, writes_duration(writes_io_uring));
+}
+
+SEC("fentry/aio_write")
+int BPF_PROG(aio_begin__fentry, void *request)
+{
+	return writes_aio_begin(request);
+}
+
+SEC("fexit/aio_write")
+int BPF_PROG(aio__fentry, void *request, void *iocb, bool vectored, bool compat, int result)
+{
+	/* refused before it was on its way */
+	return result < 0 ? writes_aio_end(request, result) : 0;
+}
+
+SEC("fentry/aio_complete_rw")
+int BPF_PROG(aio_end__fentry, void *request, __s64 result)
+{
+	return writes_aio_end(request, result);
+}
+
+SEC("fentry/fault_dirty_shared_page")
+int BPF_PROG(mmap__fentry, struct vm_fault *fault)
+{
+	return writes_page_dirtied(fault);
+}
+
+SEC("kprobe/aio_write")
+int BPF_KPROBE(aio_begin__kprobe, void *request)
+{
+	writes_begin(writes_aio, request, false);
+	return writes_aio_begin(request);
+}
+
+SEC("kretprobe/aio_write")
+int BPF_KRETPROBE(aio__kprobe, int result)
+{
+	kt_duration_ns duration = 0;
+	void *request = writes_object(writes_aio, &duration);
+
+	return request && result < 0 ? writes_aio_end(request, result) : 0;
+}
+
+SEC("kprobe/aio_complete_rw")
+int BPF_KPROBE(aio_end__kprobe, void *request, __s64 result)
+{
+	return writes_aio_end(request, result);
+}
+
+SEC("kprobe/fault_dirty_shared_page")
+int BPF_KPROBE(mmap__kprobe, struct vm_fault *fault)
+{
+	return writes_page_dirtied(fault);
+}
+
+SEC("kretprobe/vfs_truncate")
+int BPF_KRETPROBE(truncatepath__kprobe, int result)
+{
+	kt_duration_ns duration = 0;
+	struct path *path = writes_object(writes_truncate, &duration);
+
+	return path ? writes_path_end(path, result, duration) : 0;
+}
+
+SEC("kretprobe/io_write")
+int BPF_KRETPROBE(iouring__kprobe, int result)
+{
+	kt_duration_ns duration = 0;
+	void *request = writes_object(writes_io_uring, &duration);
+
+	return request ? writes_io_uring_end(request, result, duration) : 0;
+}
+
+SEC("kretprobe/vfs_fsync_range")
+int BPF_KRETPROBE(fsync__kprobe, int result)
+{
+	kt_duration_ns duration = 0;
+	struct file *file = writes_object(writes_fsync, &duration);
+
+	return file ? writes_fsync_end(file, result, duration) : 0;
+}
+
+SEC("kprobe/do_truncate")
+int truncate_begin__kprobe(struct pt_regs *ctx)
+{
+	__u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
+
+	asm volatile("" : "+r"(fourth), "+r"(fifth));
+	return writes_begin(writes_other, (void *)(kt_inode_operations_are_idmapped() ? fifth : fourth),
+			    false);
+}
+
+SEC("kretprobe/do_truncate")
+int BPF_KRETPROBE(truncate__kprobe, int result)
+{
+	kt_duration_ns duration = 0;
+	struct file *file = writes_object(writes_other, &duration);
+
+	return file ? writes_count_file(writes_truncate, file, result, duration) : 0;
+}
+
+#define WRITES_BEGIN(group, kernel_function, operation, at, argument, object, nested)                        \
+	SEC("fentry/" #kernel_function)                                                                      \
+	int group##_begin__fentry(unsigned long long *ctx)                                                   \
+	{                                                                                                    \
+		struct file *file __attribute__((unused)) = (void *)ctx[at];                                 \
+                                                                                                             \
+		return nested ? 0 : writes_begin(operation, 0, false);                                       \
+	}                                                                                                    \
+	SEC("kprobe/" #kernel_function)                                                                      \
+	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
+	{                                                                                                    \
+		struct file *file = (void *)argument(ctx);                                                   \
+                                                                                                             \
+		return writes_begin(operation, object, nested);                                              \
+	}
+#define WRITES_RETURN(group, kernel_function, operation, type)                                               \
+	SEC("kretprobe/" #kernel_function)                                                                   \
+	int BPF_KRETPROBE(group##__kprobe, type result)                                                      \
+	{                                                                                                    \
+		return writes_file_return(operation, result);                                                \
+	}
+
+WRITES_BEGIN(write, vfs_write, writes_write, 0, PT_REGS_PARM1, file, false)
+WRITES_BEGIN(writev, vfs_writev, writes_writev, 0, PT_REGS_PARM1, file, false)
+WRITES_BEGIN(splice, do_splice, writes_splice, 2, PT_REGS_PARM3, file, false)
+WRITES_BEGIN(sendfile, do_sendfile, writes_sendfile, 0, PT_REGS_PARM1, writes_file_of((__u64)file), false)
+WRITES_BEGIN(copyrange, vfs_copy_file_range, writes_copy_file_range, 2, PT_REGS_PARM3, file,
+	     writes_is_nested(file))
+WRITES_BEGIN(fallocate, vfs_fallocate, writes_fallocate, 0, PT_REGS_PARM1, file, writes_is_nested(file))
+WRITES_BEGIN(fsync, vfs_fsync_range, writes_fsync, 0, PT_REGS_PARM1, file, writes_is_nested(file))
+WRITES_BEGIN(truncatepath, vfs_truncate, writes_truncate, 0, PT_REGS_PARM1, file, false)
+WRITES_BEGIN(iouring, io_write, writes_io_uring, 0, PT_REGS_PARM1, file, false)
+
+WRITES_RETURN(write, vfs_write, writes_write, __s64)
+WRITES_RETURN(writev, vfs_writev, writes_writev, __s64)
+WRITES_RETURN(splice, do_splice, writes_splice, __s64)
+WRITES_RETURN(sendfile, do_sendfile, writes_sendfile, __s64)
+WRITES_RETURN(copyrange, vfs_copy_file_range, writes_copy_file_range, __s64)
+WRITES_RETURN(fallocate, vfs_fallocate, writes_fallocate, int)

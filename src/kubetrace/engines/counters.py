@@ -1,0 +1,107 @@
+"""Read a hash of monotone counters: all of it in a few system calls, and only what has changed goes on.
+
+The records are as a ring's, each behind an 8-byte header, so that a batch of counters is decoded, recorded and replayed
+like one of events: the time of reading, the key, the value (KT_COUNTERS in bpf/kubetrace.bpf.h).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from kubetrace.layout import RING_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from kubetrace.engines.libbpf import Libbpf
+
+_HEADER = bytes(RING_HEADER_BYTES)
+
+
+class CounterMap:
+    """A hash map whose entries are never deleted. Sizes are in bytes, `capacity` in entries."""
+
+    def __init__(self, library: Libbpf, fd: int, key_size: int, value_size: int, capacity: int) -> None:
+        """Reads nothing yet."""
+        self._library = library
+        self._fd = fd
+        self._key_size, self._value_size, self._capacity = key_size, value_size, capacity
+        self._keys = ctypes.create_string_buffer(key_size * capacity)
+        self._values = ctypes.create_string_buffer(value_size * capacity)
+        self._split_keys = struct.Struct(f"{key_size}s").iter_unpack
+        self._split_values = struct.Struct(f"{value_size}s").iter_unpack
+        self._batched = True
+        self._last = (b"", b"")
+        self._known: dict[bytes, bytes] = {}
+
+    def read(self) -> bytes:
+        """The entries that are new or have changed since the last call. Raises OSError."""
+        stamp = _HEADER + time.clock_gettime_ns(time.CLOCK_BOOTTIME).to_bytes(8, "little")
+        keys, values = self._snapshot()
+        if (keys, values) == self._last:
+            return b""
+        self._last = (keys, values)
+        known = self._known
+        changed: list[bytes] = []
+        for (key,), (value,) in zip(self._split_keys(keys), self._split_values(values), strict=True):
+            if known.get(key) != value:
+                known[key] = value
+                changed += (stamp, key, value)
+        return b"".join(changed)
+
+    def _snapshot(self) -> tuple[bytes, bytes]:
+        if self._batched:
+            try:
+                count = self._lookup_batch()
+            except OSError as error:
+                # Hash maps have it since 5.6 (057996380a42).
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP, 524):
+                    raise
+                self._batched = False
+                count = self._lookup_each()
+        else:
+            count = self._lookup_each()
+        return (
+            ctypes.string_at(self._keys, count * self._key_size),
+            ctypes.string_at(self._values, count * self._value_size),
+        )
+
+    def _lookup_batch(self) -> int:
+        # The position between two calls is the hash's own bucket number.
+        position = ctypes.c_uint64()
+        done = 0
+        while done < self._capacity:
+            count = ctypes.c_uint32(self._capacity - done)
+            result = self._library.bpf_map_lookup_batch(
+                self._fd,
+                ctypes.byref(position) if done else None,
+                ctypes.byref(position),
+                ctypes.byref(self._keys, done * self._key_size),
+                ctypes.byref(self._values, done * self._value_size),
+                ctypes.byref(count),
+                None,
+            )
+            done += count.value if result in (0, -errno.ENOENT) else 0
+            if result == -errno.ENOENT or (not result and not count.value):
+                break
+            if result:
+                raise OSError(-result, os.strerror(-result))
+        return done
+
+    def _lookup_each(self) -> int:
+        done = 0
+        before = None
+        key, value = ctypes.create_string_buffer(self._key_size), ctypes.create_string_buffer(self._value_size)
+        while done < self._capacity and not self._library.bpf_map_get_next_key(self._fd, before, key):
+            before = key
+            if not self._library.bpf_map_lookup_elem(self._fd, key, value):
+                ctypes.memmove(ctypes.byref(self._keys, done * self._key_size), key, self._key_size)
+                ctypes.memmove(ctypes.byref(self._values, done * self._value_size), value, self._value_size)
+                done += 1
+        return done
+
+    def close(self) -> None:
+        """Nothing is held: the map is its object's."""
