@@ -139,6 +139,7 @@ def test_the_loser_of_a_race_is_no_copy(case: Case, overlay: Overlay) -> None:
         (overlay.lower / f"{number}").write_bytes(b"x" * 3001)
     overlay.mount()
     code = """
+import threading
 barrier = threading.Barrier(4)
 def work():
     for number in range(int(sys.argv[2])):
@@ -180,6 +181,7 @@ def test_a_reflink_is_cloned_not_copied(case: Case, tmp_path: Path, file_system:
             path.mkdir()
         overlay.lower = directory / "rw" / "lower"
         (overlay.lower / "f").write_bytes(images.pattern(1_000_003))
+        os.sync()
         overlay.mount()
         assert overlay.run("os.chmod(sys.argv[1] + '/f', 0o600)", bytes(overlay.merged)).returncode == 0
         (event,) = case.events()
