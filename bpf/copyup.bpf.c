@@ -19,38 +19,94 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* Only copy-ups whose lower file has at least this size; set before load. */
 const volatile __u64 min_size_bytes = 0;
 
+/* What led to a copy-up: the flags of an open, or the overlay operation that is under way. */
+enum copyup_trigger {
+	copyup_other,
+	copyup_open_write,
+	copyup_open_truncate,
+	copyup_chmod,
+	copyup_chown,
+	copyup_utimes,
+	copyup_truncate,
+	copyup_rename,
+	copyup_link,
+	copyup_xattr,
+	copyup_unlink,
+	copyup_create,
+};
+
+/* Which part was copied: with metacopy=on the metadata comes first, and the data with the first write. */
+enum copyup_part {
+	copyup_whole,
+	copyup_metadata,
+	copyup_data,
+};
+
+/* clang-format off */
 #define COPYUP_HEADER                                                                                        \
-	kt_boot_ns time; /* when ovl_copy_up_one returned */                                                 \
+	kt_boot_ns time;         /* when ovl_copy_up_one returned */                                         \
 	kt_cgroup_id cgroup_id;                                                                              \
 	kt_cgroup_id memory_cgroup_id;                                                                       \
-	kt_inode inode; /* of the overlay's inode */                                                         \
-	kt_bytes size;	/* of the lower file, before any truncation */                                       \
+	kt_inode inode;          /* of the overlay's inode */                                                \
+	kt_bytes size;           /* of the lower file, before any truncation */                              \
 	kt_bytes copied;                                                                                     \
 	kt_bytes cloned;                                                                                     \
 	kt_duration_ns duration;                                                                             \
+	kt_duration_ns parents_duration; /* of the parents that were copied up on the way */                 \
 	kt_hierarchy memory_hierarchy;                                                                       \
-	kt_dev device; /* s_dev of the overlay's superblock */                                               \
-	__u32 pid;     /* the kernel's tgid */                                                               \
+	kt_dev device;           /* s_dev of the overlay's superblock */                                     \
+	__u32 pid;               /* the kernel's tgid */                                                     \
 	__u32 tid;                                                                                           \
-	kt_open_flags flags; /* open flags that led here; 0: chmod, chown, rename, link, ... */              \
+	kt_open_flags flags;     /* as ovl_copy_up_one was given them */                                     \
 	kt_errno error;                                                                                      \
 	kt_mode mode;                                                                                        \
 	__u16 path_bytes;                                                                                    \
-	__u16 path_end; /* enum kt_path_end */                                                               \
+	__u16 path_end;          /* enum kt_path_end */                                                      \
 	__u16 reserved;                                                                                      \
+	enum copyup_trigger trigger;                                                                         \
+	enum copyup_part part;                                                                               \
+	__u16 layer_index;       /* in lowerdir, from 1; 0: unknown */                                       \
+	__u16 parents;           /* of the object that the operation is about: how many came on the way */   \
+	__u32 is_parent;         /* this is one of them */                                                   \
 	char comm[16]
+/* clang-format on */
+#define COPYUP_HEADER_BYTES 136
 
 struct copyup_event {
 	COPYUP_HEADER;
-	char path[512 - 8 - 112];
+	char path[512 - 8 - COPYUP_HEADER_BYTES];
 };
 /* The same event when its path does not fit. */
 struct copyup_long_event {
 	COPYUP_HEADER;
-	char path[8192 - 8 - 112];
+	char path[8192 - 8 - COPYUP_HEADER_BYTES];
 };
 KT_STREAM(copyup, copyup_event, 8 * 1024 * 1024);
 KT_STREAM(copyup_long, copyup_long_event, 1024 * 1024);
+
+/* The overlay operation that a thread is in: set at its entry, deleted at its return. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384); /* threads inside such an operation at one time */
+	__type(key, __u64);	    /* pid_tgid */
+	__type(value, __u32);	    /* enum copyup_trigger */
+} operations SEC(".maps");
+
+/*
+ * The object that a thread copies up (ovl_copy_up_flags), and what came on the way. Set anew each time before
+ * it is read, so that nothing needs to delete it: the least recently used go.
+ */
+struct copyup_target {
+	struct dentry *dentry;
+	kt_duration_ns parents_duration;
+	__u64 parents;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct copyup_target);
+} targets SEC(".maps");
 
 struct copyup_start {
 	struct dentry *dentry;
@@ -60,6 +116,9 @@ struct copyup_start {
 	kt_bytes cloned;
 	struct kt_cgroups who;
 	kt_open_flags flags;
+	__u16 trigger;
+	__u16 layer_index;
+	bool upper; /* has its metadata in the writable layer already */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -80,10 +139,64 @@ struct {
 /* Zeros to wipe a path with in one call, so that no record carries the tail of another's path. */
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 
+static __always_inline int copyup_operation(__u32 trigger)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+
+	if (bpf_map_update_elem(&operations, &thread, &trigger, BPF_ANY))
+		kt_lost(kt_loss_map_full);
+	return 0;
+}
+
+static __always_inline int copyup_operation_end(void)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+
+	bpf_map_delete_elem(&operations, &thread);
+	return 0;
+}
+
+/* notify_change() adds ATTR_MODE where a chown or truncate takes the set-uid bit away: mode comes last. */
+static __always_inline int copyup_setattr(const struct iattr *attributes)
+{
+	__u32 valid = BPF_CORE_READ(attributes, ia_valid);
+
+	if (valid & ATTR_SIZE)
+		return copyup_operation(copyup_truncate);
+	if (valid & (ATTR_UID | ATTR_GID))
+		return copyup_operation(copyup_chown);
+	if (valid & ATTR_MODE)
+		return copyup_operation(copyup_chmod);
+	if (valid & (ATTR_ATIME | ATTR_MTIME))
+		return copyup_operation(copyup_utimes);
+	return copyup_operation(copyup_other);
+}
+
+static __always_inline int copyup_begin(struct dentry *dentry)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct copyup_target target = {.dentry = dentry};
+
+	bpf_map_update_elem(&targets, &thread, &target, BPF_ANY);
+	return 0;
+}
+
+static __always_inline __u16 copyup_trigger_of(__u64 thread, int flags)
+{
+	__u32 *operation = bpf_map_lookup_elem(&operations, &thread);
+
+	if (operation)
+		return *operation;
+	if (!flags)
+		return copyup_other;
+	return flags & O_TRUNC ? copyup_open_truncate : copyup_open_write;
+}
+
 static __always_inline int copyup_enter(struct dentry *dentry, int flags)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_start start = {};
+	bool data;
 
 	kt_current_cgroups(&start.who);
 	if (kt_excluded(&start.who))
@@ -93,6 +206,9 @@ static __always_inline int copyup_enter(struct dentry *dentry, int flags)
 		return 0;
 	start.dentry = dentry;
 	start.flags = flags;
+	start.trigger = copyup_trigger_of(thread, flags);
+	start.layer_index = kt_overlay_layer(dentry);
+	kt_overlay_upper(BPF_CORE_READ(dentry, d_inode), &start.upper, &data);
 	start.time = bpf_ktime_get_boot_ns();
 	if (bpf_map_lookup_elem(&starts, &thread))
 		kt_lost(kt_loss_missed_return);
@@ -129,10 +245,12 @@ static __always_inline int copyup_return(int result)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_start *start = bpf_map_lookup_elem(&starts, &thread);
+	struct copyup_target *target = bpf_map_lookup_elem(&targets, &thread);
 	struct copyup_long_event *event;
 	struct kt_path_walk walk;
 	struct dentry *dentry;
 	struct inode *inode;
+	bool upper, data;
 	__u32 zero = 0;
 
 	if (!start)
@@ -157,7 +275,24 @@ static __always_inline int copyup_return(int result)
 	event->tid = thread;
 	event->flags = start->flags;
 	event->error = result;
+	event->trigger = start->trigger;
+	event->layer_index = start->layer_index;
+	event->part = copyup_whole;
 	event->reserved = 0;
+	if ((event->mode & S_IFMT) == S_IFREG && !result) {
+		kt_overlay_upper(inode, &upper, &data);
+		if (start->upper)
+			event->part = copyup_data;
+		else if (upper && !data)
+			event->part = copyup_metadata;
+	}
+	event->is_parent = target && target->dentry != dentry;
+	event->parents = target && !event->is_parent ? target->parents : 0;
+	event->parents_duration = target && !event->is_parent ? target->parents_duration : 0;
+	if (target && event->is_parent) {
+		target->parents++;
+		target->parents_duration += event->duration;
+	}
 	bpf_map_delete_elem(&starts, &thread);
 	__builtin_memset(event->comm, 0, sizeof(event->comm));
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
@@ -174,7 +309,10 @@ static __always_inline int copyup_return(int result)
 
 #ifndef KT_NO_HOOKS
 
-/* fentry and fexit: cheapest; need BTF of the module (5.11) and, on arm64, direct calls (6.4). */
+/*
+ * fentry and fexit: cheapest; need BTF of the module (5.11) and, on arm64, direct calls (6.4). BPF_PROG's
+ * arguments are those of the kernel function; what a program does not use it does not name.
+ */
 SEC("fentry/ovl_copy_up_one")
 int BPF_PROG(enter__fentry, struct dentry *parent, struct dentry *dentry, int flags)
 {
@@ -216,6 +354,30 @@ int BPF_PROG(cloned__fentry_vfs, void *in, long long pos_in, void *out, long lon
 	return copyup_moved(bytes, true);
 }
 
+/* Runs for every open for writing and every operation, also when nothing is left to copy; once for all
+ * parents. */
+SEC("fentry/ovl_copy_up_flags")
+int BPF_PROG(target__fentry, struct dentry *dentry)
+{
+	return copyup_begin(dentry);
+}
+
+SEC("fentry/ovl_setattr")
+int setattr__fentry(unsigned long long *ctx)
+{
+	__u64 attributes;
+
+	if (kt_inode_operations_are_idmapped()) {
+		attributes = ctx[2];
+		asm volatile(
+		    ""
+		    : "+r"(attributes)); /* or clang computes the address of ctx[1 or 2], which is refused */
+	} else {
+		attributes = ctx[1];
+	}
+	return copyup_setattr((void *)attributes);
+}
+
 SEC("kprobe/ovl_copy_up_one")
 int BPF_KPROBE(enter__kprobe, struct dentry *parent, struct dentry *dentry, int flags)
 {
@@ -251,5 +413,53 @@ int BPF_KRETPROBE(cloned__kprobe_vfs, long bytes)
 {
 	return copyup_moved(bytes, true);
 }
+
+SEC("kprobe/ovl_copy_up_flags")
+int BPF_KPROBE(target__kprobe, struct dentry *dentry)
+{
+	return copyup_begin(dentry);
+}
+
+SEC("kprobe/ovl_setattr")
+int setattr__kprobe(struct pt_regs *ctx)
+{
+	__u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
+
+	/* both are read first: clang would compute the member's address, and ctx allows no arithmetic */
+	asm volatile("" : "+r"(second), "+r"(third));
+	return copyup_setattr((void *)(kt_inode_operations_are_idmapped() ? third : second));
+}
+
+/* An operation that copies its objects up itself: entry says which, return forgets it. */
+#define COPYUP_OPERATION_END(group, function)                                                                \
+	SEC("fexit/" #function)                                                                              \
+	int group##_end__fentry(void *ctx)                                                                   \
+	{                                                                                                    \
+		return copyup_operation_end();                                                               \
+	}                                                                                                    \
+	SEC("kretprobe/" #function)                                                                          \
+	int group##_end__kprobe(void *ctx)                                                                   \
+	{                                                                                                    \
+		return copyup_operation_end();                                                               \
+	}
+#define COPYUP_OPERATION(group, function, trigger)                                                           \
+	SEC("fentry/" #function)                                                                             \
+	int group##__fentry(void *ctx)                                                                       \
+	{                                                                                                    \
+		return copyup_operation(trigger);                                                            \
+	}                                                                                                    \
+	SEC("kprobe/" #function)                                                                             \
+	int group##__kprobe(void *ctx)                                                                       \
+	{                                                                                                    \
+		return copyup_operation(trigger);                                                            \
+	}                                                                                                    \
+	COPYUP_OPERATION_END(group, function)
+
+COPYUP_OPERATION_END(setattr, ovl_setattr)
+COPYUP_OPERATION(rename, ovl_rename, copyup_rename)
+COPYUP_OPERATION(link, ovl_link, copyup_link)
+COPYUP_OPERATION(xattr, ovl_xattr_set, copyup_xattr)
+COPYUP_OPERATION(unlink, ovl_do_remove, copyup_unlink)
+COPYUP_OPERATION(create, ovl_create_object, copyup_create)
 
 #endif

@@ -25,4 +25,112 @@ static __always_inline __u64 kt_inode_number(const struct inode *inode)
 	return BPF_CORE_READ(inode, i_ino);
 }
 
+/*
+ * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12; a user namespace, an
+ * mnt_idmap since 6.3). struct renamedata came with the same series (9fe61450972d).
+ */
+struct renamedata {
+	int unused;
+} __attribute__((preserve_access_index));
+
+static __always_inline bool kt_inode_operations_are_idmapped(void)
+{
+	return bpf_core_type_exists(struct renamedata);
+}
+
+/*
+ * Where overlayfs keeps an object's lower layers: in dentry.d_fsdata until 6.4 (then in ovl_inode.oe,
+ * 0af950f57fef), and under other names since (163db0da3515). 5.10 has no BTF of modules (36e68442d1af, 5.11):
+ * there its one layout is written down here, from fs/overlayfs/ovl_entry.h; it is only used where the kernel
+ * is that old.
+ */
+struct ovl_entry___counted {
+	unsigned int __numlower;
+	struct ovl_path __lowerstack[];
+} __attribute__((preserve_access_index));
+struct ovl_inode___oe {
+	struct ovl_entry___counted *oe;
+} __attribute__((preserve_access_index));
+
+struct kt_ovl_entry_5_10 {
+	__u64 rcu[2];
+	__u32 numlower;
+	struct {
+		void *layer;
+		void *dentry;
+	} lowerstack[1];
+};
+struct kt_ovl_layer_5_10 {
+	void *mnt, *trap, *fs;
+	__s32 idx;
+};
+struct kt_ovl_inode_5_10 {
+	void *cache;
+	const char *redirect;
+	__u64 version;
+	__u64 flags;
+	/* struct inode vfs_inode, struct dentry *__upperdentry */
+};
+
+static __always_inline bool kt_overlay_without_btf(void)
+{
+	return !bpf_core_type_exists(struct ovl_layer) && !kt_inode_operations_are_idmapped();
+}
+
+/* Index of the layer that an object is copied from: 1 is the first in lowerdir; 0 where it cannot be told. */
+static __always_inline __u16 kt_overlay_layer(const struct dentry *dentry)
+{
+	const struct inode *inode = BPF_CORE_READ(dentry, d_inode);
+	void *layer = 0;
+	__s32 index = 0;
+
+	if (bpf_core_type_exists(struct ovl_layer)) {
+		if (bpf_core_field_exists(((struct ovl_inode___oe *)0)->oe)) {
+			const struct ovl_inode___oe *ovl =
+			    (const void *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode);
+
+			layer = BPF_CORE_READ(ovl, oe, __lowerstack[0].layer);
+		} else {
+			const struct ovl_entry *entry = BPF_CORE_READ(dentry, d_fsdata);
+
+			layer = BPF_CORE_READ(entry, lowerstack[0].layer);
+		}
+		index = BPF_CORE_READ((const struct ovl_layer *)layer, idx);
+	} else if (kt_overlay_without_btf()) {
+		const struct kt_ovl_entry_5_10 *entry = BPF_CORE_READ(dentry, d_fsdata);
+
+		bpf_probe_read_kernel(&layer, sizeof(layer), &entry->lowerstack[0].layer);
+		bpf_probe_read_kernel(&index, sizeof(index), &((struct kt_ovl_layer_5_10 *)layer)->idx);
+	}
+	/* OVL_MAX_STACK is 500 */
+	return index > 0 && index <= 500 ? index : 0;
+}
+
+/* Whether the object has an upper dentry, and whether its data is there (without metacopy both come at once).
+ */
+static __always_inline void kt_overlay_upper(const struct inode *inode, bool *upper, bool *data)
+{
+	struct dentry *dentry = 0;
+	__u64 flags = 0;
+
+	*upper = false;
+	*data = true;
+	if (bpf_core_type_exists(struct ovl_layer)) {
+		const struct ovl_inode *ovl =
+		    (const void *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode);
+
+		dentry = BPF_CORE_READ(ovl, __upperdentry);
+		flags = BPF_CORE_READ(ovl, flags);
+		*data = flags >> bpf_core_enum_value(enum ovl_inode_flag, OVL_UPPERDATA) & 1;
+	} else if (kt_overlay_without_btf()) {
+		const struct kt_ovl_inode_5_10 *ovl = (const void *)inode - sizeof(*ovl);
+
+		bpf_probe_read_kernel(&dentry, sizeof(dentry),
+				      (const void *)inode + bpf_core_type_size(struct inode));
+		bpf_probe_read_kernel(&flags, sizeof(flags), &ovl->flags);
+		*data = flags >> OVL_UPPERDATA & 1;
+	}
+	*upper = dentry != 0;
+}
+
 #endif

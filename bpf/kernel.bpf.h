@@ -37,6 +37,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 enum {
@@ -53,6 +54,17 @@ enum {
 struct bpf_raw_tracepoint_args {
 	__u64 args[0];
 };
+
+/* include/uapi/asm-generic/fcntl.h */
+#define O_TRUNC 00001000
+
+/* include/linux/fs.h: what struct iattr.ia_valid says is to be changed */
+#define ATTR_MODE  (1 << 0)
+#define ATTR_UID   (1 << 1)
+#define ATTR_GID   (1 << 2)
+#define ATTR_SIZE  (1 << 3)
+#define ATTR_ATIME (1 << 4)
+#define ATTR_MTIME (1 << 5)
 
 /* include/uapi/linux/stat.h */
 #define S_IFMT	00170000
@@ -90,6 +102,30 @@ struct dentry {
 	struct qstr d_name;
 	struct inode *d_inode;
 	struct super_block *d_sb;
+	void *d_fsdata;
+};
+struct iattr {
+	unsigned int ia_valid;
+};
+
+/* fs/overlayfs/ovl_entry.h, in the module's BTF; drift.bpf.h says which of these a kernel has */
+struct ovl_layer {
+	int idx;
+};
+struct ovl_path {
+	struct ovl_layer *layer;
+};
+struct ovl_entry {
+	unsigned int numlower;
+	struct ovl_path lowerstack[];
+};
+struct ovl_inode {
+	unsigned long flags;
+	struct inode vfs_inode;
+	struct dentry *__upperdentry;
+};
+enum ovl_inode_flag {
+	OVL_UPPERDATA = 3,
 };
 
 /* include/linux/kernfs.h, include/linux/cgroup-defs.h, include/linux/sched.h */

@@ -158,7 +158,7 @@ def _tracer_command(name: str) -> click.Command:
 def _help(tracer: tracers.Tracer) -> str:
     from kubetrace.views.columns import describe
 
-    columns = [*next(iter(tracer.groupings.values())), *tracer.measures]
+    columns = [*next(iter(tracer.groupings.values())).columns, *tracer.measures]
     titles = [f"  {title:<12} {text}" for title, text in describe(columns)]
     width = max(len(command) for command, _ in tracer.examples)
     examples = [f"  {command:<{width}}  {text}" for command, text in tracer.examples]

@@ -41,13 +41,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One member of an event: `kind` is unsigned, signed, bool or bytes; offset and size are in bytes."""
+    """One member of an event: `kind` is unsigned, signed, bool or bytes; offset and size are in bytes.
+
+    `names` are those of an enum's values, from 0 on; empty for a number that is none.
+    """
 
     name: str
     offset: int
     size: int
     kind: str
     unit: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def code(self) -> str:
@@ -90,8 +94,10 @@ class Layout:
 
     @cached_property
     def event_type(self) -> type[Any]:
-        """A named tuple with the struct's own member names."""
-        return namedtuple(self.name, [field.name for field in self.fields])
+        """A named tuple with the struct's own member names; `NAMES` has the names of enum members' values."""
+        fields = namedtuple(self.name, [field.name for field in self.fields])  # type: ignore[misc]
+        names = {field.name: field.names for field in self.fields if field.names}
+        return type(self.name, (fields,), {"__slots__": (), "NAMES": names})
 
     @property
     def stride(self) -> int:
@@ -113,7 +119,7 @@ class Layout:
         return {
             "name": self.name,
             "size": self.size,
-            "fields": [[f.name, f.offset, f.size, f.kind, f.unit] for f in self.fields],
+            "fields": [[f.name, f.offset, f.size, f.kind, f.unit, *f.names] for f in self.fields],
         }
 
     @classmethod
@@ -121,8 +127,8 @@ class Layout:
         """The inverse of to_json; raises ValueError for anything else."""
         try:
             fields = tuple(
-                Field(str(name), int(offset), int(size), str(kind), str(unit))
-                for name, offset, size, kind, unit in data["fields"]
+                Field(str(name), int(offset), int(size), str(kind), str(unit), tuple(map(str, names)))
+                for name, offset, size, kind, unit, *names in data["fields"]
             )
             layout = cls(str(data["name"]), int(data["size"]), fields)
         except (KeyError, TypeError, ValueError) as error:

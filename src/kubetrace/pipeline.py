@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kubetrace.aggregate import SUM, Groups, Key
+from kubetrace.aggregate import LAST, SUM, Groups, Key
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.selection import Selection
@@ -34,6 +34,7 @@ DRAIN_INTERVAL_S = 0.1
 # How often the node's files are asked again about what has no name yet, and how soon after one another mounts are read.
 _ASK_AGAIN_S = 1.0
 _MOUNTS_AGAIN_S = 0.02
+_COST_OVER_S = 0.5
 _OTHERS = "(others)"
 
 
@@ -89,9 +90,10 @@ class Wall:
 
 @dataclass
 class Counts:
-    """What the foot and the summary say. `events` are those that matched the selection."""
+    """What the foot and the summary say. `events` matched the selection; `folded` of them are part of another's row."""
 
     events: int = 0
+    folded: int = 0
     unattributed: int = 0
     losses: dict[str, int] = field(default_factory=dict)
 
@@ -107,14 +109,10 @@ class Tally:
     def __init__(self, tracer: Tracer, by: str) -> None:
         """`by`: one of the tracer's groupings."""
         self._tracer = tracer
-        columns = tracer.groupings[by]
-        self._key_columns = [column.key for column in columns if not column.wide]
-        self._note_columns = [column.key for column in columns if column.wide]
-        self.columns: Sequence[Column] = [
-            *(column for column in columns if not column.wide),
-            *(column for column in columns if column.wide),
-            *tracer.measures,
-        ]
+        grouping = tracer.groupings[by]
+        self._key_columns = [column.key for column in grouping.key]
+        self._note_columns = [column.key for column in grouping.notes]
+        self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
         self._groups = Groups(
             tracer.operations(), fold=lambda key: (*key[:-1], _OTHERS), weight=lambda row: row[weight]
@@ -350,18 +348,24 @@ class Pipeline:
         self.counts.events += 1
         if identity.kind == "unknown":
             self.counts.unattributed += 1
+        if self._tracer.folded(event):
+            self.counts.folded += 1
+        else:
+            self._count(event, identity)
+        if self._events is not None:
+            self._events.event(event, identity)
+
+    def _count(self, event: Any, identity: Identity) -> None:
         values = self._tracer.values(event, self._clock)
         for index, operation in enumerate(self._operations):
             if operation == SUM:
                 self.totals[index] += values[index]
-            else:
-                self.totals[index] = max(self.totals[index], values[index])
+            elif operation == LAST or values[index] > self.totals[index]:
+                self.totals[index] = values[index]
         if self.tallies:
             cells = self._tracer.key_cells(event, identity, self._clock)
             for tally in self.tallies.values():
                 tally.add(cells, values)
-        if self._events is not None:
-            self._events.event(event, identity)
 
 
 class OwnCost:
@@ -370,15 +374,18 @@ class OwnCost:
     def __init__(self) -> None:
         """From now on."""
         self._then = (time.monotonic(), self._cpu_s())
+        self._percent: float | None = None
 
     @staticmethod
     def _cpu_s() -> float:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return usage.ru_utime + usage.ru_stime
 
-    def percent(self) -> float:
-        """Since the last call."""
+    def percent(self) -> float | None:
+        """Since the last call that was at least half a second ago; None before there was one."""
         now, cpu = time.monotonic(), self._cpu_s()
         before, cpu_before = self._then
-        self._then = (now, cpu)
-        return 100.0 * (cpu - cpu_before) / (now - before) if now > before else 0.0
+        if now - before >= _COST_OVER_S:
+            self._then = (now, cpu)
+            self._percent = 100.0 * (cpu - cpu_before) / (now - before)
+        return self._percent

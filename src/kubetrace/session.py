@@ -101,7 +101,7 @@ def run(tracer: Tracer, options: Options) -> None:
             pipeline.start()
             if options.ready_file is not None:
                 _touch(options.ready_file)
-            view.attached(source.hook, list(source.missing.values()))
+            view.attached(source.hook, list(dict.fromkeys(source.missing.values())))
             _loop(pipeline, view, options, stop)
         view.end(pipeline)
 
@@ -237,7 +237,7 @@ class _TableView:
 
     def waiting(self, notice: str) -> None:
         """Show that nothing is attached yet, and why."""
-        columns = [*self._tracer.groupings[self._by], *self._tracer.measures]
+        columns = [*self._tracer.groupings[self._by].columns, *self._tracer.measures]
         self._table.show(Window(columns, head=self._head(), notices=[notice]))
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
@@ -267,8 +267,12 @@ class _TableView:
 
     def _sorts(self) -> list[str]:
         """The sorts whose column this grouping has."""
-        columns = {column.key for column in (*self._tracer.groupings[self._by], *self._tracer.measures)}
+        columns = {column.key for column in (*self._tracer.groupings[self._by].columns, *self._tracer.measures)}
         return [name for name, key in self._tracer.sorts.items() if key in columns]
+
+    def _sort_is_hidden(self) -> bool:
+        key = self._tracer.sorts[self._sort]
+        return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
 
     def show(self, pipeline: Pipeline) -> None:
         if not self._paused:
@@ -300,10 +304,12 @@ class _TableView:
     def _draw(self, pipeline: Pipeline) -> None:
         tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
         tally = pipeline.tallies[self._by]
+        cost = self._cost.percent()
+        shown = counts.events - counts.folded
         foot: list[Item] = [
-            f"{format_count(counts.events)} {tracer.noun[counts.events != 1]}",
+            f"{format_count(shown)} {tracer.noun[shown != 1]}",
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
-            (f"own CPU {format_percent(self._cost.percent())}", "dim"),
+            (f"own CPU {'-' if cost is None else format_percent(cost)}", "dim"),
         ]
         notices = list(self._missing)
         if self._paused:
@@ -312,7 +318,7 @@ class _TableView:
             notices.append(f"no container matches {selection} yet; waiting")
         head = self._head()
         if self._live:
-            head.insert(4, f"by {self._by}")
+            head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
         self._table.show(
             Window(
                 tally.columns,
@@ -441,7 +447,7 @@ def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:
     sort = sort or next(iter(tracer.sorts))
     if sort not in tracer.sorts:
         raise UsageError(f"{tracer.name} cannot sort by {sort!r}.", do=f"--sort {'|'.join(tracer.sorts)}")
-    columns = {column.key for column in (*tracer.groupings[by], *tracer.measures)}
+    columns = {column.key for column in (*tracer.groupings[by].columns, *tracer.measures)}
     if tracer.sorts[sort] not in columns:
         raise UsageError(
             f"there is no {sort} to sort by when grouped --by {by}.", do=f"--sort {next(iter(tracer.sorts))}"

@@ -82,7 +82,7 @@ def test_a_pipe_gets_plain_lines_without_escapes(
     assert "\x1b" not in out
     last = out[out.rindex("NAMESPACE") :]
     (row,) = [line for line in last.splitlines() if f" {workload.pid} " in line]
-    assert row.split()[5] == "11"
+    assert row.split()[5:7] == ["open-write", "11"]
     assert out.splitlines()[-1].endswith("0 unattributed.")
 
 

@@ -20,10 +20,10 @@ COPYUP = tracers.find("copyup")
 # The members of struct copyup_event that the tracer reads, packed by hand.
 EVENT = Layout(
     "copyup_event",
-    8 * 8 + 6 * 4 + 3 * 2 + 16 + 64,
+    8 * 8 + 6 * 4 + 3 * 2 + 16 + 64 + 24,
     tuple(
-        Field(name, offset, size, kind)
-        for name, offset, size, kind in (
+        Field(name, offset, size, kind, "", tuple(names))
+        for name, offset, size, kind, *names in (
             ("time", 0, 8, "unsigned"),
             ("cgroup_id", 8, 8, "unsigned"),
             ("memory_cgroup_id", 16, 8, "unsigned"),
@@ -43,6 +43,12 @@ EVENT = Layout(
             ("path_end", 92, 2, "unsigned"),
             ("comm", 94, 16, "bytes"),
             ("path", 110, 64, "bytes"),
+            ("parents_duration", 174, 8, "unsigned"),
+            ("trigger", 182, 4, "unsigned", "other", "open-write", "chmod"),
+            ("part", 186, 4, "unsigned", "whole", "metadata", "data"),
+            ("layer_index", 190, 2, "unsigned"),
+            ("parents", 192, 2, "unsigned"),
+            ("is_parent", 194, 4, "unsigned"),
         )
     ),
 )
@@ -62,11 +68,21 @@ WEB, BATCH = "a" * 64, "b" * 64
 
 
 def event(
-    time: int, cgroup: int, path: bytes, copied: int, *, error: int = 0, device: int = 7, mode: int = 0o100644
+    time: int,
+    cgroup: int,
+    path: bytes,
+    copied: int,
+    *,
+    error: int = 0,
+    device: int = 7,
+    mode: int = 0o100644,
+    parents: int = 0,
+    is_parent: bool = False,
 ) -> bytes:
     names = b"".join(name + b"\0" for name in reversed(path.strip(b"/").split(b"/")))
     numbers = struct.pack("<8Q6i", time, cgroup, 0, 5, copied, copied, 0, 11, 0, device, 10, 10, 1, error)
-    return bytes(8) + numbers + struct.pack("<3H16s64s", mode, len(names), 0, b"sh", names)
+    rest = struct.pack("<3H16s64s", mode, len(names), 0, b"sh", names)
+    return bytes(8) + numbers + rest + struct.pack("<QIIHHI", 100 * parents, 2, 0, 3, parents, is_parent)
 
 
 def birth(time: int, cgroup: int, path: bytes) -> bytes:
@@ -163,12 +179,36 @@ def test_events_are_named_and_counted_by_file_and_pod() -> None:
     made, source, _ = pipeline()
     source.put("copyup", event(1, 21, b"/app/log", 64), event(2, 21, b"/app/log", 7), event(3, 21, b"/etc", 0))
     made.drain()
-    files = [row[:6] for row in made.tallies["file"].rows("copied_bytes", None)]
-    assert files == [("shop", "web-0", "app", b"/app/log", 2, 71), ("shop", "web-0", "app", b"/etc", 1, 0)]
+    assert _file_rows(made) == [
+        ("shop", "web-0", "app", b"/app/log", "chmod", 2, 0, 71, 11, 0),
+        ("shop", "web-0", "app", b"/etc", "chmod", 1, 0, 0, 11, 0),
+    ]
     (pod,) = made.tallies["pod"].rows("copied_bytes", None)
-    assert (pod[0], pod[1], pod[3], pod[4]) == ("shop", "web-0", 3, 71)
+    assert pod[:6] == ("shop", "web-0", None, 3, 0, 71)
     assert (made.counts.events, made.counts.unattributed, made.counts.lost) == (3, 0, 0)
     assert made.total()["copied_bytes"] == 71
+
+
+def _file_rows(made: Pipeline) -> list[tuple[object, ...]]:
+    return [row[:10] for row in made.tallies["file"].rows("copied_bytes", None)]
+
+
+def test_parents_are_folded_under_what_they_were_copied_up_for() -> None:
+    made, source, kept = pipeline()
+    directory: dict[str, Any] = {"mode": 0o040755, "is_parent": True}
+    source.put("copyup", event(1, 21, b"/a", 0, **directory), event(2, 21, b"/a/b", 0, **directory))
+    source.put("copyup", event(3, 21, b"/a/b/f", 9, parents=2))
+    made.drain()
+    # 11 ns of its own and 200 of its parents
+    assert _file_rows(made) == [("shop", "web-0", "app", b"/a/b/f", "chmod", 1, 2, 9, 211, 0)]
+    assert len(kept.seen) == made.counts.events == 3
+
+
+def test_a_parent_that_fails_has_a_row_of_its_own() -> None:
+    made, source, _ = pipeline()
+    source.put("copyup", event(1, 21, b"/a", 0, mode=0o040755, is_parent=True, error=-28))
+    made.drain()
+    assert _file_rows(made) == [("shop", "web-0", "app", b"/a", "chmod", 1, 0, 0, 11, 1)]
 
 
 def test_two_streams_are_merged_by_time() -> None:
@@ -271,6 +311,11 @@ def test_a_json_object_keeps_its_contract() -> None:
         "duration_ns": 11,
         "error": None,
         "flags": 1,
+        "trigger": "chmod",
+        "part": "whole",
+        "parents": 0,
+        "is_parent": False,
+        "layer_index": 3,
         "cgroup_id": 21,
         "attributed_by": "cgroup",
     }.items() <= record.items()

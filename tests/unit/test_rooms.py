@@ -70,8 +70,8 @@ def test_a_tracer_fits_its_declarations(name: str) -> None:
     tracer = tracers.find(name)
     assert tracer.name == name
     assert len(tracer.operations()) == len(tracer.measures)
-    keys = {column.key for columns in tracer.groupings.values() for column in columns}
+    keys = {column.key for grouping in tracer.groupings.values() for column in grouping.columns}
     keys |= {column.key for column in tracer.measures}
     assert set(tracer.sorts.values()) <= keys
-    first = [column.key for column in (*next(iter(tracer.groupings.values())), *tracer.measures)]
+    first = [column.key for column in (*next(iter(tracer.groupings.values())).columns, *tracer.measures)]
     assert len(first) == len(set(first))

@@ -225,3 +225,15 @@ def test_no_window_ever_breaks_its_lines(
         assert wcswidth(text) <= cells
         assert text.isprintable()
         assert text.isascii() or not ascii
+
+
+def test_a_spare_column_is_left_out_where_not_all_fit() -> None:
+    columns = (
+        Column("pod", "POD", "name"),
+        Column("dirs", "DIRS", "count", spare=True),
+        Column("n", "COPIES", "count"),
+    )
+    window = Window(columns, [("web-0", 3, 23)])
+    # POD needs 6, DIRS 4, COPIES 6, and two gaps
+    assert [plain(line) for line in render(window, 18)][:2] == ["POD    DIRS COPIES", "web-0     3     23"]
+    assert [plain(line) for line in render(window, 17)][:2] == ["POD     COPIES", "web-0       23"]

@@ -6,6 +6,7 @@ still 0, libbpf fills them in.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,6 +100,14 @@ class Btf:
         entries = struct.iter_unpack("<Ii", self._data[found.at : found.at + 8 * found.members])
         return {self._name(entry): value for entry, value in entries}
 
+    def _enum_names(self, found: _Type) -> tuple[str, ...]:
+        """Of an enum that counts from 0: copyup_open_write is open-write, without what all names begin with."""
+        names = self.enum(found.name)
+        if list(names.values()) != list(range(len(names))):
+            raise LoadRefused(f"enum {found.name} does not count from 0.", why="Events hold only such.")
+        shared = os.path.commonprefix(list(names))  # noqa: RUF071 (of strings, not of paths)
+        return tuple(name[shared.rfind("_") + 1 :].replace("_", "-") for name in names)
+
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
         """Variable -> (offset, size in bytes) of a data section such as .rodata."""
         found = self._find(_DATASEC, section)
@@ -127,7 +136,8 @@ class Btf:
                 element, _ = self._resolve(element_id)
                 fields.append(Field(name, offset, element.size_or_type * count, "bytes", unit))
             elif member.kind == _ENUM:
-                fields.append(Field(name, offset, member.size_or_type, "unsigned", unit))
+                names = self._enum_names(member)
+                fields.append(Field(name, offset, member.size_or_type, "unsigned", unit, names))
             elif member.kind == _INT:
                 encoding = struct.unpack_from("<I", self._data, member.at)[0] >> 24 & 0xF
                 kind = "bool" if encoding & _INT_BOOL else "signed" if encoding & _INT_SIGNED else "unsigned"

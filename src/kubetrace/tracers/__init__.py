@@ -9,6 +9,7 @@ import importlib
 import os
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
     from kubetrace.attribution.attributor import Identity
     from kubetrace.views.columns import Column, Value
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One row for each value of `key`; `notes` are shown behind it as they were last."""
+
+    key: Sequence[Column]
+    notes: Sequence[Column] = ()
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """Those in front of the measures."""
+        return (*self.key, *self.notes)
 
 
 class Clock(Protocol):
@@ -41,8 +55,8 @@ class Tracer(Protocol):
     """Ring buffer -> event struct."""
     optional: Mapping[str, str]
     """Program groups that may be missing -> what is then not seen."""
-    groupings: Mapping[str, Sequence[Column]]
-    """--by NAME -> the columns that make the key; the first is the default."""
+    groupings: Mapping[str, Grouping]
+    """--by NAME -> what makes a row; the first is the default."""
     measures: Sequence[Column]
     """The columns behind the key, for every grouping."""
     event_columns: Sequence[Column]
@@ -60,6 +74,9 @@ class Tracer(Protocol):
 
     def operations(self) -> Sequence[str]:
         """How each measure joins (aggregate.SUM, ...), in the order of `measures`."""
+
+    def folded(self, event: Any) -> bool:
+        """Whether the event is told by another one's row, and has none of its own."""
 
     def values(self, event: Any, clock: Clock) -> Sequence[Any]:
         """An event's measures."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
-from kubetrace.aggregate import LAST, MAX, SUM
+from kubetrace.aggregate import MAX, SUM
+from kubetrace.tracers import Grouping
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time, parse_size
 
@@ -30,7 +31,11 @@ _KINDS = {
 }
 
 _FILE = Column("path", "FILE", "path", weight=3, help="path inside the container")
-_COPIES = Column("copies", "COPIES", "count", help="objects copied up, directories on the way included")
+_WHY = Column(
+    "trigger", "WHY", "name", min_width=10, max_width=13, help="what led to it: open-write, chmod, chown, rename, ..."
+)
+_COPIES = Column("copies", "COPIES", "count", help="objects copied up")
+_DIRS = Column("parents", "DIRS", "count", spare=True, help="parent directories copied up on the way")
 _COPIED = Column(
     "copied_bytes", "COPIED", "bytes", help="bytes really copied; holes are not, a truncating open copies none"
 )
@@ -45,7 +50,7 @@ _MAX_LATENCY = Column(
     short="MAX-LAT",
     help="longest time that a process waited for one copy-up",
 )
-_ERRORS = Column("errors", "ERRORS", "count", alarm=True, help="copy-ups that failed, such as ENOSPC")
+_ERRORS = Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="copy-ups that failed, such as ENOSPC")
 _LAST = Column("time", "LAST", "time", wide=True, help="when the newest ended")
 
 
@@ -55,6 +60,11 @@ def _kind(mode: int) -> str:
 
 def _error(code: int) -> str | None:
     return errno.errorcode.get(-code, str(-code)) if code else None
+
+
+def _trigger(event: Any) -> str:
+    names: tuple[str, ...] = event.NAMES["trigger"]
+    return names[event.trigger] if event.trigger < len(names) else "other"
 
 
 class Copyup:
@@ -77,17 +87,24 @@ class Copyup:
     )
     streams: Mapping[str, str] = {"copyup": "copyup_event", "copyup_long": "copyup_long_event"}
     optional: Mapping[str, str] = {
+        "target": "parent directories are not told from what they were copied up for",
+        **{
+            f"{operation}{end}": f"WHY does not tell {operation}"
+            for operation in ("setattr", "rename", "link", "xattr", "unlink", "create")
+            for end in ("", "_end")
+        },
         "cloned": "reflinked bytes are not seen",
         "begun": "the loser of two threads that copy one file up counts as a copy",
     }
-    groupings: Mapping[str, Sequence[Column]] = {
-        "file": (rows.NAMESPACE, rows.POD, rows.CONTAINER, _FILE),
-        "container": (rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.IMAGE, rows.QOS),
-        "pod": (rows.NAMESPACE, rows.POD, rows.QOS),
-        "process": (rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM),
-        "node": (rows.NODE,),
+    groupings: Mapping[str, Grouping] = {
+        "file": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _FILE), (_WHY,)),
+        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER), (rows.IMAGE, rows.QOS)),
+        "pod": Grouping((rows.NAMESPACE, rows.POD), (rows.QOS,)),
+        "process": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM), (_WHY,)),
+        "why": Grouping((_WHY,)),
+        "node": Grouping((rows.NODE,)),
     }
-    measures: Sequence[Column] = (_COPIES, _COPIED, _MAX_LATENCY, _ERRORS, _SIZE, _CLONED, _LAST)
+    measures: Sequence[Column] = (_COPIES, _DIRS, _COPIED, _MAX_LATENCY, _ERRORS, _SIZE, _CLONED, _LAST)
     event_columns: Sequence[Column] = (
         Column("time", "TIME", "time", help="when the copy-up ended (local)"),
         rows.NAMESPACE,
@@ -95,6 +112,7 @@ class Copyup:
         rows.CONTAINER,
         rows.PID,
         rows.COMM,
+        Column("trigger", "WHY", "text", min_width=10, help="what led to it"),
         Column("kind", "KIND", "text", min_width=4, help="file, directory, symlink, ..."),
         Column("size_bytes", "SIZE", "bytes", help="size in the image layer"),
         _COPIED,
@@ -137,14 +155,19 @@ class Copyup:
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""
-        return (SUM, SUM, MAX, SUM, MAX, SUM, LAST)
+        return (SUM, SUM, SUM, MAX, SUM, MAX, SUM, MAX)
+
+    def folded(self, event: Any) -> bool:
+        """Parent directories belong to the object that they were copied up for, unless it came to nothing."""
+        return bool(event.is_parent) and not event.error
 
     def values(self, event: Any, clock: Clock) -> Sequence[Any]:
         """In the order of `measures`."""
         return (
             1,
+            event.parents,
             event.copied,
-            event.duration,
+            event.duration + event.parents_duration,
             1 if event.error else 0,
             event.size,
             event.cloned,
@@ -160,6 +183,7 @@ class Copyup:
             "pid": event.pid,
             "comm": rows.text_of(event.comm),
             "node": clock.node,
+            "trigger": _trigger(event),
         }
 
     def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
@@ -195,14 +219,21 @@ class Copyup:
             "size_bytes": event.size,
             "copied_bytes": event.copied,
             "cloned_bytes": event.cloned,
+            "part": event.NAMES["part"][event.part],
             "duration_ns": event.duration,
             "error": _error(event.error),
             "flags": event.flags,
+            "trigger": _trigger(event),
+            "parents": event.parents,
+            "parents_duration_ns": event.parents_duration,
+            "is_parent": bool(event.is_parent),
+            "layer_index": event.layer_index or None,
         }
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """copies, copied_bytes, cloned_bytes, max_duration_ns, errors."""
-        return {key: totals[key] for key in ("copies", "copied_bytes", "cloned_bytes", "max_duration_ns", "errors")}
+        """copies, parents, copied_bytes, cloned_bytes, max_duration_ns, errors."""
+        keys = ("copies", "parents", "copied_bytes", "cloned_bytes", "max_duration_ns", "errors")
+        return {key: totals[key] for key in keys}
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """12 copy-ups, 64 MiB copied, 1 error."""

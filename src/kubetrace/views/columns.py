@@ -37,6 +37,8 @@ class Column:
     """Cells it never takes more than; only names and paths are ever cut."""
     wide: bool = False
     """Shown with -o wide only."""
+    spare: bool = False
+    """Left out where the terminal is too narrow for all columns."""
     weight: int = 1
     """Share of the room among names and paths where not everything fits."""
     alarm: bool = False

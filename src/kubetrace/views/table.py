@@ -232,6 +232,8 @@ def _table(
     state: Widths,
 ) -> list[Line]:
     chosen = [at for at, column in enumerate(window.columns) if wide or not column.wide]
+    if cells is not None:
+        chosen = _that_fit(window.columns, chosen, cells)
     columns = [window.columns[at] for at in chosen]
     if not columns:
         return [[] for _ in rows]
@@ -263,6 +265,18 @@ def _table(
         line.append((run.rstrip(" "), style))
         lines.append(_crop(line, cells, ascii) if over and cells is not None else line)
     return lines
+
+
+def _that_fit(columns: Sequence[Column], chosen: list[int], cells: int) -> list[int]:
+    # Decided by what the columns declare, not by what is in them: a column must not come and go with the rows.
+    def least(at: int) -> int:
+        return max(len(columns[at].short or columns[at].title), columns[at].least)
+
+    for spare in [at for at in reversed(chosen) if columns[at].spare]:
+        if sum(map(least, chosen)) + len(chosen) - 1 <= cells:
+            break
+        chosen = [at for at in chosen if at != spare]
+    return chosen
 
 
 def _titles(

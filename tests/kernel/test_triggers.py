@@ -1,0 +1,188 @@
+"""What led to each copy-up, its layer and its bytes: one workload, told alike by every hook and kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.vm import images
+
+from .conftest import Case, Event, Overlay, Tracer
+
+# What may differ between two tellings of the same copy-up: their own clocks.
+CLOCKS = ("time", "duration_ns", "parents_duration_ns")
+# One system call each, on a file of its own size; (code, path, trigger, part of the file that is copied)
+OPERATIONS = [
+    ("os.close(os.open(p, os.O_WRONLY))", "/f01", "open-write", 1.0),
+    ("os.close(os.open(p, os.O_RDWR | os.O_APPEND))", "/f02", "open-write", 1.0),
+    ("os.close(os.open(p, os.O_WRONLY | os.O_TRUNC))", "/f03", "open-truncate", 0.0),
+    ("os.chmod(p, 0o600)", "/f04", "chmod", 1.0),
+    ("os.chown(p, 7, 7)", "/f05", "chown", 1.0),
+    ("os.lchown(p, -1, 7)", "/f06", "chown", 1.0),
+    ("os.utime(p, (1, 1))", "/f07", "utimes", 1.0),
+    ("os.utime(p)", "/f08", "utimes", 1.0),
+    ("os.truncate(p, 1)", "/f09", "truncate", 1.0),
+    ("os.rename(p, p + b'.new')", "/f10", "rename", 1.0),
+    ("os.link(p, p + b'.link')", "/f11", "link", 1.0),
+    ("os.setxattr(p, b'trusted.kubetrace', b'x')", "/f12", "xattr", 1.0),
+    ("os.unlink(p + b'/gone')", "/d1", "unlink", 0.0),
+    ("os.rmdir(p + b'/gone')", "/d2", "unlink", 0.0),
+    ("os.mkdir(p + b'/new')", "/d3", "create", 0.0),
+    ("os.symlink(b'x', p + b'/new')", "/d4", "create", 0.0),
+    ("os.close(os.open(p + b'/new', os.O_CREAT | os.O_WRONLY))", "/d5", "create", 0.0),
+    ("os.chmod(p, 0o700)", "/d6", "chmod", 0.0),
+]
+
+
+def _make_lower(lower: Path) -> None:
+    for number, (_, path, _, _) in enumerate(OPERATIONS):
+        if path.startswith("/f"):
+            (lower / path[1:]).write_bytes(images.pattern(1000 + number))
+        else:
+            (lower / path[1:]).mkdir()
+    (lower / "d1" / "gone").write_bytes(b"x")
+    (lower / "d2" / "gone").mkdir()
+
+
+def _run_all(overlay: Overlay) -> None:
+    code = "".join(f"p = os.fsencode(sys.argv[1] + {path!r})\n{call}\n" for call, path, _, _ in OPERATIONS)
+    done = overlay.run(code, bytes(overlay.merged))
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_trigger_is_told(case: Case, overlay: Overlay) -> None:
+    _make_lower(overlay.lower)
+    overlay.mount()
+    _run_all(overlay)
+    events = case.events()
+    assert [(e["path"], e["trigger"], e["is_parent"], e["error"], e["part"], e["layer_index"]) for e in events] == [
+        (path, trigger, False, None, "whole", 1) for _, path, trigger, _ in OPERATIONS
+    ]
+    copied = {e["path"]: e["copied_bytes"] for e in events}
+    for number, (_, path, _, share) in enumerate(OPERATIONS):
+        assert copied[path] == (1000 + number if share else 0), path
+
+
+def test_an_operation_that_copies_nothing_leaves_no_trigger_behind(case: Case, overlay: Overlay) -> None:
+    (overlay.lower / "f").write_bytes(b"x" * 5)
+    (overlay.lower / "g").write_bytes(b"x" * 7)
+    overlay.mount()
+    code = """
+up = os.fsencode(sys.argv[1] + "/new")
+open(up, "w").close()
+os.chmod(up, 0o600)
+os.rename(up, up + b"2")
+try:
+    os.rename(os.fsencode(sys.argv[1] + "/nothing"), up)
+except FileNotFoundError:
+    pass
+os.close(os.open(sys.argv[1] + "/f", os.O_WRONLY))
+os.unlink(up + b"2")
+os.close(os.open(sys.argv[1] + "/g", os.O_WRONLY | os.O_TRUNC))
+"""
+    assert overlay.run(code, bytes(overlay.merged)).returncode == 0
+    assert [(e["path"], e["trigger"]) for e in case.events()] == [("/f", "open-write"), ("/g", "open-truncate")]
+
+
+def test_every_hook_tells_the_same(case: Case, overlay: Overlay, tmp_path: Path) -> None:
+    # fentry needs the module's BTF, which kernels have since 5.11
+    hooks = ["kprobe"] + (["fentry"] if os.path.exists("/sys/kernel/btf/overlay") else [])
+    tracers = {}
+    for hook in hooks:
+        (tmp_path / hook).mkdir()
+        tracers[hook] = Tracer(tmp_path / hook, "--hook", hook)
+    _make_lower(overlay.lower)
+    (overlay.lower / "a" / "b").mkdir(parents=True)
+    (overlay.lower / "a" / "b" / "deep").write_bytes(images.pattern(4001))
+    overlay.mount()
+    _run_all(overlay)
+    assert overlay.run("os.chmod(sys.argv[1] + '/a/b/deep', 0o600)", bytes(overlay.merged)).returncode == 0
+    told = {"auto": case.events()}
+    device = told["auto"][0]["device"]
+    for hook, tracer in tracers.items():
+        objects = tracer.end()
+        assert (objects[-1]["lost"], objects[-1]["hook"]) == (0, hook)
+        told[hook] = [o for o in objects if o.get("device") == device]
+    assert len(told["auto"]) == len(OPERATIONS) + 3
+    for events in told.values():
+        assert [_without_clocks(e) for e in events] == [_without_clocks(e) for e in told["auto"]]
+
+
+def _without_clocks(event: Event) -> Event:
+    return {key: value for key, value in event.items() if key not in CLOCKS}
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_layer_is_the_kernels_count_of_lowerdir(case: Case, tmp_path: Path, layer: int) -> None:
+    directory = Path("/var/lib/kubelet") / f"layers-{tmp_path.name}"
+    overlay = Overlay(directory, case.container, 1 << 20)
+    lowers = [directory / f"l{number}" for number in (1, 2, 3)]
+    for lower in lowers:
+        lower.mkdir()
+    (lowers[layer - 1] / "f").write_bytes(b"x" * 11)
+    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={overlay.upper},workdir={directory}/rw/work"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(overlay.merged)], check=True)
+    try:
+        assert overlay.run("os.chmod(sys.argv[1] + '/f', 0o600)", bytes(overlay.merged)).returncode == 0
+        (event,) = case.events()
+    finally:
+        overlay.unmount()
+    assert (event["path"], event["layer_index"]) == ("/f", layer)
+
+
+def test_the_loser_of_a_race_is_no_copy(case: Case, overlay: Overlay) -> None:
+    count = 53
+    for number in range(count):
+        (overlay.lower / f"{number}").write_bytes(b"x" * 3001)
+    overlay.mount()
+    code = """
+barrier = threading.Barrier(4)
+def work():
+    for number in range(int(sys.argv[2])):
+        barrier.wait()
+        os.close(os.open(f"{sys.argv[1]}/{number}", os.O_WRONLY))
+threads = [threading.Thread(target=work) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+    assert overlay.run(code, bytes(overlay.merged), b"%d" % count).returncode == 0
+    events = case.events()
+    assert sorted(int(e["path"][1:]) for e in events) == list(range(count))
+    assert {e["copied_bytes"] for e in events} == {3001}
+
+
+def test_metacopy_counts_metadata_and_data_apart(case: Case, overlay: Overlay) -> None:
+    (overlay.lower / "f").write_bytes(images.pattern(300_007))
+    overlay.mount("metacopy=on")
+    code = "os.chmod(sys.argv[1] + '/f', 0o600)\nopen(sys.argv[1] + '/f', 'ab').write(b'x')"
+    assert overlay.run(code, bytes(overlay.merged)).returncode == 0
+    assert [(e["trigger"], e["part"], e["copied_bytes"], e["size_bytes"]) for e in case.events()] == [
+        ("chmod", "metadata", 0, 300_007),
+        ("open-write", "data", 300_007, 300_007),
+    ]
+
+
+@pytest.mark.parametrize("file_system", ["xfs", "btrfs"])
+def test_a_reflink_is_cloned_not_copied(case: Case, tmp_path: Path, file_system: str) -> None:
+    directory = Path("/var/lib/kubelet") / f"reflink-{file_system}"
+    overlay = Overlay(directory, case.container, 1 << 20, mounted=False)
+    image = directory / "image"
+    with open(image, "wb") as file:
+        file.truncate(400 << 20)
+    subprocess.run([f"mkfs.{file_system}", "-q", str(image)], check=True)
+    subprocess.run(["modprobe", "-a", "loop", file_system], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(directory / "rw")], check=True)
+    try:
+        for path in (overlay.upper, directory / "rw" / "work", directory / "rw" / "lower"):
+            path.mkdir()
+        overlay.lower = directory / "rw" / "lower"
+        (overlay.lower / "f").write_bytes(images.pattern(1_000_003))
+        overlay.mount()
+        assert overlay.run("os.chmod(sys.argv[1] + '/f', 0o600)", bytes(overlay.merged)).returncode == 0
+        (event,) = case.events()
+    finally:
+        overlay.unmount()
+    assert (event["path"], event["copied_bytes"], event["cloned_bytes"]) == ("/f", 0, 1_000_003)

@@ -1,0 +1,169 @@
+"""The parts of the virtual machine that need none: frames, command line, images, kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vm import frames, guest, images, kernels, machine
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@given(
+    st.lists(st.tuples(st.integers(frames.START, frames.EXIT), st.binary(max_size=40)), max_size=7),
+    st.lists(st.integers(1, 11), min_size=1, max_size=5),
+)
+def test_frames_survive_any_cut_of_the_stream(sent: list[tuple[int, bytes]], cuts: list[int]) -> None:
+    stream = io.BytesIO(b"".join(frames.pack(kind, payload) for kind, payload in sent))
+    reader, turn = frames.Reader(), 0
+    received: list[tuple[int, bytes]] = []
+    while piece := stream.read(cuts[turn % len(cuts)]):
+        received += reader.feed(piece)
+        turn += 1
+    assert received == sent
+
+
+def test_what_is_not_a_frame_is_refused() -> None:
+    with pytest.raises(frames.FrameError):
+        list(frames.Reader().feed(b"[    0.000000] Linux version 6.1"))
+
+
+def test_the_command_line_after_the_dashes_is_left_alone() -> None:
+    options = machine.parse(["--node", "--timeout", "31", "--", "kubetrace", "copyup", "--node", "--", "x"])
+    assert options.command == ["kubetrace", "copyup", "--node", "--", "x"]
+    assert (options.node, options.kernel, options.cgroup, options.timeout_s) == ("busy", "6.1", "v2", 31)
+
+
+def test_a_quiet_node_can_be_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.parse(["--node=quiet", "true"]).node == "quiet"
+    monkeypatch.setenv("KUBETRACE_NODE", "quiet")
+    assert machine.parse(["--node", "--", "true"]).node == "quiet"
+    assert machine.parse(["true"]).node == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no command given"),
+        (["--kernel", "6.12", "--cgroup", "v1", "true"], "no cgroup v1 memory controller"),
+        (["--cgroup", "v3", "true"], "invalid choice"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_says_why(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        machine.parse(arguments)
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_unknown_kernel_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(kernels.KernelError, match=r"no kernel called '9\.9'.*5\.10, 6\.1, 6\.12, 7\.2"):
+        kernels.find("9.9", tmp_path, print)
+
+
+def test_a_kernel_directory_must_hold_the_modules_of_its_image(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    with pytest.raises(kernels.KernelError, match="no boot/vmlinuz"):
+        kernels.find(str(tmp_path), tmp_path, print)
+    (tmp_path / "boot" / "vmlinuz-6.6.6").touch()
+    with pytest.raises(kernels.KernelError, match=r"not its modules \(lib/modules/6\.6\.6\)"):
+        kernels.find(str(tmp_path), tmp_path, print)
+    modules = tmp_path / "lib" / "modules" / "6.6.6"
+    modules.mkdir(parents=True)
+    assert kernels.find(str(tmp_path), tmp_path, print).modules == modules
+
+
+def _layout(tmp_path: Path, name: str) -> Path:
+    busybox = tmp_path / "busybox"
+    busybox.write_bytes(b"\x7fELF busybox")
+    path = tmp_path / name
+    images.write(path, busybox, b"\x7fELF pause")
+    return path
+
+
+def test_images_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    assert _layout(tmp_path, "one").read_bytes() == _layout(tmp_path, "two").read_bytes()
+
+
+def test_every_blob_of_the_layout_is_named_by_its_digest(tmp_path: Path) -> None:
+    with tarfile.open(_layout(tmp_path, "layout")) as tar:
+        blobs = {}
+        for member in tar.getmembers():
+            if member.name.startswith("blobs/"):
+                file = tar.extractfile(member)
+                assert file is not None
+                data = file.read()
+                assert member.name == "blobs/sha256/" + hashlib.sha256(data).hexdigest()
+                blobs["sha256:" + member.name.rpartition("/")[2]] = data
+        index_file = tar.extractfile("index.json")
+        assert index_file is not None
+        index = json.load(index_file)
+    references = [entry["annotations"]["io.containerd.image.name"] for entry in index["manifests"]]
+    assert references == [images.PAUSE, images.WEB, images.BATCH]
+    web, batch = (json.loads(blobs[entry["digest"]]) for entry in index["manifests"][1:])
+    # three layers in common, and yet two images
+    assert web["layers"] == batch["layers"] and len(web["layers"]) == 3
+    assert web["config"]["digest"] != batch["config"]["digest"]
+
+
+def test_the_application_image_has_what_the_kernel_tests_copy_up() -> None:
+    with tarfile.open(fileobj=io.BytesIO(images.app_layer())) as tar:
+        members = {member.name: member for member in tar.getmembers()}
+    assert members["app/empty"].size == 0
+    assert members["app/rename-me"].size == 5000
+    assert members["app/links/second"].islnk() and members["app/links/symbolic"].issym()
+    assert members["app/a/b/c/deep/deep.txt"].isreg()
+    assert sum(name.startswith("app/data/") and name.endswith(".dat") for name in members) == 300
+    with tarfile.open(fileobj=io.BytesIO(images.top_layer())) as tar:
+        sizes = {member.name: member.size for member in tar.getmembers()}
+    assert sizes["app/big"] == 16 << 20
+    assert sizes["app/.wh.hidden"] == 0
+
+
+def test_a_mount_that_fails_says_where() -> None:
+    with pytest.raises(OSError, match="/proc/self"):
+        guest.mount("nothing", "/proc/self", "no-such-file-system")
+
+
+def test_the_agent_runs_a_command_on_pipes() -> None:
+    """The whole agent below the port, on this machine: a pipe pair stands in for the virtio port."""
+    script = """
+import os, socket, struct, sys
+from tests.vm import frames, guest
+guest.enter_cgroup = lambda path: None
+ours, theirs = socket.socketpair()
+port = guest.Port.__new__(guest.Port)
+port.fd, port.reader = ours.fileno(), frames.Reader()
+start = {"tty": [False, False, False], "argv": ["sh", "-c", "cat; echo bad >&2; exit 23"], "cwd": "/",
+         "env": dict(os.environ), "rows": 24, "columns": 80}
+theirs.sendall(frames.pack(frames.STDIN, b"a\\0b") + frames.pack(frames.STDIN))
+status = guest.Carrier(port, guest.Command(start)).run()
+ours.close()
+data = b""
+while piece := theirs.recv(4096):
+    data += piece
+print(status, sorted(frames.Reader().feed(data)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    expected = [(frames.CONSUMED, b"\0\0\0\3"), (frames.STDOUT, b"a\0b"), (frames.STDERR, b"bad\n")]
+    assert done.stdout.strip() == f"23 {expected}"

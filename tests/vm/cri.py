@@ -1,0 +1,522 @@
+"""Pods and containers on the guest's containerd, made over CRI in the shape that a kubelet gives them.
+
+For tests that run in the guest (`scripts/vm --node=quiet -- python3 -m pytest tests/kernel`):
+
+    node = Node.connect()
+    pod = node.run_pod("shop", "cart-0", volumes=[Volume("empty-dir", "cache", "/cache")])
+    app = pod.start_container("app", images.WEB, ["sh", "-c", "sleep infinity"])
+    out, err, code = app.exec(["sh", "-c", "echo x >> /app/config.ini"])
+    assert os.path.exists(app.upperdir + "/app/config.ini")
+    pod.remove()
+
+What is imitated: cgroup parents by QoS class (cgroupfs driver), labels and annotations, /var/log/pods and the links in
+/var/log/containers, and /var/lib/kubelet/pods/<uid> with volumes, etc-hosts and termination logs. The pods use the
+node's network, so that no CNI is needed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cri_pb2
+import grpc
+
+from tests.vm import guest, images
+
+SOCKET = "/run/containerd/containerd.sock"
+CONFIG = "/run/containerd/config.toml"
+TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+KUBELET_PODS = "/var/lib/kubelet/pods"
+POD_LOGS = "/var/log/pods"
+CONTAINER_LOGS = "/var/log/containers"
+CONTAINERD_LOG = "/var/log/containerd.log"
+
+_PLUGINS = {
+    "empty-dir": "kubernetes.io~empty-dir",
+    "memory": "kubernetes.io~empty-dir",
+    "configmap": "kubernetes.io~configmap",
+    "secret": "kubernetes.io~secret",
+}
+
+_CONFIG = f"""version = 2
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.native",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp"]
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{images.PAUSE}"
+  # Debian's kernels have AppArmor, but the guest has no profile to load.
+  disable_apparmor = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+"""
+
+
+class NodeError(Exception):
+    """The container runtime refused or did not answer; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A pod's volume: what kind, its name in the pod, where containers see it.
+
+    Kinds are 'empty-dir' and 'configmap' (on the node's disk), 'memory' and 'secret' (a tmpfs each), and 'host-path',
+    whose `host_path` is the directory on the node. `files` are the keys of a configmap or secret.
+    """
+
+    kind: str
+    name: str
+    mount_path: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    host_path: str = ""
+
+    def directory(self, pod_uid: str) -> str:
+        """The volume's directory on the node."""
+        if self.kind == "host-path":
+            return self.host_path
+        return f"{KUBELET_PODS}/{pod_uid}/volumes/{_PLUGINS[self.kind]}/{self.name}"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether containers can only read it."""
+        return self.kind in ("configmap", "secret")
+
+    def set_up(self, pod_uid: str) -> None:
+        """Make the volume as the kubelet does before it starts a sandbox."""
+        directory = self.directory(pod_uid)
+        os.makedirs(directory, exist_ok=True)
+        if self.kind in ("memory", "secret"):
+            guest.mount("tmpfs", directory, "tmpfs")
+        if self.files:
+            # The kubelet's atomic writer: data in a directory named after the time, swapped by a link.
+            stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.") + str(time.time_ns() % 10**9)
+            os.mkdir(f"{directory}/{stamp}")
+            os.symlink(stamp, f"{directory}/..data")
+            for name, text in self.files.items():
+                guest.write_text(f"{directory}/{stamp}/{name}", text)
+                os.symlink(f"..data/{name}", f"{directory}/{name}")
+
+    def tear_down(self, pod_uid: str) -> None:
+        """Unmount what `set_up` mounted."""
+        if self.kind in ("memory", "secret"):
+            subprocess.run(["umount", self.directory(pod_uid)], check=False)
+
+
+class Node:
+    """The guest as a Kubernetes node: its container runtime and its pods."""
+
+    def __init__(self, socket: str = SOCKET) -> None:
+        self._socket = socket
+        self._channel: Any = None
+
+    @classmethod
+    def connect(cls, timeout_s: float = 60) -> "Node":
+        """The node that `scripts/vm --node` has brought up; raises NodeError when no runtime answers in time."""
+        node = cls()
+        node.wait_ready(timeout_s)
+        return node
+
+    def wait_ready(self, timeout_s: float = 60) -> str:
+        """Wait until the runtime answers CRI; its version."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                if not os.path.exists(self._socket):
+                    raise NodeError(f"{self._socket} does not exist; was the machine started with --node?")
+                version = self.call("RuntimeService/Version", cri_pb2.VersionRequest(), cri_pb2.VersionResponse)
+                return str(version.runtime_version)
+            except NodeError:
+                if time.monotonic() > deadline:
+                    raise
+                # A channel that failed once waits a second and more before it tries again; a new one does not.
+                self.close()
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def call(self, method: str, request: Any, answer: Any, timeout_s: float = 120) -> Any:
+        """Call a method of runtime.v1 and return its answer; raise NodeError with the runtime's words."""
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(f"unix://{self._socket}")
+        function = self._channel.unary_unary(
+            f"/runtime.v1.{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return function(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise NodeError(f"{method}: {error.details()}") from None
+
+    def start_containerd(self) -> None:
+        """Start containerd in the cgroup of its service, detached from this process, and wait until it answers."""
+        self.spawn_containerd()
+        self.wait_ready()
+
+    def spawn_containerd(self) -> None:
+        """Start containerd without waiting for it."""
+        os.makedirs(os.path.dirname(CONFIG), exist_ok=True)
+        guest.write_text(CONFIG, _CONFIG)
+        groups = " ".join(f"{path}/cgroup.procs" for path in guest.make_cgroup("system.slice/containerd.service"))
+        # A shell enters the cgroups, rather than a preexec_fn: gRPC's threads do not survive a fork of this process.
+        script = f'for procs in {groups}; do echo 0 > "$procs"; done; exec containerd --config {CONFIG}'
+        with open(CONTAINERD_LOG, "ab") as log:
+            subprocess.Popen(
+                ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def stop_containerd(self) -> None:
+        """Stop containerd as its service does; the containers and their shims keep running."""
+        self.close()
+        pid = self.containerd_pid
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            while _is_alive(pid):
+                time.sleep(0.05)
+
+    @property
+    def containerd_pid(self) -> int | None:
+        """The process id of containerd, None when it does not run."""
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                with contextlib.suppress(OSError), open(f"/proc/{entry}/comm") as file:
+                    if file.read() == "containerd\n":
+                        return int(entry)
+        return None
+
+    def run_pod(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        qos: str = "burstable",
+        volumes: Iterable[Volume] = (),
+        labels: Mapping[str, str] | None = None,
+        uid: str = "",
+    ) -> "Pod":
+        """Start a pod's sandbox, with its directories, volumes and cgroup parent; `qos` is the class in lower case."""
+        pod = Pod(self, namespace, name, uid or str(uuid.uuid4()), qos, tuple(volumes), dict(labels or {}))
+        pod.run()
+        return pod
+
+    def pods(self) -> list["Pod"]:
+        """The pods that the runtime knows, with their containers; volumes are not known for them."""
+        sandboxes = self.call(
+            "RuntimeService/ListPodSandbox", cri_pb2.ListPodSandboxRequest(), cri_pb2.ListPodSandboxResponse
+        )
+        listed = self.call(
+            "RuntimeService/ListContainers", cri_pb2.ListContainersRequest(), cri_pb2.ListContainersResponse
+        )
+        pods = []
+        for item in sandboxes.items:
+            with open(f"{TASKS}/{item.id}/config.json") as file:
+                parent = os.path.dirname(json.load(file)["linux"]["cgroupsPath"])
+            qos = next((name for name in ("burstable", "besteffort") if f"/{name}/" in parent), "guaranteed")
+            own = {key: value for key, value in item.labels.items() if not key.startswith("io.kubernetes.")}
+            pod = Pod(self, item.metadata.namespace, item.metadata.name, item.metadata.uid, qos, (), own)
+            pod.sandbox_id = item.id
+            for container in listed.containers:
+                if container.pod_sandbox_id == item.id:
+                    known = Container(pod, container.metadata.name, container.image.image, container.id)
+                    known.attempt = container.metadata.attempt
+                    pod.containers.append(known)
+            pods.append(pod)
+        return pods
+
+    def pod(self, namespace: str, name: str) -> "Pod":
+        """The pod of this name; raises NodeError when there is none."""
+        for pod in self.pods():
+            if (pod.namespace, pod.name) == (namespace, name):
+                return pod
+        raise NodeError(f"no pod {namespace}/{name} on this node")
+
+
+class Pod:
+    """A pod: a sandbox, its volumes and its containers."""
+
+    def __init__(
+        self,
+        node: Node,
+        namespace: str,
+        name: str,
+        uid: str,
+        qos: str,
+        volumes: tuple[Volume, ...],
+        labels: dict[str, str],
+    ) -> None:
+        self.node, self.namespace, self.name, self.uid, self.qos = node, namespace, name, uid, qos
+        self.volumes, self.labels = volumes, labels
+        self.sandbox_id = ""
+        self.containers: list[Container] = []
+        self._lock = threading.Lock()
+
+    @property
+    def cgroup_path(self) -> str:
+        """The pod's cgroup below the mount."""
+        return f"/kubepods/pod{self.uid}" if self.qos == "guaranteed" else f"/kubepods/{self.qos}/pod{self.uid}"
+
+    @property
+    def log_directory(self) -> str:
+        """Where the containers' logs are."""
+        return f"{POD_LOGS}/{self.namespace}_{self.name}_{self.uid}"
+
+    @property
+    def directory(self) -> str:
+        """The kubelet's directory of the pod."""
+        return f"{KUBELET_PODS}/{self.uid}"
+
+    @property
+    def identity_labels(self) -> dict[str, str]:
+        """The labels by which the kubelet finds its own pods and containers again."""
+        return {
+            "io.kubernetes.pod.name": self.name,
+            "io.kubernetes.pod.namespace": self.namespace,
+            "io.kubernetes.pod.uid": self.uid,
+        }
+
+    @property
+    def config(self) -> Any:
+        """The sandbox's configuration, as RunPodSandbox and CreateContainer take it."""
+        host = cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=cri_pb2.CONTAINER, ipc=cri_pb2.POD)
+        return cri_pb2.PodSandboxConfig(
+            metadata=cri_pb2.PodSandboxMetadata(name=self.name, uid=self.uid, namespace=self.namespace),
+            log_directory=self.log_directory,
+            labels=self.labels | self.identity_labels,
+            annotations={"kubernetes.io/config.seen": "2026-11-23T00:00:00Z", "kubernetes.io/config.source": "api"},
+            linux=cri_pb2.LinuxPodSandboxConfig(
+                cgroup_parent=self.cgroup_path,
+                security_context=cri_pb2.LinuxSandboxSecurityContext(namespace_options=host),
+            ),
+        )
+
+    def run(self) -> None:
+        """Make the directories and volumes, then the sandbox, in the kubelet's order."""
+        os.makedirs(f"{self.directory}/containers", exist_ok=True)
+        os.makedirs(self.log_directory, exist_ok=True)
+        for volume in self.volumes:
+            volume.set_up(self.uid)
+        answer = self.node.call(
+            "RuntimeService/RunPodSandbox",
+            cri_pb2.RunPodSandboxRequest(config=self.config),
+            cri_pb2.RunPodSandboxResponse,
+        )
+        self.sandbox_id = answer.pod_sandbox_id
+        guest.write_text(f"{self.directory}/etc-hosts", f"127.0.0.1\tlocalhost\n127.0.0.1\t{os.uname().nodename}\n")
+
+    def container(self, name: str) -> "Container":
+        """The newest container of this name; raises NodeError when there is none."""
+        found = [container for container in self.containers if container.name == name]
+        if not found:
+            raise NodeError(f"no container {name} in pod {self.namespace}/{self.name}")
+        return max(found, key=lambda container: container.attempt)
+
+    def start_container(
+        self,
+        name: str,
+        image: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        attempt: int = 0,
+        privileged: bool = False,
+        memory_limit_bytes: int = 0,
+    ) -> "Container":
+        """Create and start a container that sees all volumes of the pod."""
+        container = Container(self, name, image)
+        container.attempt = attempt
+        container.start(command, env or {}, privileged, memory_limit_bytes)
+        with self._lock:
+            self.containers.append(container)
+        return container
+
+    def remove(self) -> None:
+        """Stop and remove the pod with everything of it on the node, as the kubelet does after its deletion."""
+        for method in ("Stop", "Remove"):
+            self.node.call(
+                f"RuntimeService/{method}PodSandbox",
+                getattr(cri_pb2, f"{method}PodSandboxRequest")(pod_sandbox_id=self.sandbox_id),
+                getattr(cri_pb2, f"{method}PodSandboxResponse"),
+            )
+        for volume in self.volumes:
+            volume.tear_down(self.uid)
+        for container in self.containers:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(container.log_link)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.log_directory, ignore_errors=True)
+        # The runtime removes its containers' cgroups, the kubelet that of the pod.
+        for hierarchy in guest.hierarchies():
+            with contextlib.suppress(OSError):
+                os.rmdir(hierarchy + self.cgroup_path)
+
+
+class Container:
+    """A container of a pod."""
+
+    def __init__(self, pod: Pod, name: str, image: str, container_id: str = "") -> None:
+        self.pod, self.name, self.image, self.container_id = pod, name, image, container_id
+        self.attempt = 0
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], privileged: bool, memory_limit_bytes: int) -> None:
+        """Create and start it, with the mounts, labels, log file and log link that the kubelet gives it."""
+        pod = self.pod
+        hash_text = hashlib.sha256(f"{self.name} {self.image} {command}".encode()).hexdigest()[:8]
+        termination_log = f"{pod.directory}/containers/{self.name}/{hash_text}"
+        os.makedirs(os.path.dirname(termination_log), exist_ok=True)
+        guest.write_text(termination_log, "")
+        os.makedirs(f"{pod.log_directory}/{self.name}", exist_ok=True)
+        mounts = [
+            cri_pb2.Mount(
+                container_path=volume.mount_path, host_path=volume.directory(pod.uid), readonly=volume.read_only
+            )
+            for volume in pod.volumes
+        ]
+        mounts.append(cri_pb2.Mount(container_path="/etc/hosts", host_path=f"{pod.directory}/etc-hosts"))
+        mounts.append(cri_pb2.Mount(container_path="/dev/termination-log", host_path=termination_log))
+        options = cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=cri_pb2.CONTAINER, ipc=cri_pb2.POD)
+        config = cri_pb2.ContainerConfig(
+            metadata=cri_pb2.ContainerMetadata(name=self.name, attempt=self.attempt),
+            image=cri_pb2.ImageSpec(image=self.image),
+            command=command,
+            envs=[cri_pb2.KeyValue(key=key, value=value) for key, value in env.items()],
+            mounts=mounts,
+            labels=pod.identity_labels | {"io.kubernetes.container.name": self.name},
+            annotations={
+                "io.kubernetes.container.hash": hash_text,
+                "io.kubernetes.container.restartCount": str(self.attempt),
+                "io.kubernetes.container.terminationMessagePath": "/dev/termination-log",
+                "io.kubernetes.container.terminationMessagePolicy": "File",
+                "io.kubernetes.pod.terminationGracePeriod": "30",
+            },
+            log_path=f"{self.name}/{self.attempt}.log",
+            linux=cri_pb2.LinuxContainerConfig(
+                resources=cri_pb2.LinuxContainerResources(
+                    cpu_period=100_000, cpu_shares=102, memory_limit_in_bytes=memory_limit_bytes, oom_score_adj=900
+                ),
+                security_context=cri_pb2.LinuxContainerSecurityContext(
+                    privileged=privileged, namespace_options=options
+                ),
+            ),
+        )
+        created = pod.node.call(
+            "RuntimeService/CreateContainer",
+            cri_pb2.CreateContainerRequest(pod_sandbox_id=pod.sandbox_id, config=config, sandbox_config=pod.config),
+            cri_pb2.CreateContainerResponse,
+        )
+        self.container_id = created.container_id
+        pod.node.call(
+            "RuntimeService/StartContainer",
+            cri_pb2.StartContainerRequest(container_id=self.container_id),
+            cri_pb2.StartContainerResponse,
+        )
+        os.makedirs(CONTAINER_LOGS, exist_ok=True)
+        os.symlink(f"{pod.log_directory}/{self.name}/{self.attempt}.log", self.log_link)
+
+    @property
+    def log_link(self) -> str:
+        """The link to the log whose name holds pod, namespace, container and id."""
+        return f"{CONTAINER_LOGS}/{self.pod.name}_{self.pod.namespace}_{self.name}-{self.container_id}.log"
+
+    def exec(self, command: Sequence[str], timeout_s: int = 60) -> tuple[str, str, int]:
+        """Run a command in the container, as `kubectl exec` does; its stdout, stderr and exit status."""
+        answer = self.pod.node.call(
+            "RuntimeService/ExecSync",
+            cri_pb2.ExecSyncRequest(container_id=self.container_id, cmd=command, timeout=timeout_s),
+            cri_pb2.ExecSyncResponse,
+            timeout_s + 10,
+        )
+        return answer.stdout.decode(errors="replace"), answer.stderr.decode(errors="replace"), answer.exit_code
+
+    def stop(self, timeout_s: int = 0) -> None:
+        """Stop it: SIGTERM, and SIGKILL after `timeout_s` seconds."""
+        self.pod.node.call(
+            "RuntimeService/StopContainer",
+            cri_pb2.StopContainerRequest(container_id=self.container_id, timeout=timeout_s),
+            cri_pb2.StopContainerResponse,
+        )
+
+    def remove(self) -> None:
+        """Remove it from the runtime (stopping it if it runs), and its log link; the log stays with the pod."""
+        self.pod.node.call(
+            "RuntimeService/RemoveContainer",
+            cri_pb2.RemoveContainerRequest(container_id=self.container_id),
+            cri_pb2.RemoveContainerResponse,
+        )
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.log_link)
+        if self in self.pod.containers:
+            self.pod.containers.remove(self)
+
+    def status(self) -> Any:
+        """The runtime's ContainerStatus: state, exit_code, started_at and so on."""
+        request = cri_pb2.ContainerStatusRequest(container_id=self.container_id)
+        return self.pod.node.call("RuntimeService/ContainerStatus", request, cri_pb2.ContainerStatusResponse).status
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Wait until it has ended; its exit code."""
+        deadline = time.monotonic() + timeout_s
+        while (status := self.status()).state != cri_pb2.CONTAINER_EXITED:
+            if time.monotonic() > deadline:
+                raise NodeError(f"container {self.name} still runs after {timeout_s:g} s")
+            time.sleep(0.1)
+        return int(status.exit_code)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the container's first process, on the node."""
+        with open(f"{TASKS}/{self.container_id}/init.pid") as file:
+            return int(file.read())
+
+    @property
+    def rootfs(self) -> str:
+        """Where the node has the container's root file system mounted."""
+        return f"{TASKS}/{self.container_id}/rootfs"
+
+    @property
+    def upperdir(self) -> str:
+        """The container's writable layer, from the node's mount table."""
+        with open("/proc/self/mountinfo") as file:
+            for line in file:
+                fields, _, rest = line.partition(" - ")
+                if fields.split()[4] == self.rootfs:
+                    match = re.search(r"upperdir=([^, \n]+)", rest)
+                    if match:
+                        return match[1]
+        raise NodeError(f"the root of container {self.name} is not mounted")
+
+    @property
+    def cgroup_path(self) -> str:
+        """The container's cgroup below the mount."""
+        return f"{self.pod.cgroup_path}/{self.container_id}"
+
+    @property
+    def cgroup_id(self) -> int:
+        """The 64-bit kernfs id of its cgroup: of the v2 hierarchy where the container is in it, else of memory's."""
+        for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"):
+            with contextlib.suppress(FileNotFoundError):
+                return os.stat(root + self.cgroup_path).st_ino
+        raise NodeError(f"container {self.name} has no cgroup")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
