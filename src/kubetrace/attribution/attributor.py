@@ -6,12 +6,12 @@ improves when they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from kubetrace.attribution import oci
 from kubetrace.attribution.cgroup_path import CgroupPath, QosClass, owners_of, parse
-from kubetrace.attribution.containerd import snapshot_number
 from kubetrace.attribution.facts import (
     CgroupGone,
     CgroupSeen,
@@ -57,7 +57,7 @@ class Identity:
 class Layer:
     """The layer of an overlay that a file comes from; None is what could not be found.
 
-    `index` is the kernel's: 1 for the topmost lower directory, 0 for the writable layer; `ordinal` counts the image's
+    `index` is the kernel's: 1 for the topmost lower directory, 0 if it did not tell; `ordinal` counts the image's
     layers from the lowest, 1, to `layers_total`. `layer_digest` is the diff id. `image` is a reference to the
     container's own image where that is known; `shared_by` is how many images of the node have this very layer on the
     same ones below, this one included (0: none is known). `created_by` is the history's line as the builder wrote it.
@@ -430,12 +430,12 @@ class Attributor:
         return identity
 
     def _layer_of(self, mounted: _Mounted, index: int, image: str | None) -> Layer:
-        if index == 0:
-            number = snapshot_number(mounted.upperdir) if mounted.upperdir is not None else None
-            return Layer(0, None if number is None else str(number), reason="the container's writable layer")
         total = len(mounted.lowerdirs)
+        if index == 0:
+            return Layer(0, image=self._image_of(mounted, image), reason="the kernel did not tell the layer")
         if not 0 < index <= total:
-            return Layer(index, image=image, reason=f"the overlay has {total} lower directories")
+            reason = f"the overlay has {total} lower directories"
+            return Layer(index, image=self._image_of(mounted, image), reason=reason)
         seen = self._layers.get(mounted.lowerdirs[index - 1])
         if seen is None:
             return Layer(index, image=image, reason="not looked up yet")
@@ -446,18 +446,31 @@ class Attributor:
         images = self._having(seen.chain_id)
         if not images:
             return self._without_blobs(base, image)
+        return self._described(base, self._own(mounted, image, images), len(images))
+
+    def _own(self, mounted: _Mounted, image: str | None, images: Iterable[str]) -> str:
+        """Of images that have a layer the container's own.
+
+        That is the one its user names; else one that has all its layers and no more, and then the first by name.
+        """
         top = self._layers.get(mounted.lowerdirs[0])
         whole = self._having(top.chain_id if top is not None else None)
         name = oci.full_name(image) if image is not None else None
 
         def rank(image_id: str) -> tuple[bool, bool, str]:
-            # The container's own by its name; else one that has all the layers, and then the first by name.
             known = self._images[image_id]
             named = name is not None and (name in known.references or name == image_id)
-            all_of_it = whole.get(image_id) == len(known.diff_ids)
-            return not named, not all_of_it, oci.best_reference(known.references) or image_id
+            return not named, whole.get(image_id) != len(known.diff_ids), _name_of(known)
 
-        return self._described(base, min(images, key=rank), len(images))
+        return min(images, key=rank)
+
+    def _image_of(self, mounted: _Mounted, image: str | None) -> str | None:
+        # The container's image where no single layer is in question.
+        if image is not None or not mounted.lowerdirs:
+            return image
+        top = self._layers.get(mounted.lowerdirs[0])
+        images = self._having(top.chain_id if top is not None else None)
+        return _name_of(self._images[self._own(mounted, None, images)]) if images else None
 
     def _having(self, chain_id: str | None) -> dict[str, int]:
         """The images that have a layer; those that are no longer on the node only if no other has it."""
