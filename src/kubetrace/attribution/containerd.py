@@ -233,6 +233,18 @@ def snapshot_number(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def layer_directory(path: str) -> str | None:
+    """The directory of an image layer that a path in snapshots/N is in: .../snapshots/N/fs; None if it is no such."""
+    match = _SNAPSHOT.search(path)
+    return f"{path[: match.end(1)]}/fs" if match else None
+
+
+def layer_directories(host: Host, number: int) -> list[str]:
+    """Where a snapshot of that number may be: a node path for each containerd that is known to be here."""
+    bases = [f"{root}/io.containerd.snapshotter.v1.overlayfs" for root in ROOT_DIRECTORIES]
+    return [f"{base}/snapshots/{number}/fs" for base in bases if os.path.isfile(host.path(f"{base}/metadata.db"))]
+
+
 @dataclass(frozen=True, slots=True)
 class Images:
     """containerd's images by the digest of what they point at, and the names that containers have for theirs."""
