@@ -386,6 +386,17 @@ def test_blob_that_is_no_such_file_is_a_reason_and_takes_no_time(digest: str, ki
     assert seen.layer(BATCH, 1).created_by == "|1 SPEED=9 /bin/sh -c make jobs"
 
 
+def test_image_whose_configuration_is_too_large_says_so(root: Path) -> None:
+    path = blob(root, "c1e3fb4b646019e048dc7296a32b12263ddd79cc3a0ec5d916e01274dcaad63e")
+    path.write_bytes(path.read_bytes()[:-1] + b', "pad": "' + b"x" * (4 << 20) + b'"}')
+    seen = Seen(root)
+    seen.look(TOWER)
+    seen.learn(container(TOWER, "registry.example/deep/tower:120"))
+    found = seen.layer(TOWER, 1)
+    assert (found.image, found.position) == ("registry.example/deep/tower:120", "120 of 120")
+    assert found.reason == "the image's configuration is too large or cannot be read"
+
+
 def test_index_that_names_itself_and_thousands_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [{"digest": f"sha256:{WEB_INDEX}"}] * 20_000
     blob(root, WEB_INDEX).write_text(json.dumps({"manifests": entries}))

@@ -111,15 +111,19 @@ def test_no_json_makes_it_raise_anything_else(value: object) -> None:
     ]
     for document in documents:
         data = json.dumps(document).encode()
-        for parse in (oci.parse_config, oci.config_digest, lambda raw: oci.manifests(raw, "amd64")):
+        for parse in (
+            oci.parse_config,
+            lambda raw: oci.config_digest(oci.load(raw)),
+            lambda raw: oci.manifests(oci.load(raw), "amd64"),
+        ):
             with contextlib.suppress(ValueError):
                 parse(data)
 
 
 def test_manifest_says_its_configuration_and_an_index_does_not() -> None:
-    assert oci.config_digest(json.dumps({"config": {"digest": A}, "layers": []}).encode()) == A
-    assert oci.config_digest(json.dumps({"manifests": [{"digest": A}]}).encode()) is None
-    assert oci.config_digest(json.dumps({"config": {"digest": "sha256:../../x"}}).encode()) is None
+    assert oci.config_digest({"config": {"digest": A}, "layers": []}) == A
+    assert oci.config_digest({"manifests": [{"digest": A}]}) is None
+    assert oci.config_digest({"config": {"digest": "sha256:../../x"}}) is None
 
 
 def test_manifests_of_an_index_are_this_platforms_first_and_no_attestations() -> None:
@@ -127,7 +131,7 @@ def test_manifests_of_an_index_are_this_platforms_first_and_no_attestations() ->
         platform = {"os": os, "architecture": architecture}
         return {"digest": digest, "platform": platform} if os else {"digest": digest}
 
-    index = {
+    index: dict[str, object] = {
         "manifests": [
             entry(A, "linux", "arm64"),
             entry("sha256:" + "d" * 64, "unknown", "unknown"),
@@ -137,10 +141,9 @@ def test_manifests_of_an_index_are_this_platforms_first_and_no_attestations() ->
             {"digest": "md5:1"},
         ]
     }
-    data = json.dumps(index).encode()
-    assert oci.manifests(data, "amd64") == [C, B, A]
-    assert oci.manifests(data, "arm64") == [A, B, C]
-    assert oci.manifests(b"{}", "amd64") == []
+    assert oci.manifests(index, "amd64") == [C, B, A]
+    assert oci.manifests(index, "arm64") == [A, B, C]
+    assert oci.manifests({}, "amd64") == []
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.facts import Fact, ImageSeen, LayerSeen
 from kubetrace.host import Host, read_regular
 
-# Registries refuse manifests above 4 MiB (distribution, maxManifestBodySize); configurations have some 10 kB.
-MAX_BLOB_BYTES: Final = 4 << 20
+# Index, manifest and configuration of one image together: registries refuse manifests above 4 MiB (distribution,
+# maxManifestBodySize), real ones have some 10 kB. Made to be slow, that much JSON takes 0.4 s to parse.
+MAX_IMAGE_BYTES: Final = 4 << 20
 # Names of images that are read from the database; the kubelet lists 50 of them and collects unused images.
 MAX_REFERENCES: Final = 10_000
 # The tracer's loop waits: what an image needs is read at once, the node's other images only as long as this.
@@ -31,7 +32,6 @@ BUDGET_NS: Final = 5_000_000
 # only those that were pulled are there.
 _MAX_NESTING: Final = 3
 _MAX_BLOBS: Final = 64
-_MAX_IMAGE_BYTES: Final = 12 << 20
 # Looks at a database that could not be read.
 _MAX_TRIES: Final = 5
 
@@ -64,7 +64,10 @@ class _Store:
 
 
 class Layers:
-    """Looks layers and images up; each is reported once, and again when what is known of it changes. For one thread."""
+    """Looks layers and images up; each is reported once, and again when a look shows a change. For one thread.
+
+    Looks are made for overlays: an image that is pulled but not run is not seen before the next new container.
+    """
 
     def __init__(self, host: Host) -> None:
         """Reads nothing yet."""
@@ -193,34 +196,38 @@ class Layers:
         problem = "the image's manifest is not in containerd's content store"
         # Digests to read next, the last first: whether it is a configuration, and how deep in indexes it is.
         queue = [(False, target, 0)]
-        blobs, size = _MAX_BLOBS, _MAX_IMAGE_BYTES
-        while queue and blobs and size > 0:
+        blobs, left = _MAX_BLOBS, MAX_IMAGE_BYTES
+        while queue and blobs:
             is_config, digest, depth = queue.pop()
             blobs -= 1
+            what = "configuration" if is_config else "manifest"
             try:
-                data = self._blob(store, digest)
-                size -= len(data)
+                data = self._blob(store, digest, left)
+                left -= len(data)
                 if is_config:
                     config = oci.parse_config(data)
                     store.images[target] = _Image(digest, config, frozenset(oci.chain_ids(config.diff_ids)))
                     return
-                below = oci.config_digest(data)
+                manifest = oci.load(data)
+                below = oci.config_digest(manifest)
                 if below is not None:
                     queue.append((True, below, depth))
                 elif depth < _MAX_NESTING:
-                    found = oci.manifests(data, self._architecture)
+                    found = oci.manifests(manifest, self._architecture)
                     queue.extend((False, one, depth + 1) for one in reversed(found))
-            except OSError:
+            except FileNotFoundError:
                 if is_config:
-                    problem = "the image's configuration is not in containerd's content store"
+                    problem = f"the image's {what} is not in containerd's content store"
+            except OSError:
+                problem = f"the image's {what} is too large or cannot be read"
             except ValueError:
-                problem = f"the image's {'configuration' if is_config else 'manifest'} is damaged"
+                problem = f"the image's {what} is damaged"
         store.images[target] = _Image(target, oci.Config((), (), problem), frozenset())
 
-    def _blob(self, store: _Store, digest: str) -> bytes:
+    def _blob(self, store: _Store, digest: str, limit: int) -> bytes:
         if not oci.is_digest(digest):
             raise ValueError(f"no digest: {digest!r}")
-        return read_regular(f"{store.blobs}/{digest.replace(':', '/')}", MAX_BLOB_BYTES)
+        return read_regular(f"{store.blobs}/{digest.replace(':', '/')}", limit)
 
     def _images(self, time_ns: int, budget_ns: int | None) -> list[ImageSeen]:
         deadline = None if budget_ns is None else time.monotonic_ns() + budget_ns

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,13 +53,24 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
     return tuple(chain)
 
 
+def load(data: bytes) -> dict[str, Any]:
+    """The JSON object in a blob. ValueError if it is none."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
 def parse_config(data: bytes) -> Config:
     """An image's configuration (config.md). ValueError if it is none.
 
     A history entry that made no layer (`empty_layer`) is passed over. A history of another length than the layers says
     nothing certain about any of them.
     """
-    config = _object(data)
+    config = load(data)
     rootfs = config.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, list) or len(diff_ids) > MAX_LAYERS or not all(map(is_digest, diff_ids)):
@@ -78,20 +89,19 @@ def parse_config(data: bytes) -> Config:
     return Config(tuple(diff_ids), tuple(_cut(step.get("created_by")) for step in steps))
 
 
-def config_digest(data: bytes) -> str | None:
-    """The digest of a manifest's configuration; None if it is an index or says none. ValueError if it is no object."""
-    config = _object(data).get("config")
+def config_digest(manifest: Mapping[str, object]) -> str | None:
+    """The digest of a manifest's configuration; None if it is an index or says none."""
+    config = manifest.get("config")
     digest = config.get("digest") if isinstance(config, dict) else None
     return digest if is_digest(digest) else None
 
 
-def manifests(data: bytes, architecture: str) -> list[str]:
+def manifests(index: Mapping[str, object], architecture: str) -> list[str]:
     """The digests of an index's manifests (image-index.md), those for this platform first; [] if it is no index.
 
     `architecture` is Go's name of it (GOARCH). What is no image (attestations have the platform unknown) is left out.
-    ValueError if it is no object.
     """
-    entries = _object(data).get("manifests")
+    entries = index.get("manifests")
     ranked = []
     for entry in entries if isinstance(entries, list) else ():
         if not isinstance(entry, dict) or not is_digest(entry.get("digest")):
@@ -132,16 +142,6 @@ def dockerfile_line(created_by: str) -> str:
         return line
     rest = line[shell.end() :].lstrip()
     return rest if shell[1] else f"RUN {rest}"
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
 
 
 def _cut(line: object) -> str | None:
