@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from kubetrace.attribution import containerd, layers, mountinfo, oci
-from kubetrace.attribution.attributor import Attributor, Layer
+from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Layer
 from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.facts import (
     ContainerSeen,
@@ -168,7 +168,7 @@ def test_chain_ids_are_containerds(root: Path) -> None:
 
 def test_index_that_is_none_still_names_the_image(root: Path) -> None:
     seen = Seen(root)
-    assert seen.layer(WEB, 0) == Layer(0, reason="the kernel did not tell the layer")
+    assert seen.layer(WEB, 0) == Layer(0, reason=NOT_LOOKED_UP)
     seen.look(WEB)
     assert seen.layer(WEB, 0) == Layer(0, image=WEB_NAME, reason="the kernel did not tell the layer")
     for index in (4, -1, 2**31):
@@ -178,7 +178,7 @@ def test_index_that_is_none_still_names_the_image(root: Path) -> None:
 
 def test_before_the_look_it_says_so(root: Path) -> None:
     seen = Seen(root)
-    assert seen.layer(WEB, 1) == Layer(1, reason="not looked up yet")
+    assert seen.layer(WEB, 1) == Layer(1, reason=NOT_LOOKED_UP)
     assert seen.attributor.layer(999, 1, 10**18) is None
 
 

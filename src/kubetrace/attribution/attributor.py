@@ -86,6 +86,9 @@ class Layer:
         return None if self.created_by is None else oci.dockerfile_line(self.created_by)
 
 
+# The reason of a layer whose facts have not been asked for (Node.layers).
+NOT_LOOKED_UP: Final = "not looked up yet"
+
 _UNKNOWN: Final = Identity()
 _OWNED: Final = frozenset({"container", "sandbox", "pod"})
 
@@ -432,13 +435,15 @@ class Attributor:
     def _layer_of(self, mounted: _Mounted, index: int, image: str | None) -> Layer:
         total = len(mounted.lowerdirs)
         if index == 0:
-            return Layer(0, image=self._image_of(mounted, image), reason="the kernel did not tell the layer")
+            looked = any(lowerdir in self._layers for lowerdir in mounted.lowerdirs) or not mounted.lowerdirs
+            reason = "the kernel did not tell the layer" if looked else NOT_LOOKED_UP
+            return Layer(0, image=self._image_of(mounted, image), reason=reason)
         if not 0 < index <= total:
             reason = f"the overlay has {total} lower directories"
             return Layer(index, image=self._image_of(mounted, image), reason=reason)
         seen = self._layers.get(mounted.lowerdirs[index - 1])
         if seen is None:
-            return Layer(index, image=image, reason="not looked up yet")
+            return Layer(index, image=image, reason=NOT_LOOKED_UP)
         base = Layer(index, seen.snapshot, seen.chain_id, image=image, reason=seen.problem)
         if seen.snapshot is not None:
             # containerd gives each layer a directory, also one without files.

@@ -51,6 +51,7 @@ class _Shown:
     super_options: str
     container_id: str | None
     since_ns: int
+    lowerdirs: tuple[str, ...]
 
 
 class Node:
@@ -371,8 +372,9 @@ class Node:
                 facts.append(OverlayGone(device, now))
                 self._unmounted[device] = old
             started = old.since_ns if old is not None and same else since
-            overlays[device] = _Shown(mount.mount_point, mount.super_options, container_id, started)
             layers = mountinfo.overlay_options(mount.super_options)
+            lowerdirs = mountinfo.absolute_lowerdirs(layers.lowerdirs, layers.upperdir, layers.workdir)
+            overlays[device] = _Shown(mount.mount_point, mount.super_options, container_id, started, lowerdirs)
             facts.append(
                 OverlaySeen(
                     device,
@@ -408,17 +410,15 @@ class Node:
     def layers(self, device: int) -> list[Fact]:
         """The layers and images of an overlay that is mounted, and of the one before it under its device number.
 
-        To be called when an event of the overlay comes first, after `mounts`; later calls give [] without opening a
-        file. Takes some 10 ms on a node with 50 images; what is not of the container itself may be left to
-        `layers_again`.
+        To be called after `mounts` when an event's layer is NOT_LOOKED_UP (attributor); later calls give [] in some
+        microseconds and open no file. The first takes 7 ms on a node with 50 images of 6 layers, one for a further
+        image 1.5 ms; what is not of the container itself may be left to `layers_again`.
         """
         now = _boot_ns()
         facts: list[Fact] = []
         for shown in (self._overlays.get(device), self._unmounted.get(device)):
             if shown is not None:
-                found = mountinfo.overlay_options(shown.super_options)
-                lowerdirs = mountinfo.absolute_lowerdirs(found.lowerdirs, found.upperdir, found.workdir)
-                facts += self._layers.look(lowerdirs, shown.container_id, now)
+                facts += self._layers.look(shown.lowerdirs, shown.container_id, now)
         return facts
 
     def layers_again(self) -> list[Fact]:
