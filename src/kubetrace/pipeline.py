@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.aggregate import LAST, SUM, Groups, Key
-from kubetrace.attribution.attributor import Attributor, Identity
+from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer
 from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.selection import Selection
 
@@ -72,6 +72,12 @@ class NodeFiles(Protocol):
     def mounts(self) -> Sequence[Fact]:
         """Overlays that came and went since the last look."""
 
+    def layers(self, device: int) -> Sequence[Fact]:
+        """What the files say about the image layers below this overlay; read once."""
+
+    def layers_again(self) -> Sequence[Fact]:
+        """What was left over from that."""
+
     def mounts_fd(self) -> int:
         """Polls POLLPRI when the node's mounts change."""
 
@@ -82,10 +88,15 @@ class Wall:
 
     node: str
     offset_ns: int
+    attribution: Attribution | None = None
 
     def wall_ns(self, boot_ns: int) -> int:
         """Nanoseconds since 1970."""
         return boot_ns + self.offset_ns
+
+    def layer(self, event: Any, identity: Identity) -> Layer | None:
+        """The image layer that an event's file came from."""
+        return None if self.attribution is None else self.attribution.layer(event, identity)
 
 
 @dataclass
@@ -184,6 +195,7 @@ class Attribution:
         if time.monotonic() - self._asked_again >= _ASK_AGAIN_S:
             self._asked_again = time.monotonic()
             self._learn(self._files.resolve_again())
+            self._learn(self._files.layers_again())
 
     def identify(self, event: Any) -> Identity:
         """Whose event this is."""
@@ -194,6 +206,16 @@ class Attribution:
             self.ask_again()
             identity = self._ask(event)
         return identity
+
+    def layer(self, event: Any, identity: Identity) -> Layer | None:
+        """The image layer of the event's file; the node's files are read the first time an overlay is asked about."""
+        found = self._attributor.layer(event.device, event.layer_index, event.time, identity.container_id)
+        if found is None or found.reason == NOT_LOOKED_UP:
+            facts = self._files.layers(event.device)
+            if facts:
+                self._learn(facts)
+                found = self._attributor.layer(event.device, event.layer_index, event.time, identity.container_id)
+        return found
 
     def _ask(self, event: Any) -> Identity:
         return self._attributor.identify(
@@ -274,6 +296,8 @@ class Pipeline:
         self._selection = selection
         self._events = events
         self.attribution = Attribution(files, selection, source.exclude)
+        self.advice = tracer.advice()
+        clock.attribution = self.attribution
         self._operations = tracer.operations()
         self._mounts_fd = files.mounts_fd()
         self._mounts_changed = False
@@ -366,6 +390,7 @@ class Pipeline:
             cells = self._tracer.key_cells(event, identity, self._clock)
             for tally in self.tallies.values():
                 tally.add(cells, values)
+        self.advice.add(event, identity, self._clock)
 
 
 class OwnCost:

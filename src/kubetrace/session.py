@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from kubetrace.errors import OutputError, UsageError
 from kubetrace.pipeline import DRAIN_INTERVAL_S, EventView, OwnCost, Pipeline, Wall
 from kubetrace.selection import Selection
+from kubetrace.views.text import escape
 from kubetrace.views.units import format_count, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
@@ -291,6 +292,7 @@ class _TableView:
             f"{tracer.summary_text(pipeline.total())} in {elapsed}; "
             f"{counts.lost} lost, {counts.unattributed} unattributed."
         )
+        _print_remedies(pipeline, sys.stdout)
 
     def _head(self) -> list[Item]:
         return [
@@ -423,6 +425,7 @@ class _StreamView:
                     "lost": counts.lost,
                     "unattributed": counts.unattributed,
                     **self._tracer.summary_record(total),
+                    "remedies": [remedy.text(escape) for remedy in pipeline.advice.remedies()],
                 }
             )
             self._json.flush()
@@ -432,6 +435,15 @@ class _StreamView:
             f"{self._tracer.summary_text(total)} in {elapsed}; {counts.lost} lost, {counts.unattributed} unattributed.",
             file=sys.stderr,
         )
+        _print_remedies(pipeline, sys.stderr)
+
+
+def _print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
+    remedies = pipeline.advice.remedies()
+    if remedies:
+        print("\nWhat was copied for nothing, and what to do about it:", file=stream)
+    for remedy in remedies:
+        print(f"  {remedy.text(escape)}", file=stream)
 
 
 def _describe(losses: Mapping[str, int]) -> str:

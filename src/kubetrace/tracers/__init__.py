@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.remedy import Remedy
     from kubetrace.views.columns import Column, Value
 
 
@@ -39,6 +40,19 @@ class Clock(Protocol):
 
     def wall_ns(self, boot_ns: int) -> int:
         """Nanoseconds since 1970 of a moment of CLOCK_BOOTTIME."""
+
+    def layer(self, event: Any, identity: Identity) -> Layer | None:
+        """The image layer that the event's `layer_index` means on its `device`; None where nothing is known."""
+
+
+class Advice(Protocol):
+    """Collects what could be done better, and says it at the end."""
+
+    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+        """Take one event in."""
+
+    def remedies(self) -> Sequence[Remedy]:
+        """The worst first."""
 
 
 class Tracer(Protocol):
@@ -92,6 +106,9 @@ class Tracer(Protocol):
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """The tracer's own keys of the closing summary object, given the sums of all measures by key."""
+
+    def advice(self) -> Advice:
+        """A new collection of what to change, told behind the summary."""
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """The same for a person."""
