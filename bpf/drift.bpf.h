@@ -26,11 +26,11 @@ static __always_inline __u64 kt_inode_number(const struct inode *inode)
 }
 
 /*
- * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12): the user namespace of the
- * mount (vfsmount.mnt_userns, a6435940b62f), since 6.3 its mnt_idmap. (struct renamedata, of the same series, says
- * nothing: 5.10.220 got it for nfsd alone.)
+ * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12): the user namespace of
+ * the mount (vfsmount.mnt_userns, a6435940b62f), since 6.3 its mnt_idmap. (struct renamedata, of the same
+ * series, says nothing: 5.10.220 got it for nfsd alone.)
  */
-struct vfsmount {
+struct vfsmount___idmapped {
 	void *mnt_userns;
 } __attribute__((preserve_access_index));
 struct vfsmount___idmap {
@@ -39,7 +39,7 @@ struct vfsmount___idmap {
 
 static __always_inline bool kt_inode_operations_are_idmapped(void)
 {
-	return bpf_core_field_exists(((struct vfsmount *)0)->mnt_userns) ||
+	return bpf_core_field_exists(((struct vfsmount___idmapped *)0)->mnt_userns) ||
 	       bpf_core_field_exists(((struct vfsmount___idmap *)0)->mnt_idmap);
 }
 

@@ -115,6 +115,7 @@ struct inode {
 	unsigned long i_ino;
 	long long i_size;
 	__u32 i_generation;
+	__u32 i_rdev;
 };
 struct dentry {
 	struct dentry *d_parent;

@@ -118,7 +118,7 @@ struct writes_mount_event {
 	__u16 root_end;	   /* enum kt_path_end */
 	__u16 point_bytes; /* of the mount point, from the root of the file system it is on */
 	__u16 point_end;
-	__u32 reserved;
+	__u32 in_node; /* in the namespace of the node's PID 1 */
 	char type[16];
 	char source[64];
 	char root[956];
@@ -330,6 +330,7 @@ static __always_inline void writes_tell_mount(kt_mount number, kt_dev device, st
 	event->device = device;
 	event->mount_id = BPF_CORE_READ(mount, mnt_id);
 	event->namespace = writes_namespace(mount);
+	event->in_node = event->namespace == node_mount_namespace;
 	event->magic = BPF_CORE_READ(mnt, mnt_sb, s_magic);
 	bpf_probe_read_kernel_str(event->type, sizeof(event->type), BPF_CORE_READ(mnt, mnt_sb, s_type, name));
 	bpf_probe_read_kernel_str(event->source, sizeof(event->source), BPF_CORE_READ(mount, mnt_devname));
@@ -488,7 +489,8 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	struct writes_value value = {};
 	struct writes_value *entry;
 
-	writes_tell_mount(key->mount, key->device, operand->path.mnt);
+	if (key->mount)
+		writes_tell_mount(key->mount, key->device, operand->path.mnt);
 	if (by_file && key->place)
 		writes_tell_place(key->place, key->device, operand->path.dentry);
 	bpf_get_current_comm(value.comm, sizeof(value.comm));
@@ -528,18 +530,24 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	key.cgroup_id = who->id;
 	key.memory_cgroup_id = who->memory_id;
 	key.memory_hierarchy = who->memory_hierarchy;
-	key.device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
-	key.mount = kt_mount_number(mount);
+	if (type == S_IFBLK) {
+		/* lands on the device itself, not in the file system that its name is in */
+		key.device = BPF_CORE_READ(inode, i_rdev);
+	} else {
+		key.device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
+		key.mount = kt_mount_number(mount);
+	}
 	key.operation = operation;
 	if (by_process)
 		key.pid = operand->thread >> 32;
 	operand->file = writes_file_number(operand->inode);
 	if (by_file)
 		key.place = operand->file;
-	else if (node_mount_namespace && writes_namespace(mount) == node_mount_namespace)
+	else if (key.mount && node_mount_namespace && writes_namespace(mount) == node_mount_namespace)
 		key.place = writes_place(operand->path.dentry, key.device);
 	if (events) {
-		writes_tell_mount(key.mount, key.device, operand->path.mnt);
+		if (key.mount)
+			writes_tell_mount(key.mount, key.device, operand->path.mnt);
 		writes_send(&key, operand, bytes);
 	}
 	entry = bpf_map_lookup_elem(&writes, &key);

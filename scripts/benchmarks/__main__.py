@@ -5,9 +5,9 @@ import json
 import os
 import platform
 
-from benchmarks import start
+from benchmarks import start, writes
 
-BENCHMARKS = {"start": start.run}
+BENCHMARKS = {"start": start.run, "writes": writes.run}
 
 
 def main() -> None:

@@ -74,3 +74,22 @@ class Groups:
     def rows(self) -> Iterable[tuple[Key, list[Any]]]:
         """Every row, in the order of arrival."""
         return self._rows.items()
+
+
+def quantile(slots: Sequence[int], q: float, *, first_ns: int) -> int | None:
+    """The duration below which a share `q` of a log2 histogram lies, in nanoseconds; None if it is empty.
+
+    Slot i counts durations from first_ns * 2**i up to twice that, slot 0 also shorter ones. Inside a slot they are
+    taken as evenly spread, so the answer is exact to a factor of two at worst.
+    """
+    total = sum(slots)
+    if not total:
+        return None
+    rank, below = q * total, 0
+    for slot, count in enumerate(slots):
+        if count and below + count >= rank:
+            low = 0 if slot == 0 else first_ns << slot
+            high = first_ns << slot + 1
+            return int(low + (high - low) * max(0.0, rank - below) / count)
+        below += count
+    return first_ns << len(slots)

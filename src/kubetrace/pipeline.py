@@ -16,16 +16,18 @@ import resource
 import select
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.aggregate import LAST, SUM, Groups, Key
 from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer
 from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.selection import Selection
+from kubetrace.tracers import counted_of
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
+    from kubetrace.counting import Counting, Table
     from kubetrace.layout import Batch, Layout
     from kubetrace.tracers import Tracer
     from kubetrace.views.columns import Column, Value
@@ -89,6 +91,7 @@ class Wall:
     node: str
     offset_ns: int
     attribution: Attribution | None = None
+    counting: Counting | None = None
 
     def wall_ns(self, boot_ns: int) -> int:
         """Nanoseconds since 1970."""
@@ -145,14 +148,20 @@ class Tally:
         """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
         blank = (None,) * len(self._note_columns)
         rows: list[tuple[Any, ...]] = [(*key, *self._notes.get(key, blank), *row) for key, row in self._groups.rows()]
-        at = next((i for i, column in enumerate(self.columns) if column.key == sort_key), None)
-        if at is not None:
-            numeric = self.columns[at].numeric or self.columns[at].kind == "time"
-            if numeric:
-                rows.sort(key=lambda row: row[at] or 0, reverse=True)
-            else:
-                rows.sort(key=lambda row: _sortable(row[at]))
-        return rows[:top] if top else rows
+        return sort_rows(rows, self.columns, sort_key, top)
+
+
+def sort_rows(
+    rows: list[tuple[Any, ...]], columns: Sequence[Column], sort_key: str, top: int | None
+) -> list[tuple[Value, ...]]:
+    """Rows by one column, at most `top`: numbers descending, names ascending; equal ones in the order they came."""
+    at = next((i for i, column in enumerate(columns) if column.key == sort_key), None)
+    if at is not None:
+        if columns[at].numeric or columns[at].kind == "time":
+            rows.sort(key=lambda row: row[at] or 0, reverse=True)
+        else:
+            rows.sort(key=lambda row: _sortable(row[at]))
+    return rows[:top] if top else rows
 
 
 def _sortable(value: Value) -> bytes:
@@ -172,6 +181,7 @@ class Attribution:
         self._exclude = exclude
         self._excluded: set[tuple[int, int]] = set()
         self._asked_again = -_ASK_AGAIN_S
+        self.listeners: list[Callable[[Fact], None]] = []
         self._undecided: dict[tuple[int, int], int] = {}
         self._matched: set[Identity] = set()
 
@@ -207,6 +217,15 @@ class Attribution:
             identity = self._ask(event)
         return identity
 
+    def container_of(self, pod_uid: str, name: str | None) -> Identity | None:
+        """What is known of a pod's container by its name (the newest of that name), or of the pod."""
+        for seen in reversed(self._attributor.containers_of(pod_uid)):
+            if name is not None and seen.container == name:
+                found = self._attributor.container(seen.container_id)
+                if found is not None and found.pod is not None:
+                    return replace(found, attributed_by="path")
+        return None
+
     def layer(self, event: Any, identity: Identity) -> Layer | None:
         """The image layer of the event's file; the node's files are read the first time an overlay is asked about."""
         found = self._attributor.layer(event.device, event.layer_index, event.time, identity.container_id)
@@ -229,6 +248,8 @@ class Attribution:
     def _learn(self, facts: Iterable[Fact]) -> None:
         for fact in facts:
             self._attributor.learn(fact)
+            for listener in self.listeners:
+                listener(fact)
             if isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
         self._decide()
@@ -285,10 +306,11 @@ class Pipeline:
         *,
         groupings: Sequence[str] = (),
         events: EventView | None = None,
+        by: str = "",
     ) -> None:
         """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing."""
         self.counts = Counts()
-        self.tallies = {by: Tally(tracer, by) for by in groupings}
+        self.tallies = {} if counted_of(tracer) else {by: Tally(tracer, by) for by in groupings}
         self.totals: list[Any] = [0] * len(tracer.measures)
         self._tracer = tracer
         self._source = source
@@ -298,6 +320,21 @@ class Pipeline:
         self.attribution = Attribution(files, selection, source.exclude)
         self.advice = tracer.advice()
         clock.attribution = self.attribution
+        self.counting: Counting | None = None
+        if counted_of(tracer) is not None:
+            from kubetrace.counting import Counting
+
+            self.counting = Counting(
+                tracer,
+                source.layouts,
+                self.attribution.identify,
+                self.attribution.container_of,
+                selection,
+                clock.node,
+                by,
+            )
+            self.attribution.listeners.append(self.counting.learn)
+        clock.counting = self.counting
         self._operations = tracer.operations()
         self._mounts_fd = files.mounts_fd()
         self._mounts_changed = False
@@ -338,6 +375,10 @@ class Pipeline:
             self._mounts()
         decoded: list[Any] = []
         batches = list(self._source.read(*self._streams))
+        if self.counting is not None:
+            batches = self.counting.take(batches)
+            self.counts.events = self.counting.operations
+            self.counts.unattributed = self.counting.unknown
         for batch in batches:
             decoded.extend(self._source.layouts[batch.stream].decode(batch.data))
         if len(batches) > 1:
@@ -352,8 +393,14 @@ class Pipeline:
         if self._events is not None:
             self._events.flush()
 
+    def table(self, by: str) -> Tally | Table:
+        """The rows of a grouping."""
+        return self.tallies[by] if self.counting is None else self.counting.table(by)
+
     def total(self) -> dict[str, Any]:
         """Every measure over all events, by its column's key."""
+        if self.counting is not None:
+            return self.counting.total()
         return {column.key: value for column, value in zip(self._tracer.measures, self.totals, strict=True)}
 
     def _births(self) -> None:
@@ -367,6 +414,11 @@ class Pipeline:
 
     def _take(self, event: Any) -> None:
         identity = self.attribution.identify(event)
+        if self.counting is not None:
+            landing = self.counting.land(event, identity)
+            if self._events is not None and self.counting.wanted(landing):
+                self._events.event(event, landing.identity)
+            return
         if self._selection and not self._selection.match(identity):
             return
         self.counts.events += 1

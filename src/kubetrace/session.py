@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from kubetrace.errors import OutputError, UsageError
 from kubetrace.pipeline import DRAIN_INTERVAL_S, EventView, OwnCost, Pipeline, Wall
 from kubetrace.selection import Selection
+from kubetrace.tracers import counted_of
+from kubetrace.views.columns import Column
 from kubetrace.views.text import escape
 from kubetrace.views.units import format_count, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.counting import Counting
     from kubetrace.engines.source import KernelSource
     from kubetrace.host import Host
     from kubetrace.tracers import Tracer
     from kubetrace.views.columns import Value
 
+# In front of the rows of counters as CSV.
+_TIME = Column("time", "TIME", "time")
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
@@ -77,14 +82,20 @@ def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace.host import Host
 
-    constants = {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
     host = Host.find(options.host_root)
+    constants = {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+    constants["memory_on_v1"] = int(bool(host.cgroup_mounts().memory_hierarchy))
+    wiring: dict[str, Any] = {}
+    if counted_of(tracer) is not None:
+        tracer = tracer.with_options(options.own)  # type: ignore[attr-defined]  # a tracer with counters
+        wiring = tracer.wiring(options.own, options.by, options.events, host)  # type: ignore[attr-defined]
+        constants |= wiring.pop("constants")
     clock = Wall(host.node_name(), host.boot_to_wall_ns())
     with _Stop() as stop:
         view = _view(tracer, options, clock)
         with contextlib.ExitStack() as stack:
             screen = stack.enter_context(view.open()) if isinstance(view, _TableView) else None
-            source = _attach(tracer, options, constants, stop, screen, host)
+            source = _attach(tracer, options, constants, stop, screen, host, wiring)
             if source is None:
                 return
             stack.callback(source.close)
@@ -98,7 +109,10 @@ def run(tracer: Tracer, options: Options) -> None:
                 options.selection,
                 groupings=view.groupings,
                 events=view.events,
+                by=options.by,
             )
+            if pipeline.counting is not None:
+                tracer.prepare(source.store, files, pipeline.counting, options.own)  # type: ignore[attr-defined]
             pipeline.start()
             if options.ready_file is not None:
                 _touch(options.ready_file)
@@ -127,6 +141,7 @@ def _attach(
     stop: _Stop,
     screen: _TableView | None,
     host: Host,
+    wiring: Mapping[str, Any],
 ) -> KernelSource | None:
     """Attach now, or as soon as overlayfs is in the kernel; None when the user gave up before."""
     from kubetrace.engines import source
@@ -143,7 +158,7 @@ def _attach(
         if stop.asked or (options.duration_s is not None and time.monotonic() - begun >= options.duration_s):
             return None
     return source.KernelSource(
-        tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook
+        tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook, **wiring
     )
 
 
@@ -213,7 +228,10 @@ class _TableView:
         self._clock = clock
         self._live = can_be_live(sys.stdout)
         # Only a live table can change its grouping; elsewhere one is counted.
-        self.groupings: Sequence[str] = list(tracer.groupings) if self._live else [options.by]
+        self._groupings: Sequence[str] = list(tracer.groupings)
+        if counted_of(tracer) is not None:
+            self._groupings = tracer.others(options.by)  # type: ignore[attr-defined]
+        self.groupings: Sequence[str] = self._groupings if self._live else [options.by]
         self.events: EventView | None = None
         self._by = options.by
         self._sort = options.sort
@@ -259,7 +277,7 @@ class _TableView:
                 names = self._sorts()
                 self._sort = names[(names.index(self._sort) + 1) % len(names)] if self._sort in names else names[0]
             elif key == "g":
-                names = list(self._tracer.groupings)
+                names = list(self._groupings)
                 self._by = names[(names.index(self._by) + 1) % len(names)]
                 if self._sort not in self._sorts():
                     self._sort = next(iter(self._tracer.sorts))
@@ -276,6 +294,8 @@ class _TableView:
         return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
 
     def show(self, pipeline: Pipeline) -> None:
+        if pipeline.counting is not None:
+            pipeline.counting.tick(int((time.monotonic() - self._begun) * 1e9))
         if not self._paused:
             self._draw(pipeline)
 
@@ -305,7 +325,7 @@ class _TableView:
 
     def _draw(self, pipeline: Pipeline) -> None:
         tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
-        tally = pipeline.tallies[self._by]
+        tally = pipeline.table(self._by)
         cost = self._cost.percent()
         shown = counts.events - counts.folded
         foot: list[Item] = [
@@ -359,12 +379,17 @@ class _StreamView:
             from kubetrace.views.csv import CsvLines
 
             sys.stdout.reconfigure(newline="")  # type: ignore[union-attr]  # csv.writer ends lines itself
-            self._rows = CsvLines(sys.stdout, tracer.event_columns, headers=options.headers)
+            self._rows = CsvLines(sys.stdout, self._columns(), headers=options.headers)
         else:
             from kubetrace.views.lines import Lines
 
             self._rows = Lines(sys.stdout, tracer.event_columns, wide=options.output == "wide", headers=options.headers)
         self.events: EventView | None = self
+
+    def _columns(self) -> Sequence[Column]:
+        if counted_of(self._tracer) is None or self._options.events:
+            return self._tracer.event_columns
+        return [_TIME, *self._tracer.groupings[self._options.by].columns, *self._tracer.measures]
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
         self._hook = hook
@@ -382,6 +407,22 @@ class _StreamView:
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
+        if pipeline.counting is not None and not self._options.events:
+            self._show_rows(pipeline, pipeline.counting, last=False)
+
+    def _show_rows(self, pipeline: Pipeline, counting: Counting, *, last: bool) -> None:
+        """What counters have come to: the rows that the interval touched, at the end all of them."""
+        counting.tick(int((time.monotonic() - self._begun) * 1e9))
+        now, by = time.time_ns(), self._options.by
+        if self._json is not None:
+            latency = bool(self._options.own.get("latency"))
+            for row in counting.all_rows() if last else counting.changed():
+                self._json.write(self._tracer.row_record(by, row, self._clock, now, latency))  # type: ignore[attr-defined]
+        else:
+            sort = self._tracer.sorts[self._options.sort]
+            for cells in pipeline.table(by).rows(sort, self._options.top):
+                self._rows.write((now, *cells))
+        self.flush()
 
     def event(self, event: Any, identity: Identity) -> None:
         if self._json is not None:
@@ -408,7 +449,10 @@ class _StreamView:
         (self._json or self._rows).flush()
 
     def last(self, pipeline: Pipeline) -> None:
-        self.show(pipeline)
+        if pipeline.counting is None or self._options.events:
+            self.show(pipeline)
+        else:
+            self._show_rows(pipeline, pipeline.counting, last=True)
 
     def end(self, pipeline: Pipeline) -> None:
         counts, total = pipeline.counts, pipeline.total()

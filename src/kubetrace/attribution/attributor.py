@@ -19,6 +19,8 @@ from kubetrace.attribution.facts import (
     Fact,
     ImageSeen,
     LayerSeen,
+    MountGone,
+    MountSeen,
     OverlayGone,
     OverlaySeen,
     PodSeen,
@@ -27,7 +29,7 @@ from kubetrace.attribution.facts import (
 from kubetrace.attribution.mountinfo import absolute_lowerdirs
 
 IdentityKind = Literal["container", "sandbox", "pod", "host", "unknown"]
-AttributedBy = Literal["cgroup", "memory cgroup", "overlay", "host", "none"]
+AttributedBy = Literal["cgroup", "memory cgroup", "overlay", "path", "host", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ class Attributor:
             self._layer_answers.clear()
         elif isinstance(fact, ImageSeen):
             self._learn_image(fact)
-        else:
+        elif not isinstance(fact, MountSeen | MountGone):
             # Its id is not given again in this boot (kernfs ids carry a generation), so the name is kept.
             assert isinstance(fact, CgroupGone)
 

@@ -131,7 +131,43 @@ class ImageSeen:
     time_ns: int
 
 
-Fact = CgroupSeen | CgroupGone | ContainerSeen | PodSeen | OverlaySeen | OverlayGone | LayerSeen | ImageSeen
+@dataclass(frozen=True, slots=True)
+class MountSeen:
+    """A file system that is no overlay is mounted in the node's own mount namespace: a disk, a volume, a tmpfs.
+
+    `root` is relative to the file system; `time_ns` and `since_ns` as in OverlaySeen.
+    """
+
+    device: int
+    root: str
+    mount_point: str
+    fstype: str
+    source: str
+    time_ns: int
+    since_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MountGone:
+    """It is no longer mounted there; the device number may be given to the next tmpfs at once."""
+
+    device: int
+    mount_point: str
+    time_ns: int
+
+
+Fact = (
+    CgroupSeen
+    | CgroupGone
+    | ContainerSeen
+    | PodSeen
+    | OverlaySeen
+    | OverlayGone
+    | LayerSeen
+    | ImageSeen
+    | MountSeen
+    | MountGone
+)
 
 _TYPES: Final[dict[str, type[Fact]]] = {cls.__name__: cls for cls in get_args(Fact)}
 _FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls in _TYPES.items()}

@@ -17,6 +17,14 @@ _QUOTED = re.compile(r"\\(.)", re.DOTALL)
 # A layer ends at a colon that no backslash quotes (Documentation/filesystems/overlayfs.rst).
 _LAYER = re.compile(r"(?:\\.|[^:\\]|\\$)+", re.DOTALL)
 
+# File systems that are the kernel's own interface: nothing is stored in them.
+KERNEL_FSTYPES = frozenset(
+    (
+        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl"),
+        *("mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs"),
+    )
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Mount:

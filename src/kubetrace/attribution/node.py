@@ -9,13 +9,22 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from kubetrace.attribution import containerd, cri, kubelet, logs, mountinfo
 from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.cgroup_path import parse
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlayGone, OverlaySeen, PodSeen
+from kubetrace.attribution.facts import (
+    CgroupSeen,
+    ContainerSeen,
+    Fact,
+    MountGone,
+    MountSeen,
+    OverlayGone,
+    OverlaySeen,
+    PodSeen,
+)
 from kubetrace.attribution.layers import Layers
 from kubetrace.attribution.mountinfo import Mount
 from kubetrace.errors import NodeError
@@ -79,6 +88,7 @@ class Node:
         self._unmounted: dict[int, _Shown] = {}
         self._layers = Layers(host)
         self._looked_ns = 0
+        self._other_lines: set[bytes] = set()
         self._mounts_fd: int | None = None
 
     @property
@@ -323,7 +333,7 @@ class Node:
     # Mounts.
 
     def mounts(self) -> list[Fact]:
-        """The differences in the node's overlay mounts since the last call; the first one gives all of them.
+        """The differences in the node's mounts since the last call; the first one gives all of them.
 
         Read from PID 1's mountinfo: the copy under /host of a debug pod does not learn of new ones. To be
         called when `mounts_fd` polls ready, before a device number is looked up. NodeError if mountinfo cannot be read
@@ -343,12 +353,31 @@ class Node:
             ) from error
         now = _boot_ns()
         since, self._looked_ns = self._looked_ns, before
+        others = self._other_mounts(text, since, now)
         lines = dict.fromkeys(line for line in text.split(b"\n") if b" - overlay " in line)
         if lines.keys() == self._lines.keys() and self._roots_known == len(self._roots):
-            return []
+            return others
         self._roots_known = len(self._roots)
         self._lines = {line: self._lines[line] if line in self._lines else mountinfo.parse_line(line) for line in lines}
-        return self._differences(since, now)
+        return others + self._differences(since, now)
+
+    def _other_mounts(self, text: bytes, since: int, now: int) -> list[Fact]:
+        lines = {line for line in text.split(b"\n") if b" - overlay " not in line}
+        if lines == self._other_lines:
+            return []
+        facts: list[Fact] = []
+        for line in self._other_lines - lines:
+            mount = mountinfo.parse_line(line)
+            if mount is not None and mount.fstype not in mountinfo.KERNEL_FSTYPES:
+                facts.append(MountGone(mount.device, mount.mount_point, now))
+        for line in sorted(lines - self._other_lines):
+            mount = mountinfo.parse_line(line)
+            if mount is not None and mount.fstype not in mountinfo.KERNEL_FSTYPES:
+                facts.append(
+                    MountSeen(mount.device, mount.root, mount.mount_point, mount.fstype, mount.source, now, since)
+                )
+        self._other_lines = lines
+        return facts
 
     def _differences(self, since: int, now: int) -> list[Fact]:
         shown: dict[int, Mount] = {}
@@ -429,6 +458,29 @@ class Node:
         """The layer in one directory and all images that have it, however long that takes."""
         now = _boot_ns()
         return self._layers.look([lowerdir], None, now) + self._layers.more(now, None)
+
+    def inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """(device number, inode number) of the directories among these that exist, as the kernel itself has them.
+
+        The device is the superblock's, from the mount that a path is on: on btrfs st_dev is another one.
+        """
+        try:
+            with open(self.host.mountinfo_path(), "rb") as file:
+                devices = {mount.mount_point: mount.device for mount in mountinfo.parse(file.read())}
+        except OSError:
+            return {}
+        found = {}
+        for path in paths:
+            try:
+                status = os.stat(self.host.path(path))
+            except OSError:
+                continue
+            above = os.path.realpath(path) if self.host.path("/") == "/" else path
+            while above not in devices and above != "/":
+                above = os.path.dirname(above)
+            if above in devices:
+                found[path] = (devices[above], status.st_ino)
+        return found
 
     def mounts_fd(self) -> int:
         """A file descriptor that polls POLLPRI when the node's mounts change (proc(5), /proc/PID/mountinfo).

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kubetrace.engines.libbpf import Libbpf
 
 _HEADER = bytes(RING_HEADER_BYTES)
+_AT_ONCE = 16
 
 
 class CounterMap:
@@ -34,23 +35,38 @@ class CounterMap:
         self._split_keys = struct.Struct(f"{key_size}s").iter_unpack
         self._split_values = struct.Struct(f"{value_size}s").iter_unpack
         self._batched = True
-        self._last = (b"", b"")
-        self._known: dict[bytes, bytes] = {}
+        self._raw = (b"", b"")
+        self._names: list[bytes] = []
 
     def read(self) -> bytes:
         """The entries that are new or have changed since the last call. Raises OSError."""
         stamp = _HEADER + time.clock_gettime_ns(time.CLOCK_BOOTTIME).to_bytes(8, "little")
         keys, values = self._snapshot()
-        if (keys, values) == self._last:
+        if (keys, values) == self._raw:
             return b""
-        self._last = (keys, values)
-        known = self._known
-        changed: list[bytes] = []
-        for (key,), (value,) in zip(self._split_keys(keys), self._split_values(values), strict=True):
-            if known.get(key) != value:
-                known[key] = value
-                changed += (stamp, key, value)
-        return b"".join(changed)
+        (old_keys, old_values), self._raw = self._raw, (keys, values)
+        if keys != old_keys:
+            # new ones shift the others: the order is that of the hash's buckets
+            known = dict(zip(self._names, self._split(old_values), strict=True))
+            self._names = [key for (key,) in self._split_keys(keys)]
+            pairs = zip(self._names, self._split(values), strict=True)
+            return b"".join([part for key, value in pairs if known.get(key) != value for part in (stamp, key, value)])
+        names, size, found = self._names, self._value_size, self._changed(values, old_values)
+        return b"".join([part for at in found for part in (stamp, names[at], values[at * size : (at + 1) * size])])
+
+    def _split(self, values: bytes) -> list[bytes]:
+        return [value for (value,) in self._split_values(values)]
+
+    def _changed(self, new: bytes, old: bytes) -> list[int]:
+        # Which values differ; many at a time are compared first.
+        size, found = self._value_size, []
+        some = _AT_ONCE * size
+        for base in range(0, len(new), some):
+            if new[base : base + some] != old[base : base + some]:
+                for at in range(base, min(base + some, len(new)), size):
+                    if new[at : at + size] != old[at : at + size]:
+                        found.append(at // size)
+        return found
 
     def _snapshot(self) -> tuple[bytes, bytes]:
         if self._batched:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.counting import Counted, Counting
     from kubetrace.remedy import Remedy
     from kubetrace.views.columns import Column, Value
 
@@ -37,6 +38,10 @@ class Clock(Protocol):
     """What a tracer may know of the node when it describes an event."""
 
     node: str
+
+    @property
+    def counting(self) -> Counting | None:
+        """The counters of a tracer that has some."""
 
     def wall_ns(self, boot_ns: int) -> int:
         """Nanoseconds since 1970 of a moment of CLOCK_BOOTTIME."""
@@ -112,6 +117,23 @@ class Tracer(Protocol):
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """The same for a person."""
+
+
+class NoAdvice:
+    """Of a tracer that has none to give."""
+
+    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+        """Nothing to collect."""
+
+    def remedies(self) -> Sequence[Remedy]:
+        """None."""
+        return ()
+
+
+def counted_of(tracer: Tracer) -> Counted | None:
+    """What a tracer says of its counters; None for one whose rows are added up from events."""
+    counted: Counted | None = getattr(tracer, "counted", None)
+    return counted
 
 
 def names() -> list[str]:

@@ -1,0 +1,149 @@
+"""What a snapshot of 100,000 counters costs: read, decode, attribute, add up and rank, beside a lookup for each key.
+
+The map is the tracer's own, in this machine's kernel (the object is loaded, not attached), filled from here. What has
+changed since the last snapshot is changed behind the real look-up, as an update from user space would move an entry
+inside its bucket, which programs never do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import statistics
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kubetrace.attribution.attributor import Attributor, Identity
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
+from kubetrace.counting import Counting
+from kubetrace.engines.counters import CounterMap
+from kubetrace.engines.libbpf import LoadedObject, library
+from kubetrace.layout import Batch
+from kubetrace.selection import Selection
+from kubetrace.tracers import find
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KEYS = 100_000
+CGROUPS = 500
+BY = "destination"
+_VALUE = struct.Struct("<QQQQQ16s")
+
+
+def _key(number: int) -> bytes:
+    # cgroup id, memory cgroup id, mount, place, memory hierarchy, device, pid, operation
+    return struct.pack("<QQQQIIII", 100 + number % CGROUPS, 0, 1 + number % 7, number, 0, 50 + number % 3, 0, 0)
+
+
+def _update(fd: int, count: int) -> None:
+    update = library().bpf_map_update_elem
+    value = _VALUE.pack(1, 4096, 0, 1, 0, b"bench")
+    for number in range(count):
+        update(fd, _key(number), value, 0)
+
+
+def _written(values: bytes, step: int) -> bytes:
+    """The values after a write of 4096 bytes to every `step`-th file."""
+    changed = bytearray(values)
+    for at in range(0, len(values), step * _VALUE.size):
+        count, size, *rest = _VALUE.unpack_from(values, at)
+        _VALUE.pack_into(changed, at, count + 1, size + 4096, *rest)
+    return bytes(changed)
+
+
+def _attributor() -> Attributor:
+    made = Attributor()
+    for number in range(CGROUPS):
+        container_id = f"{number:064x}"
+        uid = f"00000000-0000-0000-0000-{number // 3:012x}"
+        made.learn(CgroupSeen(0, 100 + number, f"/kubepods/pod{uid}/{container_id}", 0))
+        made.learn(
+            ContainerSeen(
+                container_id,
+                "container",
+                "shop",
+                f"pod-{number // 3}",
+                f"c{number % 3}",
+                uid,
+                None,
+                None,
+                "config.json",
+                0,
+            )
+        )
+    return made
+
+
+def run(rounds: int) -> list[dict[str, str]]:
+    """Rows of what, value and note."""
+    tracer = find("writes")
+    path = ROOT / "src" / "kubetrace" / "objects" / platform.machine() / "writes.bpf.o"
+    times: dict[str, list[float]] = {}
+
+    def timed(what: str, measured: Callable[[], object]) -> None:
+        begun = time.process_time()
+        measured()
+        times.setdefault(what, []).append(time.process_time() - begun)
+
+    with LoadedObject(path, hook="kprobe", attach=False, sizes={"writes": 131072}, optional=tracer.optional) as loaded:
+        layouts = {name: loaded.layout(struct_name) for name, struct_name in tracer.streams.items()}
+        attributor = _attributor()
+
+        def identify(event: object) -> Identity:
+            return attributor.identify(
+                cgroup_id=event.cgroup_id,  # type: ignore[attr-defined]
+                memory_cgroup_id=0,
+                memory_hierarchy=0,
+                device=None,
+                time_ns=0,
+            )
+
+        fd = loaded.map_fd("writes")
+        _update(fd, KEYS)
+        ring = loaded.stream("writes", layouts["writes"].size)
+        assert isinstance(ring, CounterMap)
+        look_up, changes = ring._snapshot, {"values": b""}
+        ring._snapshot = lambda: (look_up()[0], changes["values"])  # type: ignore[method-assign]
+        counting = Counting(
+            tracer, layouts, identify, lambda _uid, _name: None, Selection.parse((), (), ()), "node", BY
+        )
+
+        told = layouts["writes_mounts"]
+        record = struct.Struct(f"<8x{told.format[1:]}")
+        mounts = [
+            told.event_type(0, number, 0, 50, number, 1, len(root), 0, 0, 0, 0, b"ext4", b"/dev/vda", root, b"")
+            for number, root in enumerate([b"cache\0kubernetes.io~empty-dir\0volumes\0u\0pods\0"] * 8)
+        ]
+        counting.take([Batch("writes_mounts", b"".join(record.pack(*mount) for mount in mounts))])
+
+        def window() -> None:
+            counting.take([Batch("writes", ring.read())])
+            counting.tick(1_000_000_000)
+            counting.table(BY).rows("bytes", 50)
+
+        changes["values"] = look_up()[1]
+        timed("first snapshot: every key is new", window)
+        for _ in range(rounds):
+            changes["values"] = _written(changes["values"], 1)
+            timed("every key has changed", window)
+            changes["values"] = _written(changes["values"], 97)
+            timed("one in a hundred has changed", window)
+            timed("none has changed", window)
+            timed("a lookup for each key by ctypes, nothing done with it", lambda: _each(fd))
+    return [
+        {
+            "what": what,
+            "value": f"{statistics.median(found) * 1000:.1f} ms",
+            "note": f"{min(found) * 1000:.1f} to {max(found) * 1000:.1f} ms of CPU, {KEYS:,} keys",
+        }
+        for what, found in times.items()
+    ]
+
+
+def _each(fd: int) -> None:
+    key, value = ctypes.create_string_buffer(48), ctypes.create_string_buffer(56)
+    before = None
+    while not library().bpf_map_get_next_key(fd, before, key):
+        before = key
+        library().bpf_map_lookup_elem(fd, key, value)

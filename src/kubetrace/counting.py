@@ -1,0 +1,477 @@
+"""Counters from the kernel -> rows: differences are taken here, and only what changed costs anything.
+
+    counters (key, absolute value) --> entry of the key --difference--> row of the entry's group
+                                         |  whose, and where it landed: concluded once, and again while open
+    mounts, places ----------------------'
+
+An entry is never forgotten: the node may have lost the pod, its mounts and its names since.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kubetrace.attribution.attributor import Identity
+from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
+from kubetrace.layout import RING_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from kubetrace.attribution.facts import Fact
+    from kubetrace.layout import Batch, Layout
+    from kubetrace.selection import Selection
+    from kubetrace.views.columns import Column, Value
+
+
+class Counted(Protocol):
+    """What a tracer that counts says of its counters."""
+
+    counters: Sequence[str]
+    """Streams of counters; their records have the fields of the key first, `key_end` the last of them."""
+    histogram: str
+    """The stream of latency histograms by the same key: fields `longest` and `slots`."""
+    mounts: str
+    places: str
+    key_end: str
+    values: Sequence[str]
+    """The fields of a value that only rise."""
+    kinds: Mapping[str, int]
+    """Operation -> which of a row's sums it is added to; those that are not here are added to the first."""
+
+    def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
+        """What a row's sums (of each kind, in the order of `values`) come to; the first is the number of operations."""
+
+    def cells(self, by: str, event: Any, landing: Landing, node: str) -> Mapping[str, Value]:
+        """Every cell that the grouping's columns ask for, by the column's key."""
+
+    def measures_of(self, row: Row) -> Sequence[Value]:
+        """A row's measures, in the order of the tracer's."""
+
+
+class Landing:
+    """Whose an operation is, and where it lands."""
+
+    __slots__ = ("destination", "identity", "mounted", "path")
+
+    def __init__(self, identity: Identity, destination: Destination, mounted: Mounted | None, path: str | None) -> None:
+        """`path` is the file's, where it is known."""
+        self.identity, self.destination, self.mounted, self.path = identity, destination, mounted, path
+
+    def same_as(self, other: Landing) -> bool:
+        """Whether nothing was concluded anew."""
+        return (self.identity, self.destination, self.path) == (other.identity, other.destination, other.path)
+
+    @property
+    def open(self) -> bool:
+        """Whether more may be known later."""
+        identity = self.identity
+        return (
+            identity.kind == "unknown"
+            or (identity.kind in ("container", "sandbox", "pod") and identity.pod is None)
+            or self.destination.kind in ("other", "volume")
+            # a volume whose mount has not been read yet
+            or (self.destination.kind == "tmpfs" and self.mounted is not None and not self.mounted.node)
+        )
+
+
+class Row:
+    """One line of a table: sums since the start, and what the last interval added to the totals."""
+
+    __slots__ = ("base", "elapsed_ns", "landing", "longest", "sample", "slots", "sums", "window")
+
+    def __init__(self, sums: list[list[int]], zero: Sequence[int], sample: Any, landing: Landing) -> None:
+        """`zero` are the totals of no operation at all."""
+        self.sums = sums
+        self.base = self.window = zero
+        self.elapsed_ns = 0
+        self.slots: list[int] = []
+        self.longest = 0
+        self.sample, self.landing = sample, landing
+
+
+class _Entry:
+    # `into` is the sums that the values are added to: those of its row and kind; None where it is in no row.
+    __slots__ = ("into", "kind", "landing", "longest", "row", "sample", "slots", "values")
+
+    def __init__(self, sample: Any, kind: int, values: Sequence[int]) -> None:
+        self.sample, self.kind, self.values = sample, kind, values
+        self.landing: Landing
+        self.row: Row | None = None
+        self.into: list[int] | None = None
+        self.slots: tuple[int, ...] = ()
+        self.longest = 0
+
+
+class Table:
+    """The rows of one grouping, as a view asks for them."""
+
+    def __init__(self, columns: Sequence[Column], rows: Mapping[tuple[Any, ...], Row], counted: Counted) -> None:
+        """Looks at `rows` when asked."""
+        self.columns = columns
+        self._rows = rows
+        self._counted = counted
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
+        """Sorted rows, at most `top`: numbers descending, names ascending."""
+        from kubetrace.pipeline import sort_rows
+
+        measures = self._counted.measures_of
+        count = len(self.columns)
+        return sort_rows(
+            [(*key, *measures(row))[:count] for key, row in self._rows.items()], self.columns, sort_key, top
+        )
+
+
+class Counting:
+    """The counters of one tracer in one run."""
+
+    def __init__(
+        self,
+        tracer: Any,
+        layouts: Mapping[str, Layout],
+        identify: Callable[[Any], Identity],
+        containers_of: Callable[[str, str | None], Identity | None],
+        selection: Selection,
+        node: str,
+        by: str,
+    ) -> None:
+        """`identify` names the owner of an event, `containers_of` a container by pod UID and name."""
+        self._tracer = tracer
+        self._counted: Counted = tracer.counted
+        self._layouts = layouts
+        self._identify = identify
+        self._containers_of = containers_of
+        self._selection = selection
+        self._node = node
+        self.all_kinds = False
+        self._by = by
+        self._entries: dict[bytes, _Entry] = {}
+        self._open: set[bytes] = set()
+        self._rows: dict[tuple[Any, ...], Row] = {}
+        self._touched: set[Row] = set()
+        self._shown: set[Row] = set()
+        self._mounted: dict[int, Mounted] = {}
+        self._places: dict[tuple[int, int], str] = {}
+        self._landings: dict[tuple[int, ...], Landing] = {}
+        self._ticked_ns = 0
+        self._kinds = 1 + max(self._counted.kinds.values(), default=0)
+        self._zero = self._counted.totals(self._sums())
+        self._ticked = list(self._zero)
+        self.destinations = Destinations()
+        self._revision = 0
+        self._readers: dict[str, tuple[Callable[[bytes], Iterator[tuple[Any, ...]]], int]] = {}
+
+    # Learning.
+
+    def learn(self, fact: Fact) -> None:
+        """Take in a fact about the node."""
+        self.destinations.learn(fact)
+
+    def _learn_mounts(self, data: bytes) -> None:
+        for event in self._layouts[self._counted.mounts].decode(data):
+            self._mounted[event.mount] = Mounted(
+                event.device,
+                _text(event.type),
+                _text(event.source),
+                _path(event.root[: event.root_bytes]),
+                _path(event.point[: event.point_bytes]),
+                bool(event.in_node),
+                event.namespace == 0,
+                event.time,
+            )
+        self._revision -= 1
+
+    def _learn_places(self, data: bytes) -> None:
+        for event in self._layouts[self._counted.places].decode(data):
+            self._places[event.device, event.place] = _path(event.path[: event.path_bytes])
+        self._revision -= 1
+
+    # Concluding.
+
+    def land(self, event: Any, identity: Identity | None = None) -> Landing:
+        """Whose an operation is, and where it lands; a log is its pod's, whoever writes it."""
+        mounted = self._mounted.get(event.mount)
+        place = self._places.get((event.device, event.place)) if event.place else None
+        if mounted is None:
+            block = not event.mount and event.device
+            destination = (
+                Destination("block device", f"{event.device >> 20}:{event.device & 0xFFFFF}", "disk")
+                if block
+                else UNKNOWN
+            )
+        else:
+            destination = self.destinations.of(mounted, place)
+        if identity is None:
+            identity = self._identify(event)
+        owner = destination.owner
+        if owner is not None:
+            identity = self._containers_of(owner.pod_uid, owner.container) or Identity(
+                namespace=owner.namespace,
+                pod=owner.pod,
+                container=owner.container,
+                pod_uid=owner.pod_uid,
+                kind="container" if owner.container else "pod",
+                attributed_by="path",
+                names_from="log directories",
+            )
+        path = None
+        if place is not None and mounted is not None:
+            path = self.destinations.path(mounted, place)
+        return Landing(identity, destination, mounted, path)
+
+    def wanted(self, landing: Landing) -> bool:
+        """Whether it is asked for."""
+        if landing.destination.kind in UNSEEN and landing.destination.kind != "other" and not self.all_kinds:
+            return False
+        return not self._selection or self._selection.match(landing.identity)
+
+    # Counting.
+
+    def take(self, given: Sequence[Batch]) -> list[Batch]:
+        """Count the records that came since the last call; gives back those that are none of counters."""
+        counted = self._counted
+        own = {counted.mounts, counted.places, counted.histogram, *counted.counters}
+        batches: dict[str, bytes] = {}
+        for batch in given:
+            if batch.stream in own:
+                batches[batch.stream] = batches.get(batch.stream, b"") + batch.data
+        if data := batches.get(counted.mounts):
+            self._learn_mounts(data)
+        if data := batches.get(counted.places):
+            self._learn_places(data)
+        if self._open and self._revision != self.destinations.revision:
+            self._look_again()
+        for stream in counted.counters:
+            if data := batches.get(stream):
+                self._count(stream, data)
+        if data := batches.get(counted.histogram):
+            self._measure(data)
+        return [batch for batch in given if batch.stream not in own]
+
+    def _reader(self, stream: str, names: Sequence[str]) -> tuple[Callable[[bytes], Iterator[tuple[Any, ...]]], int]:
+        # (key, *values) of each record, without a named tuple for each.
+        known = self._readers.get(stream)
+        if known is None:
+            layout = self._layouts[stream]
+            fields = {field.name: field for field in layout.fields}
+            last = fields[self._counted.key_end]
+            first = layout.fields[1]
+            parts = [f"<{RING_HEADER_BYTES + first.offset}x{last.offset + last.size - first.offset}s"]
+            at = last.offset + last.size
+            for name in names:
+                field = fields[name]
+                parts.append(f"{field.offset - at}x{field.code}")
+                at = field.offset + field.size
+            parts.append(f"{layout.size - at}x")
+            known = self._readers[stream] = (struct.Struct("".join(parts)).iter_unpack, layout.stride)
+        return known
+
+    def _sums(self) -> list[list[int]]:
+        return [[0] * len(self._counted.values) for _ in range(self._kinds)]
+
+    def _count(self, stream: str, data: bytes) -> None:
+        unpack, stride = self._reader(stream, self._counted.values)
+        find, touch = self._entries.get, self._touched.add
+        # the rest's keys are those of its own map
+        prefix = b"" if stream == self._counted.counters[0] else stream.encode()
+        for at, (key, *new) in enumerate(unpack(data)):
+            entry = find(prefix + key)
+            if entry is None:
+                entry = self._new(stream, prefix + key, data[at * stride : (at + 1) * stride], len(new))
+            into = entry.into
+            if into is not None:
+                for index, (now, before) in enumerate(zip(new, entry.values, strict=True)):
+                    if now != before:
+                        into[index] += now - before
+                touch(entry.row)  # type: ignore[arg-type]  # there is one where there are sums
+            entry.values = new
+
+    def _new(self, stream: str, key: bytes, record: bytes, size: int) -> _Entry:
+        (sample,) = self._layouts[stream].decode(record)
+        kind = self._counted.kinds.get(sample.NAMES["operation"][sample.operation], 0)
+        entry = self._entries[key] = _Entry(sample, kind, (0,) * size)
+        entry.landing = self._landing(sample)
+        self._place(entry)
+        if entry.landing.open:
+            self._open.add(key)
+        return entry
+
+    def _landing(self, sample: Any) -> Landing:
+        # Operations of one file through one mount land alike.
+        key = (sample.cgroup_id, sample.memory_cgroup_id, sample.mount, sample.place, sample.device)
+        landing = self._landings.get(key)
+        if landing is None:
+            landing = self.land(sample)
+            if not landing.open:
+                self._landings[key] = landing
+        return landing
+
+    def _row_of(self, entry: _Entry) -> Row | None:
+        landing = entry.landing
+        if not self.wanted(landing):
+            return None
+        cells = self._counted.cells(self._by, entry.sample, landing, self._node)
+        key = tuple([cells[column.key] for column in self._tracer.groupings[self._by].columns])
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Row(self._sums(), self._zero, entry.sample, landing)
+        return row
+
+    def _place(self, entry: _Entry) -> None:
+        entry.row = row = self._row_of(entry)
+        entry.into = row.sums[entry.kind] if row is not None else None
+
+    def _look_again(self) -> None:
+        self._revision = self.destinations.revision
+        for key in list(self._open):
+            entry = self._entries[key]
+            landing = self.land(entry.sample)
+            if not landing.open:
+                self._open.discard(key)
+            if not landing.same_as(entry.landing):
+                self._move(entry, landing)
+
+    def _move(self, entry: _Entry, landing: Landing) -> None:
+        # What was counted under the old row is taken from it.
+        old = entry.row
+        entry.landing = landing
+        self._take_out(entry)
+        self._place(entry)
+        if entry.row is not None and entry.row is not old:
+            entry.row.landing = landing
+        self._put_in(entry)
+        if old is not None and not any(map(any, old.sums)):
+            self._rows = {key: row for key, row in self._rows.items() if row is not old}
+            self._touched.discard(old)
+            self._shown.discard(old)
+            self._ticked = [total - before for total, before in zip(self._ticked, old.base, strict=True)]
+
+    def _take_out(self, entry: _Entry) -> None:
+        if entry.row is not None and entry.into is not None:
+            entry.into[:] = [total - own for total, own in zip(entry.into, entry.values, strict=True)]
+            for slot, count in enumerate(entry.slots):
+                entry.row.slots[slot] -= count
+            self._touched.add(entry.row)
+
+    def _put_in(self, entry: _Entry) -> None:
+        if entry.row is not None and entry.into is not None:
+            entry.into[:] = [total + own for total, own in zip(entry.into, entry.values, strict=True)]
+            if entry.slots and not entry.row.slots:
+                entry.row.slots = [0] * len(entry.slots)
+            for slot, count in enumerate(entry.slots):
+                entry.row.slots[slot] += count
+            entry.row.longest = max(entry.row.longest, entry.longest)
+            self._touched.add(entry.row)
+
+    def _measure(self, data: bytes) -> None:
+        unpack, _ = self._reader(self._counted.histogram, ("longest", "slots"))
+        for raw, longest, slots in unpack(data):
+            entry = self._entries.get(raw)
+            if entry is None:
+                continue
+            new = struct.unpack(f"<{len(slots) // 8}Q", slots)
+            old = entry.slots or (0,) * len(new)
+            entry.slots, entry.longest = new, longest
+            if entry.row is not None:
+                row = entry.row
+                if not row.slots:
+                    row.slots = [0] * len(new)
+                row.slots = [total + now - before for total, now, before in zip(row.slots, new, old, strict=True)]
+                row.longest = max(row.longest, longest)
+
+    # Showing.
+
+    def __len__(self) -> int:
+        """Number of counters."""
+        return len(self._entries)
+
+    @property
+    def operations(self) -> int:
+        """What was counted, of that what is asked for."""
+        return self._totals()[0]
+
+    def _totals(self) -> list[int]:
+        # Those of the last tick, and what has come since.
+        totals = self._ticked
+        for row in self._touched:
+            added = zip(totals, self._counted.totals(row.sums), row.base, strict=True)
+            totals = [total + now - before for total, now, before in added]
+        return totals
+
+    def total(self) -> dict[str, Value]:
+        """The totals by the keys of the tracer's measures."""
+        everything = Row(self._sums(), self._zero, None, Landing(Identity(), UNKNOWN, None, None))
+        for row in self._rows.values():
+            everything.sums = [
+                [total + more for total, more in zip(mine, others, strict=True)]
+                for mine, others in zip(everything.sums, row.sums, strict=True)
+            ]
+        values = self._counted.measures_of(everything)
+        return {column.key: value for column, value in zip(self._tracer.measures, values, strict=False)}
+
+    @property
+    def unknown(self) -> int:
+        """Operations whose owner is not known."""
+        found = 0
+        for key in self._open:
+            entry = self._entries[key]
+            if entry.landing.identity.kind == "unknown" and entry.row is not None:
+                sums = self._sums()
+                sums[entry.kind][:] = entry.values
+                found += self._counted.totals(sums)[0]
+        return found
+
+    def tick(self, elapsed_ns: int) -> None:
+        """An interval is over: rates are those of it until the next."""
+        if self._open:
+            self._look_again()
+        span = elapsed_ns - self._ticked_ns
+        self._ticked_ns = elapsed_ns
+        self._ticked = self._totals()
+        for row in self._shown - self._touched:
+            row.window = self._zero
+        for row in self._touched:
+            totals = self._counted.totals(row.sums)
+            row.window = [now - before for now, before in zip(totals, row.base, strict=True)]
+            row.base = totals
+        for row in self._shown | self._touched:
+            row.elapsed_ns = span
+        self._shown, self._touched = self._touched, set()
+
+    def changed(self) -> list[Row]:
+        """The rows that the interval before the last tick has touched."""
+        return [row for row in self._rows.values() if row in self._shown]
+
+    def all_rows(self) -> list[Row]:
+        """Every row."""
+        return list(self._rows.values())
+
+    def table(self, by: str) -> Table:
+        """The table of a grouping; another than the last one is added up anew."""
+        if by != self._by:
+            self._by = by
+            self._rows, self._touched, self._shown = {}, set(), set()
+            for entry in self._entries.values():
+                self._place(entry)
+                self._put_in(entry)
+            for row in self._touched:
+                row.base = self._counted.totals(row.sums)
+            self._ticked = [
+                sum(column) for column in zip(self._zero, *[row.base for row in self._touched], strict=True)
+            ]
+            self._touched = set()
+        return Table([*self._tracer.groupings[by].columns, *self._tracer.measures], self._rows, self._counted)
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _path(names: bytes) -> str:
+    # kt_path's form: leaf first, each name ended by NUL.
+    return "/" + b"/".join(reversed(names.split(b"\0")[:-1])).decode("utf-8", "surrogateescape")

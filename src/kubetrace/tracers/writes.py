@@ -1,0 +1,428 @@
+"""writes: where every byte lands that containers and the node write: writable layer, volume, log, image store."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kubetrace import rows
+from kubetrace.aggregate import SUM, quantile
+from kubetrace.attribution.destination import anchors
+from kubetrace.tracers import Grouping, NoAdvice
+from kubetrace.views.columns import Column
+from kubetrace.views.units import format_bytes, format_count, format_time
+
+if TYPE_CHECKING:
+    import click
+
+    from kubetrace.attribution.attributor import Identity
+    from kubetrace.counting import Landing, Row
+    from kubetrace.tracers import Advice, Clock
+    from kubetrace.views.columns import Value
+
+_LATENCIES = ("p50_ns", "p99_ns", "max_ns")
+# The first slot of the latency histogram ends at twice this (writes_slot in bpf/writes.bpf.c).
+_FIRST_SLOT_NS = 256
+_WRITES, _BYTES, _FILES, _FSYNCS, _ERRORS, _DIRTIED = range(6)
+
+_DESTINATION = Column(
+    "destination",
+    "DESTINATION",
+    "name",
+    weight=2,
+    help="writable layer, emptyDir/NAME, hostPath PATH, container log, ...; (memory) is no disk",
+)
+_KUBELET = Column(
+    "ephemeral", "EPHEMERAL", "text", wide=True, help="yes: the kubelet counts it as ephemeral storage and evicts by it"
+)
+_MEDIUM = Column("medium", "MEDIUM", "text", wide=True, help="disk, memory or network")
+_OPERATION = Column("operation", "OPERATION", "text", min_width=9, help="write, writev, aio, io-uring, sendfile, ...")
+_FILE = Column("path", "FILE", "path", weight=3, help="path in the container, or on the node")
+_MOUNT = Column("mount", "MOUNT", "path", weight=2, help="root of the mount inside its file system")
+_DEVICE = Column("device", "DEVICE", "text", min_width=6, help="MAJOR:MINOR of the file system")
+_TYPE = Column("fstype", "TYPE", "name", help="type of the file system")
+
+_MEASURES = (
+    Column("writes", "WRITES", "count", help="operations: writes of all kinds, truncations, fallocates"),
+    Column("bytes", "BYTES", "bytes", help="bytes written, as the calls returned them"),
+    Column("rate", "RATE", "bytes", help="bytes a second in the last interval"),
+    Column("files", "FILES", "count", spare=True, help="distinct files written to"),
+    Column("fsyncs", "FSYNCS", "count", help="fsync, fdatasync, msync, and each write to a file opened with O_SYNC"),
+    Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="operations that failed, such as ENOSPC"),
+    Column("mapped_bytes", "MAPPED", "bytes", wide=True, help="estimate: pages dirtied by stores to shared mappings"),
+    Column("p50_ns", "P50", "duration", wide=True, help="median latency (-L)"),
+    Column("p99_ns", "P99", "duration", wide=True, help="latency that one in a hundred exceeds (-L)"),
+    Column("max_ns", "MAX", "duration", wide=True, help="longest (-L)"),
+)
+
+
+class _Counters:
+    """See `kubetrace.counting.Counted`."""
+
+    counters: Sequence[str] = ("writes", "writes_rest")
+    histogram = "latencies"
+    mounts = "writes_mounts"
+    places = "writes_places"
+    key_end = "operation"
+    values: Sequence[str] = ("count", "bytes", "errors", "files")
+    kinds: Mapping[str, int] = {"fsync": 1, "mmap": 2}
+
+    def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
+        """(writes, bytes, files, fsyncs, errors, mapped bytes)."""
+        (writes, size, errors, files), (fsyncs, _, failed, _), (_, mapped, faults, mapped_files) = sums
+        return (writes, size, files + mapped_files, fsyncs, errors + failed + faults, mapped)
+
+    def cells(self, by: str, event: Any, landing: Landing, node: str) -> Mapping[str, Value]:
+        """By column key."""
+        destination, mounted = landing.destination, landing.mounted
+        operation = event.NAMES["operation"][event.operation]
+        cells: dict[str, Value] = {
+            **rows.identity_cells(event, landing.identity),
+            "destination": "(others)" if operation == "other" else destination.text,
+            "medium": destination.medium,
+            "ephemeral": "yes" if destination.counted_as_ephemeral else "no",
+            "operation": operation,
+            "node": node,
+            "pid": event.pid,
+            "device": _device(event.device),
+        }
+        if by == "file":
+            cells["path"] = landing.path
+        elif by == "process":
+            cells["comm"] = rows.text_of(event.comm)
+        elif by == "mount":
+            cells["mount"] = mounted.root if mounted is not None else None
+            cells["fstype"] = mounted.fstype if mounted is not None else None
+        return cells
+
+    def measures_of(self, row: Row) -> Sequence[Value]:
+        """In the order of the tracer's."""
+        writes, size, files, fsyncs, errors, mapped = self.totals(row.sums)
+        rate = row.window[_BYTES] * 1_000_000_000 // row.elapsed_ns if row.elapsed_ns else 0
+        return (
+            *(writes, size, rate, files, fsyncs, errors, mapped),
+            quantile(row.slots, 0.5, first_ns=_FIRST_SLOT_NS),
+            quantile(row.slots, 0.99, first_ns=_FIRST_SLOT_NS),
+            row.longest or None,
+        )
+
+
+class Writes:
+    """See `kubetrace.tracers.Tracer` for what each member is."""
+
+    name = "writes"
+    summary = "Show who writes on this node and where it lands, live, by pod and destination."
+    explanation = (
+        "Each row is a container and a destination: its writable layer, a volume by name, its log (written by the "
+        "runtime, shown as the container's), or for processes of the node the image stores of containerd, the kubelet "
+        "or the host. Counted are write, pwrite, writev, pwritev2, aio, io_uring, sendfile, splice, copy_file_range, "
+        "fallocate and truncate, each operation once, by the bytes it returned; asynchronous io_uring requests by the "
+        "bytes they asked for. Stores to shared mappings are estimated by the pages they dirty, apart (MAPPED). What "
+        "overlayfs copies up by itself is not counted here: see kubetrace copyup.\n\n"
+        "Not seen: reflinks (FICLONE), names and metadata (create, rename, chmod), what happens later to pages that a "
+        "mapping has dirtied already, writes from inside the kernel (NFS server, loop devices, swap) and inside "
+        "virtual machines. A file that is renamed keeps the path it was first seen with."
+    )
+    examples = (
+        ("kubetrace writes", "every pod, every destination"),
+        ("kubetrace writes -n shop --by file --top 20", "the twenty most written files of a namespace"),
+        ("kubetrace writes -L -o wide", "with latencies, and what the kubelet counts"),
+        ("kubetrace writes -o json -i 10 -d 60 > writes.jsonl", "one minute in six parts, for a script"),
+    )
+    # Counters are read before the streams that explain them: nothing is counted whose mount is not told.
+    streams: Mapping[str, str] = {
+        "writes": "writes_counter",
+        "writes_rest": "writes_counter",
+        "latencies": "writes_latency",
+        "writes_events": "writes_event",
+        "writes_mounts": "writes_mount_event",
+        "writes_places": "writes_place_event",
+    }
+    counted = _Counters()
+    optional: Mapping[str, str] = {
+        group + part: what
+        for group, what in {
+            "writev": "writev and pwritev2 are not seen",
+            "aio": "aio requests that fail at once are not seen",
+            "aio_end": "aio is not seen",
+            "iouring": "io_uring is not seen",
+            "sendfile": "sendfile is not seen",
+            "splice": "splice is not seen",
+            "copyrange": "copy_file_range is not seen",
+            "fallocate": "fallocate is not seen",
+            "truncate": "ftruncate and truncating opens are not seen",
+            "truncatepath": "truncate is not seen",
+            "fsync": "fsync is not seen",
+            "mmap": "stores to shared mappings are not seen",
+        }.items()
+        for part in (("",) if group in ("aio_end", "mmap") else ("", "_begin"))
+    }
+    groupings: Mapping[str, Grouping] = {
+        "destination": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _DESTINATION, _MEDIUM, _KUBELET)),
+        "pod": Grouping((rows.NAMESPACE, rows.POD)),
+        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER)),
+        "process": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM, _DESTINATION)),
+        "file": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _DESTINATION, _FILE)),
+        "mount": Grouping((_DEVICE, _TYPE, _MOUNT, _DESTINATION)),
+        "operation": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _DESTINATION, _OPERATION)),
+        "node": Grouping((rows.NODE,)),
+    }
+    measures: Sequence[Column] = _MEASURES
+    event_columns: Sequence[Column] = (
+        Column("time", "TIME", "time", help="when the operation ended (local)"),
+        rows.NAMESPACE,
+        rows.POD,
+        rows.CONTAINER,
+        rows.PID,
+        rows.COMM,
+        _OPERATION,
+        Column("bytes", "BYTES", "bytes", help="bytes written"),
+        Column("duration_ns", "LATENCY", "duration", help="how long it took"),
+        Column("error", "ERROR", "text", min_width=6, alarm=True, help="errno name"),
+        _DESTINATION,
+        _FILE,
+    )
+    sorts: Mapping[str, str] = {
+        "bytes": "bytes",
+        "rate": "rate",
+        "writes": "writes",
+        "files": "files",
+        "fsyncs": "fsyncs",
+        "errors": "errors",
+        "mapped": "mapped_bytes",
+        "p99": "p99_ns",
+        "max": "max_ns",
+        "namespace": "namespace",
+        "pod": "pod",
+        "container": "container",
+        "destination": "destination",
+    }
+    noun = ("write", "writes")
+
+    def options(self) -> Sequence[click.Option]:
+        """--all and --latency."""
+        import click
+
+        return [
+            click.Option(["--all", "all_files"], is_flag=True, help="Sockets, pipes, memfds and /proc or /sys too."),
+            click.Option(["-L", "--latency"], is_flag=True, help="Measure latencies: p50, p99 and the longest."),
+        ]
+
+    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """all_files and latency."""
+        return {
+            "all_files": int(options["all_files"]),
+            "latency": int(options["latency"]),
+            "page_bytes": mmap.PAGESIZE,
+        }
+
+    # What only a tracer with counters has; the session asks for it.
+
+    def with_options(self, options: Mapping[str, Any]) -> Writes:
+        """The tracer with the columns that these options ask for."""
+        made = Writes()
+        made.measures = [
+            replace(column, wide=False) if column.key in _LATENCIES else column
+            for column in _MEASURES
+            if options["latency"] or column.key not in _LATENCIES
+        ]
+        return made
+
+    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Any) -> dict[str, Any]:
+        """Further arguments for the engine: constants by grouping and node, map sizes, programs without work."""
+        timed = bool(options["latency"] or events)
+        fine = by in ("file", "process")
+        namespace = os.stat(host.path("/proc/1/ns/mnt")).st_ino
+        return {
+            "constants": {
+                "by_file": int(by == "file"),
+                "by_process": int(by == "process"),
+                "events": int(events),
+                "node_mount_namespace": namespace,
+            },
+            "sizes": {
+                "writes": 131072 if fine else 16384,
+                "latencies": (131072 if fine else 16384) if options["latency"] else 1,
+                "starts": 16384,
+            },
+            "unneeded": [] if timed else [f"{group}__fentry" for group in _TIMED],
+        }
+
+    def others(self, by: str) -> Sequence[str]:
+        """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
+        return [name for name in self.groupings if name == by or name not in ("file", "process")]
+
+    def prepare(self, store: Callable[[str, bytes, bytes], None], files: Any, counting: Any, options: Any) -> None:
+        """Tell the kernel which directories of the node are told apart."""
+        counting.all_kinds = bool(options["all_files"])
+        levels = anchors()
+        for path, (device, inode) in files.inodes(levels).items():
+            key = inode.to_bytes(8, "little") + device.to_bytes(4, "little") + bytes(4)
+            store("anchors", key, levels[path].to_bytes(4, "little"))
+
+    def operations(self) -> Sequence[str]:
+        """In the order of `measures`; rows are added up by `counted`."""
+        return (SUM,) * len(self.measures)
+
+    def folded(self, event: Any) -> bool:
+        """Each event is an operation of its own."""
+        return False
+
+    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+        """In the order of `measures`; of an event that is one write."""
+        return (1, event.bytes, 0, 0, 0, int(event.error != 0), 0, 0, 0, 0)[: len(self.measures)]
+
+    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+        """By column key, of an event."""
+        path, cut = rows.path_of(event)
+        cells: dict[str, Value] = {
+            **rows.identity_cells(event, identity),
+            "path": path,
+            "pid": event.pid,
+            "comm": rows.text_of(event.comm),
+            "node": clock.node,
+            "operation": event.NAMES["operation"][event.operation],
+            "destination": None,
+            "medium": None,
+            "ephemeral": None,
+            "device": _device(event.device),
+        }
+        if clock.counting is not None:
+            landing = clock.counting.land(event, identity)
+            cells["destination"] = landing.destination.text
+            if landing.mounted is not None and not cut:
+                text = os.fsdecode(path)
+                cells["path"] = clock.counting.destinations.path(landing.mounted, text)
+        return cells
+
+    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+        """In the order of `event_columns`."""
+        cells: dict[str, Value] = {
+            **self.key_cells(event, identity, clock),
+            "time": clock.wall_ns(event.time),
+            "bytes": event.bytes,
+            "duration_ns": event.duration,
+            "error": _error(event.error),
+        }
+        return [cells[column.key] for column in self.event_columns]
+
+    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+        """A `write` object: one operation."""
+        cells = self.key_cells(event, identity, clock)
+        landing = clock.counting.land(event, identity) if clock.counting is not None else None
+        return {
+            "type": "write",
+            "time": format_time(clock.wall_ns(event.time)),
+            **rows.identity_record(event, identity, clock.node),
+            "pid": event.pid,
+            "tid": event.tid,
+            "comm": rows.text_of(event.comm),
+            "operation": cells["operation"],
+            "path": cells["path"],
+            "path_truncated": bool(event.path_end),
+            "inode": event.inode,
+            "device": cells["device"],
+            **_destination_record(landing),
+            "bytes": event.bytes,
+            "duration_ns": event.duration,
+            "error": _error(event.error),
+        }
+
+    def row_record(self, by: str, row: Row, clock: Clock, wall_ns: int, latency: bool) -> dict[str, Any]:
+        """A `writes` object: what one row has come to. Keys that a row's grouping does not tell are null."""
+        identity = rows.identity_record(row.sample, row.landing.identity, clock.node)
+        if by in ("pod", "mount", "node"):
+            kept = ("node", "namespace", "pod", "pod_uid", "qos_class", "names_from") if by == "pod" else ("node",)
+            identity = {key: value if key in kept else None for key, value in identity.items()}
+        other = row.sample.NAMES["operation"][row.sample.operation] == "other"
+        landed = by in ("destination", "process", "file", "mount", "operation") and not other
+        writes, size, files, fsyncs, errors, mapped = self.counted.totals(row.sums)
+        record: dict[str, Any] = {
+            "type": self.name,
+            "time": format_time(wall_ns),
+            **identity,
+            **_destination_record(row.landing if landed else None),
+        }
+        if by == "operation":
+            record["operation"] = row.sample.NAMES["operation"][row.sample.operation]
+        elif by == "process":
+            record |= {"pid": row.sample.pid, "comm": rows.text_of(row.sample.comm)}
+        elif by == "file":
+            record["path"] = row.landing.path
+        elif by == "mount":
+            mounted = row.landing.mounted
+            record |= {
+                "device": _device(row.sample.device),
+                "fstype": mounted.fstype if mounted is not None else None,
+                "mount": mounted.root if mounted is not None else None,
+            }
+        record |= {
+            "writes": row.window[_WRITES],
+            "bytes": row.window[_BYTES],
+            "writes_total": writes,
+            "bytes_total": size,
+            "files_total": files,
+            "fsyncs_total": fsyncs,
+            "errors_total": errors,
+            "mapped_bytes_total": mapped,
+        }
+        if latency:
+            record |= dict(zip(_LATENCIES, self.counted.measures_of(row)[-3:], strict=True))
+        return record
+
+    def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """writes_total, bytes_total, files_total, fsyncs_total, errors_total, mapped_bytes_total."""
+        keys = ("writes", "bytes", "files", "fsyncs", "errors", "mapped_bytes")
+        return {f"{key}_total": totals[key] for key in keys}
+
+    def summary_text(self, totals: Mapping[str, Any]) -> str:
+        """12 writes, 64 MiB, 3 fsyncs, 1 error."""
+        writes, errors, fsyncs = totals["writes"], totals["errors"], totals["fsyncs"]
+        parts = [f"{format_count(writes)} {self.noun[writes != 1]}", format_bytes(totals["bytes"])]
+        if fsyncs:
+            parts.append(f"{format_count(fsyncs)} fsync{'s' if fsyncs != 1 else ''}")
+        if totals["mapped_bytes"]:
+            parts.append(f"about {format_bytes(totals['mapped_bytes'])} by mappings")
+        if errors:
+            parts.append(f"{errors} error{'s' if errors != 1 else ''}")
+        return ", ".join(parts)
+
+    def advice(self) -> Advice:
+        """None."""
+        return NoAdvice()
+
+
+# Programs at the entry of a function that are only there to take the time.
+_TIMED = (
+    *("write_begin", "writev_begin", "iouring_begin", "sendfile_begin", "splice_begin", "copyrange_begin"),
+    *("fallocate_begin", "truncate_begin", "truncatepath_begin", "fsync_begin"),
+)
+
+
+def _device(number: int) -> str:
+    return f"{number >> 20}:{number & 0xFFFFF}"
+
+
+def _error(code: int) -> str | None:
+    return errno.errorcode.get(-code, str(-code)) if code else None
+
+
+def _destination_record(landing: Landing | None) -> dict[str, Any]:
+    if landing is None:
+        keys = ("destination", "destination_kind", "volume", "medium", "counted_as_ephemeral")
+        return dict.fromkeys(keys)
+    destination = landing.destination
+    return {
+        "destination": destination.text,
+        "destination_kind": destination.kind,
+        "volume": destination.volume,
+        "medium": destination.medium,
+        "counted_as_ephemeral": destination.counted_as_ephemeral,
+    }
+
+
+TRACER = Writes()

@@ -1,0 +1,212 @@
+"""Writes of real containers: each operation to each destination, against what the calls, /proc and stat say."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm import cri, images
+
+from .conftest import SHELL, Tracer
+from .writer import PAGES
+
+WRITER = Path(__file__).parent / "writer.py"
+LOG_LINES = 53
+# where the container sees it -> what kubetrace calls it, medium, whether the kubelet counts it
+DESTINATIONS = {
+    "/app/data": ("writable layer", "writable layer", None, "disk", True),
+    "/cache": ("emptyDir/cache", "emptyDir", "cache", "disk", True),
+    "/scratch": ("emptyDir/scratch (memory)", "emptyDir", "scratch", "memory", False),
+    "/data": ("hostPath /var/lib/kubelet/host-data", "hostPath", None, "disk", False),
+}
+OPERATIONS = ("write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range")
+
+
+def procs_of(container: cri.Container) -> list[str]:
+    roots = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory")
+    paths = [f"{root}{container.cgroup_path}/cgroup.procs" for root in roots]
+    return [path for path in paths if os.path.exists(path)]
+
+
+def write(pid: int, procs: list[str], *directories: str) -> Any:
+    order = json.dumps({"pid": pid, "procs": procs, "directories": directories})
+    done = subprocess.run(["python3", "-S", str(WRITER), order], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@dataclass
+class Run:
+    """One run of the tracer over all work, and what the work itself says."""
+
+    container: cri.Container
+    done: dict[str, Any]
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    log_bytes: int = 0
+
+    @property
+    def final(self) -> list[dict[str, Any]]:
+        """The rows at the end: the last one of each."""
+        last = {}
+        for row in self.objects:
+            if row["type"] == "writes":
+                key = (row["container_id"], row["cgroup_id"], row["pod"], row["destination"], row["operation"])
+                last[key] = row
+        return list(last.values())
+
+    def row(self, directory: str, operation: str) -> dict[str, Any]:
+        text = DESTINATIONS[directory][0]
+        found = [
+            row
+            for row in self.final
+            if row["container_id"] == self.container.container_id
+            and (row["destination"], row["operation"]) == (text, operation)
+        ]
+        assert len(found) == 1, (
+            directory,
+            operation,
+            [(r["pod"], r["destination"], r["operation"]) for r in self.final],
+        )
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    hook = getattr(request, "param", "auto")
+    os.makedirs("/var/lib/kubelet/host-data", exist_ok=True)
+    pod = node.run_pod(
+        "shop",
+        f"ledger-{hook}",
+        volumes=[
+            cri.Volume("empty-dir", "cache", "/cache"),
+            cri.Volume("memory", "scratch", "/scratch"),
+            cri.Volume("host-path", "data", "/data", host_path="/var/lib/kubelet/host-data"),
+            cri.Volume("configmap", "settings", "/etc/settings", files={"color": "blue\n"}),
+            cri.Volume("secret", "token", "/etc/token", files={"password": "hunter2\n"}),
+        ],
+    )
+    tracer = Tracer(tmp_path_factory.mktemp("writes"), "--by", "operation", "-L", "--hook", hook, name="writes")
+    container = pod.start_container("app", images.WEB, SHELL)
+    talker = pod.start_container(
+        "talker", images.BATCH, ["sh", "-c", f"for n in $(seq {LOG_LINES}); do echo line $n; done; exec sleep infinity"]
+    )
+    result = Run(container, write(container.pid, procs_of(container), *DESTINATIONS))
+    # a copy-up moves bytes that are no user's write
+    assert container.exec(["sh", "-c", "echo x >> /app/big"])[2] == 0
+    # the kubelet's part: a configMap and a secret are written from the node
+    for kind, name in (("configmap", "settings"), ("secret", "token")):
+        volume = next(v for v in pod.volumes if v.kind == kind)
+        with open(f"{volume.directory(pod.uid)}/{name}.new", "w") as file:
+            file.write("n" * 307)
+    result.log_bytes = os.stat(f"{pod.log_directory}/talker/0.log").st_size
+    assert talker.name
+    result.objects = tracer.end()
+    yield result
+    pod.remove()
+
+
+@pytest.mark.parametrize("directory", DESTINATIONS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_is_counted_once_with_the_bytes_it_returned(run: Run, directory: str, operation: str) -> None:
+    returned = list(run.done[directory]["returned"][operation])
+    assert all(size > 0 for size in returned)
+    if operation == "write":
+        returned.append(9001)  # the file that others read from
+    row = run.row(directory, operation)
+    assert (row["writes_total"], row["bytes_total"], row["errors_total"]) == (len(returned), sum(returned), 0)
+
+
+@pytest.mark.parametrize("directory", DESTINATIONS)
+def test_bytes_agree_with_proc_io_and_stat(run: Run, directory: str) -> None:
+    done = run.done[directory]
+    counted = sum(run.row(directory, name)["bytes_total"] for name in ("write", "writev"))
+    assert counted - 9001 == done["wchar"]
+    sizes = done["sizes"]
+    assert (sizes["aio"], sizes["io-uring"]) == (509, 613)
+    for name in ("sendfile", "splice"):
+        assert run.row(directory, name)["bytes_total"] == sizes[name]
+
+
+@pytest.mark.parametrize("directory", DESTINATIONS)
+def test_truncations_allocations_and_syncs_have_no_bytes(run: Run, directory: str) -> None:
+    for operation in ("truncate", "fallocate"):
+        row = run.row(directory, operation)
+        assert (row["writes_total"], row["bytes_total"]) == (len(run.done[directory]["returned"][operation]), 0)
+    row = run.row(directory, "fsync")
+    assert (row["writes_total"], row["fsyncs_total"], row["bytes_total"]) == (0, 4, 0)
+
+
+@pytest.mark.parametrize("directory", DESTINATIONS)
+def test_pages_dirtied_through_a_mapping_are_estimated(run: Run, directory: str) -> None:
+    row = run.row(directory, "mmap")
+    assert (row["writes_total"], row["bytes_total"]) == (0, 0)
+    assert row["mapped_bytes_total"] == PAGES * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize("directory", DESTINATIONS)
+def test_a_destination_says_what_it_is(run: Run, directory: str) -> None:
+    text, kind, volume, medium, counted = DESTINATIONS[directory]
+    row = run.row(directory, "write")
+    assert (row["destination"], row["destination_kind"], row["volume"]) == (text, kind, volume)
+    assert (row["medium"], row["counted_as_ephemeral"]) == (medium, counted)
+    assert (row["namespace"], row["container"]) == ("shop", "app")
+    assert 0 < row["p50_ns"] <= row["p99_ns"] and row["max_ns"] > 0
+    # source, write
+    assert row["files_total"] == 2
+
+
+def test_no_other_destination_is_the_containers(run: Run) -> None:
+    mine = {row["destination"] for row in run.final if row["container_id"] == run.container.container_id}
+    known = {text for text, *_ in DESTINATIONS.values()}
+    # runc's own steps before the container's command
+    assert {text for text in mine - known if not text.startswith(("tmpfs", "kubelet"))} == set()
+
+
+def test_a_copy_up_is_no_write(run: Run) -> None:
+    written = sum(row["bytes_total"] for row in run.final if row["container_id"] == run.container.container_id)
+    assert written < images.BIG_BYTES
+
+
+def test_a_log_is_its_containers_whoever_writes_it(run: Run) -> None:
+    rows = [row for row in run.final if row["destination_kind"] == "container log" and row["container"] == "talker"]
+    (row,) = [row for row in rows if row["operation"] == "write"]
+    assert (row["bytes_total"], row["attributed_by"]) == (run.log_bytes, "path")
+    assert (row["namespace"], row["pod"]) == ("shop", run.container.pod.name)
+    assert (row["medium"], row["counted_as_ephemeral"]) == ("disk", True)
+
+
+def test_volumes_that_the_node_writes_have_their_names(run: Run) -> None:
+    found = {
+        row["destination_kind"]: (row["volume"], row["medium"], row["bytes_total"], row["host"])
+        for row in run.final
+        if row["destination_kind"] in ("configMap", "secret") and row["bytes_total"]
+    }
+    assert found == {"configMap": ("settings", "disk", 307, True), "secret": ("token", "memory", 307, True)}
+
+
+def test_intervals_add_up_to_the_totals(run: Run) -> None:
+    sums: dict[Any, list[int]] = {}
+    totals = {}
+    for row in run.objects:
+        if row["type"] == "writes" and row["container_id"] == run.container.container_id:
+            key = (row["destination"], row["operation"])
+            added = sums.setdefault(key, [0, 0])
+            added[0] += row["writes"]
+            added[1] += row["bytes"]
+            totals[key] = [row["writes_total"], row["bytes_total"]]
+    assert sums == totals
+
+
+def test_the_summary_has_lost_nothing(run: Run) -> None:
+    summary = run.objects[-1]
+    assert (summary["type"], summary["lost"], summary["tracer"]) == ("summary", 0, "writes")
+    assert summary["unattributed"] == 0
+    assert summary["bytes_total"] == sum(row["bytes_total"] for row in run.final)

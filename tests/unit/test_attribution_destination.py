@@ -1,0 +1,159 @@
+"""Where writes land, over the mount tables of captured nodes: what is expected is written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubetrace.attribution import mountinfo
+from kubetrace.attribution.destination import Destination, Destinations, Mounted, Owner, by_path
+from kubetrace.attribution.facts import MountGone, MountSeen, OverlaySeen
+from tests.nodes import captured
+
+POD = "7cf5a5da-f0f8-45a3-a0e2-dabe5b08f504"
+STATIC = "c3f7582e7e88f3ec974831d17e9a510b"
+DISK = mountinfo.device_number(254, 0)
+
+
+def destinations(node: str) -> Destinations:
+    """All that the captured node's own mount table says."""
+    made = Destinations()
+    for mount in mountinfo.parse((captured.HERE / node / "proc" / "mounts-host-mountinfo").read_bytes()):
+        if mount.fstype == "overlay":
+            match = mount.mount_point.split("/")
+            container_id = match[-2] if match[-1] == "rootfs" else None
+            made.learn(OverlaySeen(mount.device, container_id, mount.mount_point, None, None, (), 10))
+        else:
+            made.learn(MountSeen(mount.device, mount.root, mount.mount_point, mount.fstype, mount.source, 10))
+    return made
+
+
+def mounted(device: int, fstype: str, root: str, point: str, *, node: bool = False, time_ns: int = 100) -> Mounted:
+    return Mounted(device, fstype, "/dev/vda", root, point, node, False, time_ns)
+
+
+@pytest.fixture
+def node() -> Destinations:
+    return destinations("v2-cgroupfs-apiserver")
+
+
+@pytest.mark.parametrize(
+    ("root", "point", "text", "volume", "counted"),
+    [
+        (f"/kubelet/pods/{STATIC}/volumes/kubernetes.io~empty-dir/cache", "/cache", "emptyDir/cache", "cache", True),
+        (
+            f"/kubelet/pods/{STATIC}/volumes/kubernetes.io~empty-dir/cache/sub/dir",
+            "/x",
+            "emptyDir/cache",
+            "cache",
+            True,
+        ),
+        (
+            f"/kubelet/pods/{POD}/volumes/kubernetes.io~configmap/conf/..2026_11_23_14_51_45.2430572515/one",
+            *("/etc/one", "configMap conf", "conf", True),
+        ),
+        (
+            "/kubelet/pods/x/volumes/kubernetes.io~csi/pvc-0a1b/mount",
+            *("/db", "persistent volume pvc-0a1b", "pvc-0a1b", False),
+        ),
+        (f"/kubelet/pods/{POD}/etc-hosts", "/etc/hosts", "kubelet", None, False),
+        ("/hostdata/web-node1", "/data", "hostPath /run/disk/hostdata/web-node1", None, False),
+        ("/log/app", "/logs", "hostPath /var/log/app", None, False),
+    ],
+)
+def test_a_bind_mount_is_named_by_its_root(
+    node: Destinations, root: str, point: str, text: str, volume: str | None, counted: bool
+) -> None:
+    found = node.of(mounted(DISK, "ext4", root, point), None)
+    assert (found.text, found.volume, found.counted_as_ephemeral) == (text, volume, counted)
+    assert found.medium == "disk"
+
+
+@pytest.mark.parametrize(
+    ("minor", "point", "text", "counted"),
+    [
+        (64, "/etc/creds", "secret creds", False),
+        (65, "/var/run/secrets/kubernetes.io/serviceaccount", "projected kube-api-access-x7k2p", False),
+        (51, "/etc/podinfo", "downwardAPI podinfo", False),
+        (58, "/dev/shm2", "emptyDir/shm (memory)", False),
+        (59, "/dev/shm", "tmpfs /dev/shm", False),
+        (200, "/dev", "tmpfs /dev", False),
+    ],
+)
+def test_a_tmpfs_is_named_by_where_the_node_has_it(
+    node: Destinations, minor: int, point: str, text: str, counted: bool
+) -> None:
+    found = node.of(mounted(minor, "tmpfs", "/", point), None)
+    assert (found.text, found.medium, found.counted_as_ephemeral) == (text, "memory", counted)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("/containerd/io.containerd.content.v1.content", "content store (image download)"),
+        ("/containerd/io.containerd.snapshotter.v1.overlayfs", "snapshotter (image unpack)"),
+        ("/containerd/tmpmounts", "snapshotter (image unpack)"),
+        ("/containerd/io.containerd.metadata.v1.bolt", "containerd"),
+        ("/kubelet", "kubelet"),
+        (f"/kubelet/pods/{POD}/volumes/kubernetes.io~configmap/conf", "configMap conf"),
+        (f"/log/pods/shop_web-node1_{STATIC}/web", "container log"),
+        (None, "host"),
+    ],
+)
+def test_what_the_node_writes_is_named_by_its_place(node: Destinations, place: str | None, text: str) -> None:
+    found = node.of(mounted(DISK, "ext4", "/", "/var", node=True), place)
+    assert (found.text, found.medium) == (text, "disk")
+
+
+def test_a_log_names_its_pod_and_container() -> None:
+    found = by_path("/var/log/pods/kube-system_dns-7d9_0a-1/coredns/3.log")
+    assert found == Destination("container log", owner=Owner("kube-system", "dns-7d9", "0a-1", "coredns"))
+
+
+def test_a_containers_root_is_its_writable_layer(node: Destinations) -> None:
+    root = mountinfo.device_number(0, 149)
+    found = node.of(mounted(root, "overlay", "/", "/"), None)
+    assert (found.text, found.medium, found.counted_as_ephemeral) == ("writable layer", "disk", True)
+    # a process of the node in it, through the node's own mount
+    assert node.of(mounted(root, "overlay", "/", "/rootfs", node=True), None).kind == "writable layer"
+
+
+def test_a_bind_mount_of_the_nodes_own_overlay_is_a_host_path(node: Destinations) -> None:
+    found = node.of(mounted(mountinfo.device_number(0, 43), "overlay", "/lib/data", "/data"), None)
+    assert found.text == "hostPath /var/lib/data"
+
+
+def test_a_csi_volume_is_named_by_where_the_kubelet_has_it() -> None:
+    made = Destinations()
+    at = "/var/lib/kubelet/pods/x/volumes/kubernetes.io~csi/pvc-77/mount"
+    made.learn(MountSeen(8 << 20, "/", at, "xfs", "/dev/sda", 10))
+    found = made.of(mounted(8 << 20, "xfs", "/", "/db"), None)
+    assert (found.text, found.medium, found.counted_as_ephemeral) == ("persistent volume pvc-77", "disk", False)
+
+
+def test_a_device_number_that_was_given_again_keeps_the_names_apart() -> None:
+    made = Destinations()
+    first = "/var/lib/kubelet/pods/x/volumes/kubernetes.io~secret/old"
+    made.learn(MountSeen(77, "/", first, "tmpfs", "tmpfs", 100, 50))
+    made.learn(MountGone(77, first, 200))
+    made.learn(MountSeen(77, "/", first.replace("old", "new"), "tmpfs", "tmpfs", 300, 200))
+    assert made.of(mounted(77, "tmpfs", "/", "/a", time_ns=150), None).name == "old"
+    assert made.of(mounted(77, "tmpfs", "/", "/a", time_ns=350), None).name == "new"
+
+
+def test_what_is_in_no_namespace_is_told_by_its_file_system() -> None:
+    made = Destinations()
+
+    def kind(fstype: str) -> str:
+        return made.of(Mounted(1, fstype, "", "/", "/", False, True, 0), None).kind
+
+    assert [kind(t) for t in ("pipefs", "sockfs", "tmpfs", "anon_inodefs")] == [
+        *("pipe", "socket", "memory file", "kernel")
+    ]
+
+
+def test_paths_are_those_of_the_container_and_of_the_node(node: Destinations) -> None:
+    volume = mounted(DISK, "ext4", f"/kubelet/pods/{STATIC}/volumes/kubernetes.io~empty-dir/cache", "/cache")
+    assert node.path(volume, volume.root + "/a/b") == "/cache/a/b"
+    assert node.path(mounted(149, "overlay", "/", "/"), "/app/x") == "/app/x"
+    assert node.path(mounted(64, "tmpfs", "/", "/etc/creds"), "/key") == "/etc/creds/key"
+    assert node.path(mounted(DISK, "ext4", "/", "/", node=True), "/log/pods/a") == "/var/log/pods/a"
