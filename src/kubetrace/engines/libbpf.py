@@ -265,7 +265,8 @@ class LoadedObject:
         if not self._attach:
             return None, 0
         # Returns before entries: nothing begins that would not be seen to end.
-        for name in sorted(wanted, key=lambda name: (programs[name].at_entry, name)):
+        order = sorted(chosen.values(), key=lambda name: (programs[name].at_entry, not name.startswith("return")))
+        for name in (name for name in order if name in wanted):
             ctypes.set_errno(0)
             link = self._attach_program(programs[name])
             if not link:
