@@ -163,14 +163,20 @@ class Counting:
         self._zero = self._counted.totals(self._sums())
         self._ticked = list(self._zero)
         self.destinations = Destinations()
-        self._revision = 0
+        self._news = False
+        self._concluded: dict[tuple[int, int], Destination] = {}
         self._readers: dict[str, tuple[Callable[[bytes], Iterator[tuple[Any, ...]]], int]] = {}
 
     # Learning.
 
     def learn(self, fact: Fact) -> None:
         """Take in a fact about the node."""
-        self.destinations.learn(fact)
+        if self.destinations.learn(fact):
+            self._learned()
+
+    def _learned(self) -> None:
+        self._news = True
+        self._concluded.clear()
 
     def _learn_mounts(self, data: bytes) -> None:
         for event in self._layouts[self._counted.mounts].decode(data):
@@ -184,12 +190,12 @@ class Counting:
                 event.namespace == 0,
                 event.time,
             )
-        self._revision -= 1
+        self._learned()
 
     def _learn_places(self, data: bytes) -> None:
         for event in self._layouts[self._counted.places].decode(data):
             self._places[event.device, event.place] = _path(event.path[: event.path_bytes])
-        self._revision -= 1
+        self._learned()
 
     # Concluding.
 
@@ -205,7 +211,7 @@ class Counting:
                 else UNKNOWN
             )
         else:
-            destination = self.destinations.of(mounted, place)
+            destination = self._destination(event.mount, mounted, event.place, place)
         if identity is None:
             identity = self._identify(event)
         owner = destination.owner
@@ -223,6 +229,14 @@ class Counting:
         if place is not None and mounted is not None:
             path = self.destinations.path(mounted, place)
         return Landing(identity, destination, mounted, path)
+
+    def _destination(self, mount: int, mounted: Mounted, place_number: int, place: str | None) -> Destination:
+        # Of one mount all files land alike, unless it is the node's.
+        key = (mount, place_number if mounted.node else 0)
+        found = self._concluded.get(key)
+        if found is None:
+            found = self._concluded[key] = self.destinations.of(mounted, place)
+        return found
 
     def wanted(self, landing: Landing) -> bool:
         """Whether it is asked for."""
@@ -244,7 +258,7 @@ class Counting:
             self._learn_mounts(data)
         if data := batches.get(counted.places):
             self._learn_places(data)
-        if self._open and self._revision != self.destinations.revision:
+        if self._open and self._news:
             self._look_again()
         for stream in counted.counters:
             if data := batches.get(stream):
@@ -327,7 +341,7 @@ class Counting:
         entry.into = row.sums[entry.kind] if row is not None else None
 
     def _look_again(self) -> None:
-        self._revision = self.destinations.revision
+        self._news = False
         for key in list(self._open):
             entry = self._entries[key]
             landing = self.land(entry.sample)

@@ -184,10 +184,9 @@ class Destinations:
         """Knows nothing yet."""
         self._mounts: dict[int, list[_Shown]] = {}
         self._overlays: dict[int, list[OverlaySeen]] = {}
-        self.revision = 0
 
-    def learn(self, fact: Fact) -> None:
-        """Take in what the node's mounts are; other facts are not looked at."""
+    def learn(self, fact: Fact) -> bool:
+        """Take in what the node's mounts are; false for other facts, which are not looked at."""
         if isinstance(fact, MountSeen):
             self._mounts.setdefault(fact.device, []).append(_Shown(fact))
         elif isinstance(fact, MountGone):
@@ -196,9 +195,9 @@ class Destinations:
                     shown.until_ns = fact.time_ns
         elif isinstance(fact, OverlaySeen):
             self._overlays.setdefault(fact.device, []).append(fact)
-        elif not isinstance(fact, OverlayGone):
-            return
-        self.revision += 1
+        else:
+            return isinstance(fact, OverlayGone)
+        return True
 
     def of(self, mounted: Mounted, place: str | None) -> Destination:
         """Where what is written through a mount lands; `place` is the file's directory where the kernel told it."""

@@ -1,0 +1,335 @@
+"""Counters become rows: differences, moves between rows, rates and totals, from records written by hand."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from kubetrace.aggregate import quantile
+from kubetrace.attribution.attributor import Identity
+from kubetrace.attribution.facts import MountGone, MountSeen
+from kubetrace.counting import Counting, Row
+from kubetrace.layout import Batch, Field, Layout
+from kubetrace.selection import Selection
+from kubetrace.tracers import find
+from kubetrace.tracers.writes import Writes
+
+OPERATIONS = ("write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "fallocate", "truncate")
+NAMES = (*OPERATIONS, "fsync", "mmap", "other")
+WRITE, FSYNC, MMAP, OTHER = 0, 9, 10, 11
+
+
+def layout(name: str, *fields: tuple[str, int, str]) -> Layout:
+    made, at = [], 0
+    for field, size, kind in fields:
+        made.append(Field(field, at, size, kind, "", NAMES if field == "operation" else ()))
+        at += size
+    return Layout(name, at, tuple(made))
+
+
+KEY = (
+    *(("cgroup_id", 8, "unsigned"), ("memory_cgroup_id", 8, "unsigned"), ("mount", 8, "unsigned")),
+    *(("place", 8, "unsigned"), ("memory_hierarchy", 4, "unsigned"), ("device", 4, "unsigned")),
+    *(("pid", 4, "unsigned"), ("operation", 4, "unsigned")),
+)
+COUNTER = layout(
+    "writes_counter",
+    ("time", 8, "unsigned"),
+    *KEY,
+    *((name, 8, "unsigned") for name in ("count", "bytes", "errors", "files", "last_file")),
+    ("comm", 16, "bytes"),
+)
+LATENCY = layout("writes_latency", ("time", 8, "unsigned"), *KEY, ("longest", 8, "unsigned"), ("slots", 256, "bytes"))
+MOUNT = layout(
+    "writes_mount_event",
+    *(("time", 8, "unsigned"), ("mount", 8, "unsigned"), ("magic", 8, "unsigned"), ("device", 4, "unsigned")),
+    *((name, 4, "unsigned") for name in ("mount_id", "namespace")),
+    *((name, 2, "unsigned") for name in ("root_bytes", "root_end", "point_bytes", "point_end")),
+    *(("in_node", 4, "unsigned"), ("type", 16, "bytes"), ("source", 64, "bytes")),
+    *(("root", 256, "bytes"), ("point", 256, "bytes")),
+)
+PLACE = layout(
+    "writes_place_event",
+    *(("time", 8, "unsigned"), ("place", 8, "unsigned"), ("device", 4, "unsigned")),
+    *(("path_bytes", 2, "unsigned"), ("path_end", 2, "unsigned"), ("path", 256, "bytes")),
+)
+LAYOUTS = {
+    "writes": COUNTER,
+    "writes_rest": COUNTER,
+    "latencies": LATENCY,
+    "writes_mounts": MOUNT,
+    "writes_places": PLACE,
+}
+
+
+def pack(shape: Layout, **values: Any) -> bytes:
+    ordered = [values.get(field.name, b"" if field.kind == "bytes" else 0) for field in shape.fields]
+    return bytes(8) + struct.pack(shape.format, *ordered)
+
+
+def names(path: str) -> bytes:
+    parts = [part for part in path.split("/") if part]
+    return b"".join(part.encode() + b"\0" for part in reversed(parts))
+
+
+def mount(number: int, fstype: str, root: str, point: str, *, node: bool = False, device: int = 5) -> Batch:
+    root_names, point_names = names(root), names(point)
+    data = pack(
+        MOUNT,
+        time=100,
+        mount=number,
+        device=device,
+        namespace=2 if node else 1,
+        in_node=int(node),
+        type=fstype.encode(),
+        root=root_names,
+        root_bytes=len(root_names),
+        point=point_names,
+        point_bytes=len(point_names),
+    )
+    return Batch("writes_mounts", data)
+
+
+def place(number: int, path: str, device: int = 5) -> Batch:
+    path_names = names(path)
+    data = pack(PLACE, place=number, device=device, path=path_names, path_bytes=len(path_names))
+    return Batch("writes_places", data)
+
+
+def counter(count: int, size: int, *, stream: str = "writes", errors: int = 0, files: int = 1, **key: Any) -> Batch:
+    key = {"cgroup_id": 7, "mount": 1, "device": 5, "time": 200, **key}
+    return Batch(stream, pack(COUNTER, count=count, bytes=size, errors=errors, files=files, **key))
+
+
+class Node:
+    """Who the cgroups are; may come to be known later."""
+
+    def __init__(self) -> None:
+        self.known = {7: "cart", 8: "db"}
+
+    def identify(self, event: Any) -> Identity:
+        name = self.known.get(event.cgroup_id)
+        return Identity(namespace="shop", pod=name, container="app", kind="container") if name else Identity()
+
+
+def counting(node: Node, by: str = "destination", selection: Selection | None = None) -> Counting:
+    chosen = selection or Selection()
+    return Counting(find("writes"), LAYOUTS, node.identify, lambda _uid, _name: None, chosen, "node1", by)
+
+
+CACHE = mount(1, "ext4", "/kubelet/pods/x/volumes/kubernetes.io~empty-dir/cache", "/cache")
+
+
+def cells(made: Counting, by: str = "destination") -> list[tuple[Any, ...]]:
+    """(pod, destination, writes, bytes, rate, files, fsyncs, errors, mapped)."""
+    columns = [column.key for column in made.table(by).columns]
+    at = [columns.index(k) for k in ("pod", "destination", "writes", "bytes", "rate", "files", "fsyncs", "errors")]
+    return [tuple(row[i] for i in at) for row in made.table(by).rows("bytes", None)]
+
+
+def test_a_row_holds_the_latest_absolute_numbers_once() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(23, 2323)])
+    made.take([counter(24, 2424)])
+    made.take([])
+    assert cells(made) == [("cart", "emptyDir/cache", 24, 2424, 0, 1, 0, 0)]
+    assert made.operations == 24
+
+
+def test_operations_of_one_destination_share_a_row() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(3, 300), counter(2, 70, operation=1, files=0)])
+    made.take([counter(5, 0, operation=FSYNC, files=0), counter(7, 7 * 4096, operation=MMAP, files=2, errors=1)])
+    assert cells(made) == [("cart", "emptyDir/cache", 5, 370, 0, 3, 5, 1)]
+    total = made.total()
+    assert (total["writes"], total["bytes"], total["mapped_bytes"]) == (5, 370, 7 * 4096)
+
+
+def test_rates_are_those_of_the_last_interval() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(1, 1000)])
+    made.tick(1_000_000_000)
+    assert cells(made)[0][4] == 1000
+    made.take([counter(2, 4000)])
+    made.tick(3_000_000_000)
+    assert cells(made)[0][4] == 1500
+    assert [row.window[1] for row in made.changed()] == [3000]
+    made.tick(4_000_000_000)
+    assert cells(made)[0][4] == 0
+    assert made.changed() == []
+
+
+def test_a_write_whose_owner_is_learned_late_moves_with_all_that_was_counted() -> None:
+    node = Node()
+    del node.known[8]
+    made = counting(node)
+    made.take([CACHE, counter(3, 33, cgroup_id=8)])
+    assert (cells(made)[0][0], made.unknown) == ("cgroup:8", 3)
+    node.known[8] = "db"
+    made.tick(1_000_000_000)
+    made.take([counter(4, 44, cgroup_id=8)])
+    assert cells(made) == [("db", "emptyDir/cache", 4, 44, 33, 1, 0, 0)]
+    assert (made.unknown, made.operations) == (0, 4)
+
+
+def test_a_volume_keeps_its_name_when_it_is_gone() -> None:
+    made = counting(Node())
+    point = "/var/lib/kubelet/pods/x/volumes/kubernetes.io~secret/token"
+    made.learn(MountSeen(9, "/", point, "tmpfs", "tmpfs", 50))
+    made.take([mount(3, "tmpfs", "/", "/etc/token", device=9), counter(1, 10, mount=3, device=9)])
+    made.learn(MountGone(9, point, 300))
+    made.learn(MountSeen(9, "/", "/var/lib/kubelet/pods/y/volumes/kubernetes.io~secret/other", "tmpfs", "t", 400, 300))
+    made.tick(1_000_000_000)
+    made.take([counter(2, 20, mount=3, device=9)])
+    assert cells(made) == [("cart", "secret token", 2, 20, 10, 1, 0, 0)]
+
+
+def test_a_mount_that_is_told_late_names_what_was_counted() -> None:
+    made = counting(Node())
+    made.take([counter(1, 10)])
+    assert cells(made)[0][1] == "other"
+    made.take([CACHE])
+    assert cells(made) == [("cart", "emptyDir/cache", 1, 10, 0, 1, 0, 0)]
+
+
+def test_the_rest_of_a_full_table_is_shown_and_added() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(1, 10), counter(5, 55, stream="writes_rest", mount=0, device=0, operation=OTHER)])
+    assert [row[1:4] for row in cells(made)] == [("(others)", 5, 55), ("emptyDir/cache", 1, 10)]
+    assert made.operations == 6
+
+
+def test_another_grouping_adds_the_same_up_anew() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(3, 300), counter(2, 70, cgroup_id=8), counter(1, 5, operation=1)])
+    made.tick(1_000_000_000)
+    rows = made.table("pod").rows("bytes", None)
+    assert [(row[1], row[2], row[3]) for row in rows] == [("cart", 4, 305), ("db", 2, 70)]
+    made.take([counter(4, 400)])
+    assert [row[2] for row in made.table("node").rows("bytes", None)] == [475]
+    assert made.operations == 7
+    assert made.table("pod").rows("pod", 1)[0][1] == "cart"
+
+
+def test_a_log_belongs_to_the_pod_of_its_path() -> None:
+    made = counting(Node())
+    made.take([mount(2, "ext4", "/", "/", node=True), place(77, "/var/log/pods/jobs_batch-0_u-1/worker")])
+    made.take([counter(53, 1234, mount=2, place=77)])
+    (row,) = made.table("container").rows("bytes", None)
+    assert row[:3] == ("jobs", "batch-0", "worker")
+    (whole,) = made.all_rows()
+    assert (whole.landing.identity.attributed_by, whole.landing.destination.kind) == ("path", "container log")
+
+
+def test_pipes_and_the_kernels_own_files_are_left_out() -> None:
+    made = counting(Node())
+    made.take([mount(4, "proc", "/", "/proc"), counter(9, 90, mount=4)])
+    assert (len(made.table("destination")), made.operations) == (0, 0)
+    made.all_kinds = True
+    made.take([counter(9, 90, mount=4, cgroup_id=8)])
+    assert [row[1] for row in cells(made)] == ["kernel proc"]
+
+
+def test_a_selection_leaves_others_out_of_rows_and_totals() -> None:
+    made = counting(Node(), selection=Selection.parse((), ("db",), ()))
+    made.take([CACHE, counter(3, 300), counter(2, 70, cgroup_id=8)])
+    assert [row[0] for row in cells(made)] == ["db"]
+    assert made.total()["bytes"] == 70
+
+
+def test_latencies_join_their_row() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(4, 4)])
+    slots = [0] * 32
+    slots[2], slots[5] = 3, 1
+    made.take(
+        [
+            Batch(
+                "latencies",
+                pack(LATENCY, cgroup_id=7, mount=1, device=5, longest=9000, slots=struct.pack("<32Q", *slots)),
+            )
+        ]
+    )
+    (row,) = made.all_rows()
+    assert (row.slots, row.longest) == (slots, 9000)
+    record = Writes().row_record("destination", row, _Clock(), 0, True)
+    # three in [1024, 2048), one in [8192, 16384)
+    assert 1024 <= record["p50_ns"] < 2048 and 8192 <= record["p99_ns"] <= 16384
+    assert record["max_ns"] == 9000
+
+
+class _Clock:
+    node = "node1"
+    counting = None
+
+    def wall_ns(self, boot_ns: int) -> int:
+        return boot_ns
+
+    def layer(self, _event: Any, _identity: Identity) -> None:
+        return None
+
+
+def test_a_row_as_json_has_the_contracts_keys() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(4, 44)])
+    made.tick(1_000_000_000)
+    (row,) = made.changed()
+    record = Writes().row_record("destination", row, _Clock(), 0, False)
+    assert record | {"time": ""} == {
+        "type": "writes",
+        "time": "",
+        "node": "node1",
+        "namespace": "shop",
+        "pod": "cart",
+        "container": "app",
+        "pod_uid": None,
+        "container_id": None,
+        "image": None,
+        "qos_class": None,
+        "cgroup_id": 7,
+        "cgroup_path": None,
+        "host": False,
+        "attributed_by": "none",
+        "names_from": None,
+        "destination": "emptyDir/cache",
+        "destination_kind": "emptyDir",
+        "volume": "cache",
+        "medium": "disk",
+        "counted_as_ephemeral": True,
+        "writes": 4,
+        "bytes": 44,
+        "writes_total": 4,
+        "bytes_total": 44,
+        "files_total": 1,
+        "fsyncs_total": 0,
+        "errors_total": 0,
+        "mapped_bytes_total": 0,
+    }
+    assert "operation" in Writes().row_record("operation", row, _Clock(), 0, False)
+    assert Writes().row_record("pod", row, _Clock(), 0, False)["container"] is None
+
+
+@pytest.mark.parametrize(
+    ("slots", "q", "expected"),
+    [
+        ([], 0.5, None),
+        ([0, 0], 0.5, None),
+        # all below 512 ns, evenly spread from 0
+        ([100], 0.5, 256),
+        # two of four lie at or below 1024
+        ([2, 0, 2], 0.5, 512),
+        ([0, 4], 0.25, 640),
+        ([0, 4], 1.0, 1024),
+        ([99, 0, 0, 1], 0.99, 512),
+        ([98, 0, 0, 2], 0.99, 3072),
+    ],
+)
+def test_quantiles_of_a_log2_histogram(slots: list[int], q: float, expected: int | None) -> None:
+    assert quantile(slots, q, first_ns=256) == expected
+
+
+def test_an_empty_row_has_no_latency() -> None:
+    row = Row([[0] * 4 for _ in range(3)], (0,) * 6, None, None)  # type: ignore[arg-type]
+    assert list(Writes().counted.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, None, None, None]
