@@ -68,7 +68,7 @@ class _Counters:
     mounts = "writes_mounts"
     places = "writes_places"
     key_end = "operation"
-    values: Sequence[str] = ("count", "bytes", "errors", "files")
+    values = ("count", "bytes", "errors", "files")
     kinds: Mapping[str, int] = {"fsync": 1, "mmap": 2}
 
     def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
