@@ -59,6 +59,23 @@ static __always_inline __s32 kt_io_uring_result(const void *request)
 	return BPF_CORE_READ((const struct io_kiocb___result *)request, result);
 }
 
+/* The function of a syscall, which finds its arguments in the registers that its own first argument points
+ * to. */
+#if defined(__TARGET_ARCH_x86)
+#define KT_SYSCALL(name) "__x64_sys_" #name
+#else
+#define KT_SYSCALL(name) "__arm64_sys_" #name
+#endif
+
+static __always_inline __u64 kt_syscall_argument(const void *registers)
+{
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ((const struct pt_regs *)registers, di);
+#else
+	return BPF_CORE_READ((const struct user_pt_regs *)registers, regs[0]);
+#endif
+}
+
 /* Number of a mount: unique in a boot since 6.8 (98d2b43081972), before that mnt_id, which is given again. */
 struct mount___unique {
 	__u64 mnt_id_unique;

@@ -38,6 +38,9 @@ const volatile bool events = false; /* an event for each operation */
 const volatile __u32 page_bytes = 4096;
 const volatile __u32 node_mount_namespace = 0; /* inode number of PID 1's mount namespace */
 
+/* Address of that namespace: set by the first write through a mount of it. */
+__u64 node_namespace = 0;
+
 typedef __u64 kt_count;
 typedef __u64 kt_mount;
 typedef __u64 kt_place;
@@ -105,6 +108,9 @@ KT_COUNTERS(writes, writes_key, writes_value, writes_counter, 16384);
 /* Where writes has no room: one entry for each cgroup, so that sums stay exact. */
 KT_COUNTERS(writes_rest, writes_key, writes_value, writes_counter, 4096);
 KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384);
+
+/* Beside the operations: inside fsync(2) or fdatasync(2). */
+#define writes_syncing 64
 
 /* A mount, when the first counter of it is made. Paths are leaf first, as kt_path gives them. */
 struct writes_mount_event {
@@ -252,7 +258,9 @@ struct writes_operand {
 	__u64 file;   /* inode number and generation in one */
 	__s64 result; /* bytes or a negative errno */
 	kt_duration_ns duration;
-	__u64 thread;
+	__u64 thread; /* 0: the one that runs */
+	kt_dev device;
+	__u16 type;
 };
 
 static __always_inline __u64 writes_file_number(const struct inode *inode)
@@ -510,40 +518,56 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	return bpf_map_lookup_elem(&writes_rest, key);
 }
 
+static __always_inline bool writes_is_counted(__u16 type)
+{
+	return all_files || type == S_IFREG || type == S_IFBLK;
+}
+
+/* Whether a mount is the node's own: by the namespace's address, once that is known. */
+static __always_inline bool writes_in_node(const struct mount *mount)
+{
+	__u64 namespace = (__u64)BPF_CORE_READ(mount, mnt_ns);
+
+	if (!node_mount_namespace)
+		return false;
+	if (node_namespace)
+		return namespace == node_namespace;
+	if (writes_namespace(mount) != node_mount_namespace)
+		return false;
+	node_namespace = namespace;
+	return true;
+}
+
 static __always_inline int writes_count(__u32 operation, struct writes_operand *operand,
 					const struct kt_cgroups *who)
 {
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
-	struct vfsmount *mnt = operand->path.mnt;
-	struct mount *mount = writes_mount_of(mnt);
+	struct mount *mount = writes_mount_of(operand->path.mnt);
 	struct inode *inode = operand->inode;
-	__u16 type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
 	struct writes_value *entry;
 	struct writes_key key = {};
 
-	if (!all_files && type != S_IFREG && type != S_IFBLK)
-		return 0;
 	if (operand->result < 0 && !writes_is_error(operand->result))
 		return 0;
 	if (kt_excluded(who))
 		return 0;
+	if ((by_process || events) && !operand->thread)
+		operand->thread = bpf_get_current_pid_tgid();
 	key.cgroup_id = who->id;
 	key.memory_cgroup_id = who->memory_id;
 	key.memory_hierarchy = who->memory_hierarchy;
-	if (type == S_IFBLK) {
+	key.device = operand->device;
+	if (operand->type == S_IFBLK)
 		/* lands on the device itself, not in the file system that its name is in */
 		key.device = BPF_CORE_READ(inode, i_rdev);
-	} else {
-		key.device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
+	else
 		key.mount = kt_mount_number(mount);
-	}
 	key.operation = operation;
 	if (by_process)
 		key.pid = operand->thread >> 32;
-	operand->file = writes_file_number(operand->inode);
 	if (by_file)
 		key.place = operand->file;
-	else if (key.mount && node_mount_namespace && writes_namespace(mount) == node_mount_namespace)
+	else if (key.mount && writes_in_node(mount))
 		key.place = writes_place(operand->path.dentry, key.device);
 	if (events) {
 		if (key.mount)
@@ -583,18 +607,46 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	return 0;
 }
 
+/* What is read of an operand by probing memory: works for every pointer. */
+static __always_inline void writes_describe(struct writes_operand *operand, struct vfsmount *mnt,
+					    struct dentry *dentry, struct inode *inode)
+{
+	operand->path.mnt = mnt;
+	operand->path.dentry = dentry;
+	operand->inode = inode;
+	operand->type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
+	operand->file = writes_file_number(inode);
+	operand->device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
+}
+
+/* typed: the file is an argument of an fexit program, and the verifier lets it be read as C reads it, without
+ * a call */
 static __always_inline int writes_count_file(__u32 operation, struct file *file, __s64 result,
-					     kt_duration_ns duration)
+					     kt_duration_ns duration, const bool typed)
 {
 	struct writes_operand operand = {};
 	struct kt_cgroups who;
 
-	operand.path.mnt = BPF_CORE_READ(file, f_path.mnt);
-	operand.path.dentry = BPF_CORE_READ(file, f_path.dentry);
-	operand.inode = BPF_CORE_READ(file, f_inode);
+	if (typed) {
+		struct inode *inode = file->f_inode;
+		struct vfsmount *mnt = file->f_path.mnt;
+
+		operand.type = inode->i_mode & S_IFMT;
+		if (!writes_is_counted(operand.type))
+			return 0;
+		operand.file = ((struct inode___u64 *)inode)->i_ino ^ (__u64)inode->i_generation << 32;
+		operand.device = mnt->mnt_sb->s_dev;
+		operand.path.dentry = file->f_path.dentry;
+		operand.path.mnt = mnt;
+		operand.inode = inode;
+	} else {
+		writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_path.dentry),
+				BPF_CORE_READ(file, f_inode));
+		if (!writes_is_counted(operand.type))
+			return 0;
+	}
 	operand.result = result;
 	operand.duration = duration;
-	operand.thread = bpf_get_current_pid_tgid();
 	kt_current_cgroups(&who);
 	return writes_count(operation, &operand, &who);
 }
@@ -665,7 +717,7 @@ static __always_inline void *writes_object(__u32 operation, kt_duration_ns *dura
 
 static __always_inline int writes_file_end(__u32 operation, struct file *file, __s64 result)
 {
-	return writes_count_file(operation, file, result, writes_duration(operation));
+	return writes_count_file(operation, file, result, writes_duration(operation), true);
 }
 
 static __always_inline int writes_file_return(__u32 operation, __s64 result)
@@ -673,7 +725,7 @@ static __always_inline int writes_file_return(__u32 operation, __s64 result)
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(operation, &duration);
 
-	return file ? writes_count_file(operation, file, result, duration) : 0;
+	return file ? writes_count_file(operation, file, result, duration, false) : 0;
 }
 
 /* sendfile(2) comes with a number: its file, as this process has it now. */
@@ -695,7 +747,7 @@ static __always_inline int writes_sendfile_end(int fd, __s64 result)
 	kt_duration_ns duration = writes_duration(writes_sendfile);
 	struct file *file = writes_file_of(fd);
 
-	return file ? writes_count_file(writes_sendfile, file, result, duration) : 0;
+	return file ? writes_count_file(writes_sendfile, file, result, duration, false) : 0;
 }
 
 static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_duration_ns duration)
@@ -703,7 +755,29 @@ static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_
 	/* what a copy-up has made is synced through a mount of overlayfs' own */
 	if (!writes_namespace(writes_mount_of(BPF_CORE_READ(file, f_path.mnt))))
 		return 0;
-	return writes_count_file(writes_fsync, file, result, duration);
+	return writes_count_file(writes_fsync, file, result, duration, false);
+}
+
+/* What vfs_fsync_range counts is not counted again by the syscall around it. */
+static __always_inline void writes_passed_fsync(void)
+{
+	writes_begin(writes_syncing, 0, true);
+}
+
+static __always_inline int writes_sync_end(int fd, __s64 result)
+{
+	__u64 thread = writes_thread(writes_syncing);
+	struct writes_start *start = bpf_map_lookup_elem(&starts, &thread);
+	struct file *file = writes_file_of(fd);
+	kt_duration_ns duration;
+
+	if (!start)
+		return 0;
+	duration = bpf_ktime_get_boot_ns() - start->time;
+	if (start->nested)
+		file = 0;
+	bpf_map_delete_elem(&starts, &thread);
+	return file ? writes_fsync_end(file, result, duration) : 0;
 }
 
 static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration)
@@ -711,10 +785,10 @@ static __always_inline int writes_path_end(const struct path *given, __s64 resul
 	struct writes_operand operand = {.result = result, .duration = duration};
 	struct kt_cgroups who;
 
-	operand.path.mnt = BPF_CORE_READ(given, mnt);
-	operand.path.dentry = BPF_CORE_READ(given, dentry);
-	operand.inode = BPF_CORE_READ(given, dentry, d_inode);
-	operand.thread = bpf_get_current_pid_tgid();
+	writes_describe(&operand, BPF_CORE_READ(given, mnt), BPF_CORE_READ(given, dentry),
+			BPF_CORE_READ(given, dentry, d_inode));
+	if (!writes_is_counted(operand.type))
+		return 0;
 	kt_current_cgroups(&who);
 	return writes_count(writes_truncate, &operand, &who);
 }
@@ -728,7 +802,7 @@ static __always_inline int writes_io_uring_end(void *request, int result, kt_dur
 		return 0;
 	if (result >= 0 || result == -EIOCBQUEUED)
 		result = kt_io_uring_result(request);
-	return writes_count_file(writes_io_uring, file, result, duration);
+	return writes_count_file(writes_io_uring, file, result, duration, false);
 }
 
 static __always_inline int writes_aio_begin(const void *request)
@@ -757,25 +831,26 @@ static __always_inline int writes_aio_end(const void *request, __s64 result)
 	operand.duration = bpf_ktime_get_boot_ns() - start->time;
 	operand.thread = start->thread;
 	bpf_map_delete_elem(&requests, &request);
-	operand.path.mnt = BPF_CORE_READ(file, f_path.mnt);
-	operand.path.dentry = BPF_CORE_READ(file, f_path.dentry);
-	operand.inode = BPF_CORE_READ(file, f_inode);
-	return writes_count(writes_aio, &operand, &who);
+	writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_path.dentry),
+			BPF_CORE_READ(file, f_inode));
+	return writes_is_counted(operand.type) ? writes_count(writes_aio, &operand, &who) : 0;
 }
 
 static __always_inline int writes_page_dirtied(const struct vm_fault *fault)
 {
 	struct file *file = BPF_CORE_READ(fault, vma, vm_file);
 	struct writes_operand operand = {.result = page_bytes};
+	struct kt_file_path path;
 	struct kt_cgroups who;
 	struct dentry *dentry;
 
 	if (!file)
 		return 0;
-	kt_user_path(&operand.path, file);
-	dentry = operand.path.dentry;
-	operand.inode = BPF_CORE_READ(dentry, d_inode);
-	operand.thread = bpf_get_current_pid_tgid();
+	kt_user_path(&path, file);
+	dentry = path.dentry;
+	writes_describe(&operand, path.mnt, dentry, BPF_CORE_READ(dentry, d_inode));
+	if (!writes_is_counted(operand.type))
+		return 0;
 	kt_current_cgroups(&who);
 	return writes_count(writes_mmap, &operand, &who);
 }
@@ -829,8 +904,43 @@ int BPF_PROG(fsync__fentry, struct file *file, __u64 start, __u64 end, int datas
 {
 	if (writes_is_nested(file))
 		return 0;
+	writes_passed_fsync();
 	return writes_fsync_end(file, result, writes_duration(writes_fsync));
 }
+
+/*
+ * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
+ * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
+ * syscall.
+ */
+#define WRITES_SYNC(group, syscall)                                                                          \
+	SEC("fentry/" KT_SYSCALL(syscall))                                                                   \
+	int group##_begin__fentry(void *ctx)                                                                 \
+	{                                                                                                    \
+		return writes_begin(writes_syncing, 0, false);                                               \
+	}                                                                                                    \
+	SEC("fexit/" KT_SYSCALL(syscall))                                                                    \
+	int BPF_PROG(group##__fentry, struct pt_regs *registers, __s64 result)                               \
+	{                                                                                                    \
+		return writes_sync_end(kt_syscall_argument(registers), result);                              \
+	}                                                                                                    \
+	SEC("kprobe/" KT_SYSCALL(syscall))                                                                   \
+	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
+	{                                                                                                    \
+		return writes_begin(writes_syncing,                                                          \
+				    writes_file_of(kt_syscall_argument((void *)PT_REGS_PARM1(ctx))), false); \
+	}                                                                                                    \
+	SEC("kretprobe/" KT_SYSCALL(syscall))                                                                \
+	int BPF_KRETPROBE(group##__kprobe, __s64 result)                                                     \
+	{                                                                                                    \
+		kt_duration_ns duration = 0;                                                                 \
+		struct file *file = writes_object(writes_syncing, &duration);                                \
+                                                                                                             \
+		return file ? writes_fsync_end(file, result, duration) : 0;                                  \
+	}
+
+WRITES_SYNC(fsynced, fsync)
+WRITES_SYNC(fdatasynced, fdatasync)
 
 SEC("fexit/vfs_truncate")
 int BPF_PROG(truncatepath__fentry, const struct path *path, __u64 length, __s64 result)
@@ -857,7 +967,7 @@ int truncate__fentry(unsigned long long *ctx)
 	}
 	/* without a file it is truncate(2): vfs_truncate has the path */
 	return file ? writes_count_file(writes_truncate, (void *)file, (int)result,
-					writes_duration(writes_other))
+					writes_duration(writes_other), false)
 		    : 0;
 }
 
@@ -951,6 +1061,7 @@ int BPF_KRETPROBE(fsync__kprobe, int result)
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(writes_fsync, &duration);
 
+	writes_passed_fsync();
 	return file ? writes_fsync_end(file, result, duration) : 0;
 }
 
@@ -970,7 +1081,7 @@ int BPF_KRETPROBE(truncate__kprobe, int result)
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(writes_other, &duration);
 
-	return file ? writes_count_file(writes_truncate, file, result, duration) : 0;
+	return file ? writes_count_file(writes_truncate, file, result, duration, false) : 0;
 }
 
 #define WRITES_BEGIN(group, kernel_function, operation, at, argument, object, nested)                        \

@@ -57,6 +57,7 @@ def node() -> Destinations:
         ),
         (f"/kubelet/pods/{POD}/etc-hosts", "/etc/hosts", "kubelet", None, False),
         ("/hostdata/web-node1", "/data", "hostPath /run/disk/hostdata/web-node1", None, False),
+        ("/kubelet/plugins", "/plugins", "hostPath /var/lib/kubelet/plugins", None, False),
         ("/log/app", "/logs", "hostPath /var/log/app", None, False),
     ],
 )

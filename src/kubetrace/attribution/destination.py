@@ -210,6 +210,9 @@ class Destinations:
             found = self._overlay(mounted)
         else:
             found = by_path(place) if mounted.node and place is not None else by_path(mounted.root)
+            if found is not None and found.kind == "kubelet" and not mounted.node and not kubelet.pod_of(mounted.root):
+                # not a pod's: a container has it as a hostPath
+                found = None
             if found is None:
                 found = self._by_device(mounted)
         if found is None:
