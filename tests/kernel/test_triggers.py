@@ -207,7 +207,7 @@ def _extents_are_shared(path: Path) -> bool:
 
 
 def test_a_file_of_the_image_has_its_layer_and_dockerfile_line(case: Case) -> None:
-    low, middle, top = case.run("chmod 600 /bin/busybox; chmod 600 /app/one-byte; chmod 600 /app/big")[1:]
+    low, middle, top = case.run("chmod 700 /bin/busybox; chmod 600 /app/one-byte; chmod 600 /app/big")[1:]
     assert (low["path"], low["layer"], low["layer_index"]) == ("/bin/busybox", 1, 3)
     assert (middle["path"], middle["layer"], middle["layer_index"]) == ("/app/one-byte", 2, 2)
     assert (top["path"], top["layer"], top["layer_index"]) == ("/app/big", 3, 1)
