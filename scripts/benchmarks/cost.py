@@ -28,7 +28,7 @@ def run(rounds: int) -> list[dict[str, str]]:
         done = subprocess.run(
             [
                 *(str(ROOT / "scripts" / "vm"), "--kernel", KERNEL, "--count-instructions", "--"),
-                *("python3", "-S", "scripts/benchmarks/cost_guest.py", hook, str(rounds)),
+                *("python3", "scripts/benchmarks/cost_guest.py", hook, str(rounds)),
             ],
             stdout=subprocess.PIPE,
             check=True,
