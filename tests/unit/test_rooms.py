@@ -18,7 +18,9 @@ FORBIDDEN = {
     "engines": ("kubetrace.attribution", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "click", "rich"),
     "layout.py": ("kubetrace.engines", "ctypes"),
     "aggregate.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.attribution", "ctypes"),
-    "pipeline.py": ("kubetrace.engines", "kubetrace.session", "ctypes", "click", "rich"),
+    "pipeline.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.live", "ctypes", "click", "rich", "time"),
+    "steps.py": ("kubetrace.engines", "kubetrace.live", "kubetrace.views", "ctypes"),
+    "live.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "ctypes", "click"),
 }
 
 
