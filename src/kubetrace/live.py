@@ -89,6 +89,7 @@ class LiveSource:
         self._mounts_fd = files.mounts_fd()
         self._mounts_changed = False
         self._mounts_read = 0.0
+        self._look_again = False
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
         self._poller = select.poll()
         for fd in self._births_fds:
@@ -134,8 +135,14 @@ class LiveSource:
             streams = [stream for stream in kernel.layouts if stream != _BIRTHS]
             batches += [Batch(stream_key(tracer, batch.stream), batch.data) for batch in kernel.read(*streams)]
             now = kernel.losses()
-            if now != self._losses.get(tracer):
+            before = self._losses.get(tracer, {})
+            if now != before:
+                # What was lost may have been the birth of a cgroup.
+                self._look_again |= any(count > before.get(kind, 0) for kind, count in now.items())
                 losses[tracer] = self._losses[tracer] = now
+        if self._look_again and (found := self.ask(unknown=True)):
+            self._look_again = False
+            self._facts.extend(found)
         facts, self._facts = self._facts, []
         parts = list(split(batches, self.layouts)) or [[]]
         steps = [Step(facts=facts if not at else (), batches=part) for at, part in enumerate(parts)]
