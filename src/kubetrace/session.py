@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.pipeline import EventView, OwnCost, Pipeline, Selected, Wall
-from kubetrace.views.text import visible
-from kubetrace.views.units import format_count, format_elapsed, format_percent, format_time
+from kubetrace.pipeline import EventView, OwnCost, Pipeline, Wall
+from kubetrace.selection import Both, Selection
+from kubetrace.views.text import escape, visible
+from kubetrace.views.units import format_count, format_duration, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.node import Node
     from kubetrace.engines.source import KernelSource
     from kubetrace.host import Host
     from kubetrace.live import LiveSource
+    from kubetrace.recording.header import Header
+    from kubetrace.recording.writer import Recorder
     from kubetrace.steps import Tick
     from kubetrace.tracers import Tracer
     from kubetrace.views.columns import Value
@@ -36,7 +40,7 @@ _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 class Options:
     """What the command line asked for, in units: seconds, rows, bytes."""
 
-    selection: Selected
+    selection: Selection | Both
     by: str
     sort: str
     output: str = "table"
@@ -49,6 +53,9 @@ class Options:
     hook: str = "auto"
     host_root: str | None = None
     cri_socket: str | None = None
+    record: Path | None = None
+    force: bool = False
+    max_size: int | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -82,22 +89,32 @@ def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace.host import Host
 
-    constants = {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+    # What was asked wrongly is said before anything is attached.
+    constants = constants_of(tracer, options)
     host = Host.find(options.host_root)
     clock = Wall(host.node_name(), host.boot_to_wall_ns())
+    recorder: Recorder | None = None
+    if options.record is not None:
+        from kubetrace.recording.writer import Recorder, refuse_existing
+
+        refuse_existing(options.record, force=options.force)
     with Stop() as stop:
         view = open_view(tracer, options, clock, host.kernel_release())
         with contextlib.ExitStack() as stack:
             screen = stack.enter_context(view.open()) if isinstance(view, TableView) else None
-            kernel = _attach(tracer, options, constants, stop, screen)
+            kernel = attach(tracer, options, constants, stop, screen)
             if kernel is None:
                 return
             stack.callback(kernel.close)
-            files = _node_files(host, options)
+            files = node_files(host, options)
             stack.callback(files.close)
             from kubetrace.live import LiveSource
 
             source = LiveSource({tracer.name: kernel}, files)
+            if options.record is not None:
+                header = header_of(host, clock, {tracer.name: (tracer, kernel)}, options)
+                recorder = Recorder(options.record, header, force=options.force, max_size=options.max_size)
+                stack.callback(recorder.close)
             pipeline = Pipeline(
                 tracer,
                 source.layouts,
@@ -106,29 +123,72 @@ def run(tracer: Tracer, options: Options) -> None:
                 groupings=view.groupings,
                 events=view.events,
                 asked=source,
+                record=recorder.write if recorder is not None else None,
             )
             source.start()
             if options.ready_file is not None:
-                _touch(options.ready_file)
+                touch(options.ready_file)
             view.attached(kernel.hook, list(kernel.missing.values()))
-            tick = _loop(source, pipeline, view, options, stop)
+            tick = _loop(source, pipeline, view, options, stop, recorder)
         view.end(pipeline, tick)
+        if recorder is not None:
+            print(recorded(recorder), file=sys.stderr)
 
 
-def _node_files(host: Host, options: Options) -> Any:
+def constants_of(tracer: Tracer, options: Options) -> dict[str, int]:
+    """What goes into the tracer's object for these options. Raises UsageError."""
+    return {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+
+
+def header_of(host: Host, clock: Wall, kernels: Mapping[str, tuple[Tracer, KernelSource]], options: Options) -> Header:
+    """What a recording of these tracers says of itself."""
+    from kubetrace.recording.header import Header, Stream, Traced
+
+    number, traced = 0, []
+    for tracer, kernel in kernels.values():
+        streams = []
+        for name in tracer.streams:
+            number += 1
+            streams.append(Stream(number, name, kernel.layouts[name]))
+        selection = options.selection.texts() if isinstance(options.selection, Selection) else {}
+        names = {option.name for option in tracer.options()}
+        own = {name: str(value) for name, value in options.own.items() if value is not None and name in names}
+        traced.append(Traced(tracer.name, kernel.hook, tuple(kernel.missing.values()), selection, own, tuple(streams)))
+    return Header(clock.node, host.kernel_release(), clock.offset_ns, tuple(traced))
+
+
+def recorded(recorder: Recorder) -> str:
+    """How a recording went, and the next command."""
+    rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
+    if recorder.trouble:
+        return (
+            f"kubetrace: the recording stopped early: {recorder.trouble}. "
+            f"{recorder.dropped} events are not in {path}.\n"
+            f"What is there can be read: kubetrace replay {path}"
+        )
+    return (
+        f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+    )
+
+
+def node_files(host: Host, options: Options) -> Node:
+    """The node's files as facts."""
     from kubetrace.attribution.node import Node
 
     return Node(host, cri_socket=options.cri_socket)
 
 
-def _touch(path: Path) -> None:
+def touch(path: Path) -> None:
+    """Create the ready file. Raises OutputError."""
     try:
         path.touch()
     except OSError as error:
         raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error
 
 
-def _attach(
+def attach(
     tracer: Tracer,
     options: Options,
     constants: Mapping[str, int],
@@ -174,7 +234,14 @@ class Pace:
         return True
 
 
-def _loop(source: LiveSource, pipeline: Pipeline, view: View, options: Options, stop: Stop) -> Tick:
+def _loop(
+    source: LiveSource,
+    pipeline: Pipeline,
+    view: View,
+    options: Options,
+    stop: Stop,
+    recorder: Recorder | None,
+) -> Tick:
     """Until the end; the last tick."""
     from kubetrace.live import DRAIN_INTERVAL_S
 
@@ -184,7 +251,10 @@ def _loop(source: LiveSource, pipeline: Pipeline, view: View, options: Options, 
     pause_s = _FIRST_DRAIN_S
     next_drain = begun
     pace = Pace(options.interval_s)
+    warned = False
     tick = drain(source, pipeline)
+    if pace.due(tick, pipeline.counts.events):
+        view.show(pipeline, tick)
     keyboard = view.keyboard()
     if keyboard is not None:
         source.watch(keyboard)
@@ -204,6 +274,9 @@ def _loop(source: LiveSource, pipeline: Pipeline, view: View, options: Options, 
             tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
             next_drain = now + pause_s
+            if recorder is not None and recorder.trouble and not warned:
+                warned = True
+                view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
             if pace.due(tick, pipeline.counts.events):
                 view.show(pipeline, tick)
     tick = drain(source, pipeline)
@@ -226,9 +299,13 @@ class View(Protocol):
 
     groupings: Sequence[str]
     events: EventView | None
+    paused: bool
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
         """The hook, and what is not seen."""
+
+    def warn(self, notice: str) -> None:
+        """Say what the user should know from now on."""
 
     def keyboard(self) -> int | None:
         """The descriptor of the terminal whose keys it wants."""
@@ -270,8 +347,9 @@ class TableView:
         self._by = options.by
         self._sort = options.sort
         self._keys = _keys() if self._live else None
-        self.notices: list[str] = []
-        self._paused = False
+        self._notices: list[str] = []
+        self.paused = False
+        self.pause_notice = "paused: counting goes on, space shows it"
         self._cost = OwnCost()
         self._begun = time.monotonic()
         self._hook = ""
@@ -298,6 +376,10 @@ class TableView:
         """The hook, and what is not seen."""
         self._hook, self._missing = hook, missing
 
+    def warn(self, notice: str) -> None:
+        """A notice above the table."""
+        self._notices.append(notice)
+
     def keyboard(self) -> int | None:
         """The terminal's descriptor, where the table is live."""
         return self._keys.fileno() if self._keys is not None else None
@@ -308,7 +390,7 @@ class TableView:
             if key == "q":
                 return False
             if key == " ":
-                self._paused = not self._paused
+                self.paused = not self.paused
             elif key == "s":
                 names = self._sorts()
                 self._sort = names[(names.index(self._sort) + 1) % len(names)] if self._sort in names else names[0]
@@ -327,12 +409,12 @@ class TableView:
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """A window, unless paused."""
-        if not self._paused:
+        if not self.paused:
             self._draw(pipeline, tick)
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
-        self._paused = False
+        self.paused = False
         self._draw(pipeline, tick)
 
     def end(self, pipeline: Pipeline, tick: Tick) -> None:
@@ -361,9 +443,9 @@ class TableView:
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
             (f"own CPU {format_percent(self._cost.percent(tick))}", "dim"),
         ]
-        notices = [*self._missing, *self.notices]
-        if self._paused:
-            notices.append("paused: counting goes on, space shows it")
+        notices = [*self._missing, *self._notices]
+        if self.paused:
+            notices.append(self.pause_notice)
         if selection and not pipeline.attribution.matched:
             notices.append(f"no container matches {selection} yet; waiting")
         head = self._head(tick.elapsed_ns / 1e9)
@@ -390,6 +472,7 @@ class StreamView:
     """Every event as it comes: lines, JSON objects or CSV rows."""
 
     groupings: Sequence[str] = ()
+    paused = False
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
         """Write to stdout."""
@@ -420,6 +503,10 @@ class StreamView:
         for notice in missing:
             print(f"kubetrace: {visible(notice)}", file=sys.stderr)
         self.flush()
+
+    def warn(self, notice: str) -> None:
+        """On stderr."""
+        print(f"kubetrace: {visible(notice)}", file=sys.stderr)
 
     def keyboard(self) -> int | None:
         """No keys."""

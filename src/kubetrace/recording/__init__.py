@@ -34,7 +34,8 @@ and its payload. The kinds:
 A segment is flushed by one write(2), at least once a second: S, F, L, then B. Every frame is compressed on its own,
 so whatever is damaged costs itself only. A frame whose `check` is wrong is no frame: the reader looks for the next
 magic behind it. One whose `crc` is wrong is left out as a whole. What follows the last whole frame does not exist. All
-three are reported (Damage). The first segment of a file made by rotation holds every fact so far: each part stands alone.
+three are reported (Damage). The first segment of a file made by rotation holds every fact so far: each part stands
+alone.
 
 Fields may be added to any JSON; a change that an old reader would misread raises `version`, which it refuses.
 """

@@ -27,6 +27,12 @@ _FLUSH_BYTES = 4 << 20
 MIN_MAX_SIZE = 64 << 10
 
 
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raises UsageError if there is something at the path and it is not to be replaced."""
+    if not force and os.path.lexists(path):
+        raise UsageError(f"{path} exists.", do="another FILE, or --force to replace it")
+
+
 class Recorder:
     """Appends steps to a file, in flushes of at most half a second.
 
