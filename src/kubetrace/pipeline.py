@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kubetrace.views.columns import Column, Value
 
 _OTHERS = "(others)"
+_MOST_NOTES = 50_000
 
 
 class Selected(Protocol):
@@ -91,7 +92,7 @@ class Tally:
         ]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
         self._groups = Groups(
-            tracer.operations(), fold=lambda key: (*key[:-1], _OTHERS), weight=lambda row: row[weight]
+            tracer.operations(), fold=_coarser, weight=lambda row: row[weight]
         )
         self._notes: dict[Key, tuple[Value, ...]] = {}
 
@@ -101,6 +102,8 @@ class Tally:
         self._groups.add(key, values)
         if self._note_columns:
             self._notes[key] = tuple([cells[name] for name in self._note_columns])
+            if len(self._notes) > _MOST_NOTES:
+                self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -118,6 +121,12 @@ class Tally:
             else:
                 rows.sort(key=lambda row: _sortable(row[at]))
         return rows[:top] if top else rows
+
+
+def _coarser(key: Key) -> Key:
+    """The key without its last part that says something: file, then container, then pod."""
+    at = next((at for at in reversed(range(len(key))) if key[at] != _OTHERS), 0)
+    return (*key[:at], _OTHERS, *key[at + 1 :])
 
 
 def _sortable(value: Value) -> bytes:
