@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.aggregate import SUM, Groups, Key
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _OTHERS = "(others)"
 _MOST_NOTES = 50_000
+_JUDGED_AT_ONCE = 256
 
 
 class Selected(Protocol):
@@ -91,9 +93,7 @@ class Tally:
             *tracer.measures,
         ]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
-        self._groups = Groups(
-            tracer.operations(), fold=_coarser, weight=lambda row: row[weight]
-        )
+        self._groups = Groups(tracer.operations(), fold=_coarser, weight=lambda row: row[weight])
         self._notes: dict[Key, tuple[Value, ...]] = {}
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
@@ -149,14 +149,14 @@ class Attribution:
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take facts in, in the order in which they were learned."""
-        learned = False
+        learned = 0
         for fact in facts:
-            learned = True
+            learned += 1
             self._attributor.learn(fact)
-            if isinstance(fact, CgroupSeen):
+            if self._selection and isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
-        if learned:
-            self._decide()
+        if self._undecided:
+            self._decide(learned + _JUDGED_AT_ONCE)
 
     def identify(self, event: Any) -> Identity:
         """Whose event this is, by the facts so far."""
@@ -168,9 +168,10 @@ class Attribution:
             time_ns=event.time,
         )
 
-    def _decide(self) -> None:
+    def _decide(self, most: int) -> None:
         """Judge the cgroups that came: what is no pod's, or has no name yet, is judged event by event."""
-        for (hierarchy, number), time_ns in list(self._undecided.items()):
+        for (hierarchy, number), time_ns in list(islice(self._undecided.items(), most)):
+            del self._undecided[hierarchy, number]
             identity = self._attributor.identify(
                 cgroup_id=number if hierarchy == 0 else 1,
                 memory_cgroup_id=number,
@@ -180,14 +181,14 @@ class Attribution:
             )
             if identity.kind in ("container", "sandbox"):
                 if identity.pod is None or (identity.kind == "container" and identity.container is None):
+                    self._undecided[hierarchy, number] = time_ns  # its turn comes again
                     continue
                 if self._selection.match(identity):
                     self._matched.add(identity)
-                elif self._selection and (hierarchy, number) not in self._excluded:
+                elif (hierarchy, number) not in self._excluded:
                     self._excluded.add((hierarchy, number))
                     if self._exclude is not None:
                         self._exclude(hierarchy, number)
-            del self._undecided[hierarchy, number]
 
     @property
     def matched(self) -> int:

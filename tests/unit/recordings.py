@@ -43,7 +43,9 @@ def steps(count: int = 40) -> list[Step]:
         records = []
         for _ in range(tick):
             number += 1
-            records.append(event(number, (21, 30, 8123)[number % 3], HOSTILE[number % len(HOSTILE)], number))
+            cgroup = (21, 30, 8123)[number % 3]
+            path = HOSTILE[number % len(HOSTILE)]
+            records.append(event(number, cgroup, path, number, device=7 if cgroup == 21 else 99))
         half = len(records) // 2
         batches = [
             Batch("copyup/copyup", b"".join(records[:half])),

@@ -165,11 +165,11 @@ class Recorder:
                     self._rotate()
                     data = self._segment_bytes()
                 self._known += self._facts
-            if self.trouble:
-                self._drop()
-            else:
+            if not self.trouble:
                 self._append(data)
                 self._fresh += 1
+            if self.trouble:
+                self._drop()
         self._clear()
 
     def _drop(self) -> None:
