@@ -27,6 +27,9 @@ DRAIN_INTERVAL_S = 0.1
 # How often the node's files are asked again about what has no name yet, and how soon after one another mounts are read.
 _ASK_AGAIN_S = 1.0
 _MOUNTS_AGAIN_S = 0.02
+# What a ring (bpf/*.bpf.c: 8 MiB) may hold when it is drained, and the shortest time between two drains.
+_COMFORTABLE_BYTES = 2 << 20
+_SHORTEST_S = 0.004
 _BIRTHS = "cgroups"
 
 
@@ -96,6 +99,9 @@ class LiveSource:
         self._mounts_changed = False
         self._mounts_read = 0.0
         self._look_again = False
+        self._drained = time.monotonic()
+        self.pause_s = DRAIN_INTERVAL_S
+        """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
         self._poller = select.poll()
         for fd in self._births_fds:
@@ -150,11 +156,22 @@ class LiveSource:
         if self._look_again and (found := self.ask(unknown=True)):
             self._look_again = False
             self._facts.extend(found)
+        self._measure(batches)
         facts, self._facts = self._facts, []
         parts = list(split(batches, self.layouts)) or [[]]
         steps = [Step(facts=facts if not at else (), batches=part) for at, part in enumerate(parts)]
         steps[-1] = Step(facts=steps[-1].facts, batches=parts[-1], losses=losses, tick=self._tick())
         return steps
+
+    def _measure(self, batches: list[Batch]) -> None:
+        # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
+        now = time.monotonic()
+        most = max((len(batch.data) for batch in batches), default=0)
+        if most:
+            self.pause_s = min(DRAIN_INTERVAL_S, max(_SHORTEST_S, (now - self._drained) * _COMFORTABLE_BYTES / most))
+        else:
+            self.pause_s = DRAIN_INTERVAL_S
+        self._drained = now
 
     def ask(self, unknown: bool) -> list[Fact]:
         """Once a second at most: the node is looked at again for the nameless, as a whole for the `unknown`."""

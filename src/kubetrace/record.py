@@ -72,8 +72,6 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
 
 
 def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | None, asked: Options, stop: Stop) -> None:
-    from kubetrace.live import DRAIN_INTERVAL_S
-
     begun = time.monotonic()
     end = begun + asked.duration_s if asked.duration_s is not None else None
     progress = _Progress(recorder)
@@ -85,7 +83,7 @@ def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | Non
         source.wait(min(next_drain, end if end is not None else next_drain) - now)
         if time.monotonic() >= next_drain:
             _drain(source, recorder, attribution)
-            next_drain = max(next_drain + DRAIN_INTERVAL_S, time.monotonic())
+            next_drain = time.monotonic() + source.pause_s
             progress.show()
     _drain(source, recorder, attribution)
     progress.clear()

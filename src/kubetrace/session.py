@@ -273,7 +273,7 @@ def _loop(
         if now >= next_drain:
             tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
-            next_drain = now + pause_s
+            next_drain = now + min(pause_s, source.pause_s)
             if recorder is not None and recorder.trouble and not warned:
                 warned = True
                 view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -254,44 +255,41 @@ finally:
 # Files that want to hurt.
 
 
-def bombs() -> dict[str, bytes]:
-    zeros = pack(ord("B"), bytes(EVENT.stride * 40_000), rows=40_000, stream=1, segment=1)
-    facts = [
-        pack(
-            ord("F"),
-            "\n".join(
-                to_json(CgroupSeen(0, n, f"/kubepods/pod{n:032}/{n:064}", 0)) for n in range(at, at + 20_000)
-            ).encode(),
-            rows=20_000,
-            segment=at,
-        )
-        for at in range(0, 300_000, 20_000)
-    ]
-    strangers = [
-        pack(
-            ord("B"),
-            b"".join(event(n, n << 8, b"/%d" % n, 1, device=n) for n in range(at, at + 16_000)),
-            rows=16_000,
-            stream=1,
-            segment=at + 1,
-        )
-        for at in range(0, 160_000, 16_000)
-    ]
-    losses = b'{"step":1,"tracer":"copyup","losses":{"%s":1}}\n' % (b"a" * 4000)
-    return {
-        "records": zeros * 10,
-        "facts": b"".join(facts),
-        "strangers": b"".join(strangers),
-        "steps": pack(ord("S"), b"\xff" * (37 * 200_000), rows=200_000, segment=1) * 3,
-        "losses": pack(ord("L"), losses * 2000, rows=2000) * 9,
-        "end": frame("E", b'{"rows":' + b"[" * 60_000),
-    }
+def _strangers() -> bytes:
+    parts = []
+    for at in range(0, 112_000, 16_000):
+        records = b"".join(event(n, n << 8, b"/%d" % n, 1, device=n) for n in range(at, at + 16_000))
+        parts.append(pack(ord("B"), records, rows=16_000, stream=1, segment=at + 1))
+    return b"".join(parts)
 
 
-@pytest.mark.parametrize("kind", ["records", "facts", "strangers", "steps", "losses", "end"])
+def _facts() -> bytes:
+    parts = []
+    for at in range(0, 280_000, 20_000):
+        lines = (to_json(CgroupSeen(0, n, f"/kubepods/pod{n:032}/{n:064}", 0)) for n in range(at, at + 20_000))
+        parts.append(pack(ord("F"), "\n".join(lines).encode(), rows=20_000, segment=at))
+    return b"".join(parts)
+
+
+def _losses() -> bytes:
+    lines = b'{"step":1,"tracer":"copyup","losses":{"%s":1}}\n' % (b"a" * 4000)
+    return pack(ord("L"), lines * 2000, rows=2000) * 9
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "records": lambda: pack(ord("B"), bytes(EVENT.stride * 40_000), rows=40_000, stream=1, segment=1) * 8,
+    "facts": _facts,
+    "strangers": _strangers,
+    "steps": lambda: pack(ord("S"), b"\xff" * (37 * 200_000), rows=200_000, segment=1),
+    "losses": _losses,
+    "end": lambda: frame("E", b'{"rows":' + b"[" * 60_000),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
 @pytest.mark.parametrize("command", [["replay", "--final"], ["info"]], ids=["replay", "info"])
 def test_no_file_takes_more_than_256_mib(tmp_path: Path, kind: str, command: list[str]) -> None:
-    (tmp_path / "a").write_bytes(frame("H", HEADER.to_json()) + bombs()[kind])
+    (tmp_path / "a").write_bytes(frame("H", HEADER.to_json()) + BOMBS[kind]())
     before = subprocess.Popen(
         [*KUBETRACE, command[0], str(tmp_path / "a"), *command[1:]],
         env={**ENVIRONMENT, "MALLOC_ARENA_MAX": "1"},
