@@ -38,6 +38,7 @@ def event(layout: Layout, at: int, cgroup: int, path: bytes, **more: object) -> 
     given: dict[str, object] = {
         "time": at, "cgroup_id": cgroup, "device": 45, "pid": 4242, "tid": 4243, "comm": b"nginx", "mode": 0o100644,
         "path": names, "path_bytes": len(names), "duration": 1_250_000, "flags": 1, "inode": 77,
+        "trigger": 1, "layer_index": 1,
     }  # fmt: skip
     return pack(layout, **{**given, **more})
 
@@ -72,7 +73,7 @@ def main() -> None:
         event(
             short, 1_000_500_000, 4711, b"/var/cache/\x1b[31m\xff", size=10 << 20, copied=10 << 20, duration=48_000_000
         ),
-        event(short, 1_001_000_000, 900, b"/etc/passwd", size=900, copied=900, comm=b"vi"),
+        event(short, 1_001_000_000, 900, b"/etc/passwd", size=900, copied=900, comm=b"vi", trigger=3, flags=0),
     ]
     second = [
         event(short, 1_900_000_000, 4711, b"/srv/data", size=1 << 30, error=-28, duration=2_000_000_000),
