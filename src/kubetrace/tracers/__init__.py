@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -85,6 +85,9 @@ class Tracer(Protocol):
 
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
         """What goes into the object's .rodata for these options."""
+
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """What these options leave of a recording's events, as the kernel would have; None: all. Raises UsageError."""
 
     def operations(self) -> Sequence[str]:
         """How each measure joins (aggregate.SUM, ...), in the order of `measures`."""
