@@ -5,9 +5,9 @@ import json
 import os
 import platform
 
-from benchmarks import start, writes
+from benchmarks import cost, start, writes
 
-BENCHMARKS = {"start": start.run, "writes": writes.run}
+BENCHMARKS = {"cost": cost.run, "start": start.run, "writes": writes.run}
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from kubetrace.layout import RING_HEADER_BYTES
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.layout import Batch, Layout
-    from kubetrace.selection import Selection
+    from kubetrace.pipeline import Selected
     from kubetrace.views.columns import Column, Value
 
 
@@ -33,6 +33,8 @@ class Counted(Protocol):
     """The stream of latency histograms by the same key: fields `longest` and `slots`."""
     mounts: str
     places: str
+    shows_all: bool
+    """Whether what is no file is shown too."""
     key_end: str
     values: tuple[str, str, str, str]
     """The four fields of a value that only rise."""
@@ -136,7 +138,7 @@ class Counting:
         layouts: Mapping[str, Layout],
         identify: Callable[[Any], Identity],
         containers_of: Callable[[str, str | None], Identity | None],
-        selection: Selection,
+        selection: Selected,
         node: str,
         by: str,
     ) -> None:
@@ -148,7 +150,6 @@ class Counting:
         self._containers_of = containers_of
         self._selection = selection
         self._node = node
-        self.all_kinds = False
         self._by = by
         self._entries: dict[bytes, _Entry] = {}
         self._open: set[bytes] = set()
@@ -240,7 +241,7 @@ class Counting:
 
     def wanted(self, landing: Landing) -> bool:
         """Whether it is asked for."""
-        if landing.destination.kind in UNSEEN and landing.destination.kind != "other" and not self.all_kinds:
+        if landing.destination.kind in UNSEEN and landing.destination.kind != "other" and not self._counted.shows_all:
             return False
         return not self._selection or self._selection.match(landing.identity)
 
@@ -259,7 +260,7 @@ class Counting:
         if data := batches.get(counted.places):
             self._learn_places(data)
         if self._open and self._news:
-            self._look_again()
+            self.look_again()
         for stream in counted.counters:
             if data := batches.get(stream):
                 self._count(stream, data)
@@ -343,7 +344,8 @@ class Counting:
         entry.row = row = self._row_of(entry)
         entry.into = row.sums[entry.kind] if row is not None else None
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
+        """Conclude anew what is open."""
         self._news = False
         for key in list(self._open):
             entry = self._entries[key]
@@ -432,6 +434,11 @@ class Counting:
         return {column.key: value for column, value in zip(self._tracer.measures, values, strict=False)}
 
     @property
+    def nameless(self) -> bool:
+        """Whether some owner has no name yet."""
+        return any(self._entries[key].landing.identity.pod is None for key in self._open)
+
+    @property
     def unknown(self) -> int:
         """Operations whose owner is not known."""
         found = 0
@@ -446,7 +453,7 @@ class Counting:
     def tick(self, elapsed_ns: int) -> None:
         """An interval is over: rates are those of it until the next."""
         if self._open:
-            self._look_again()
+            self.look_again()
         span = elapsed_ns - self._ticked_ns
         self._ticked_ns = elapsed_ns
         self._ticked = self._totals()

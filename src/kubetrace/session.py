@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
@@ -13,21 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.pipeline import DRAIN_INTERVAL_S, EventView, OwnCost, Pipeline, Wall
-from kubetrace.selection import Selection
-from kubetrace.tracers import counted_of
+from kubetrace.pipeline import EventView, OwnCost, Pipeline, Wall
+from kubetrace.selection import Both, Selection
+from kubetrace.tracers import Counts
 from kubetrace.views.columns import Column
-from kubetrace.views.text import escape
-from kubetrace.views.units import format_count, format_elapsed, format_percent, format_time
+from kubetrace.views.text import escape, visible
+from kubetrace.views.units import format_count, format_duration, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.counting import Counting
+    from kubetrace.attribution.node import Node
     from kubetrace.engines.source import KernelSource
     from kubetrace.host import Host
+    from kubetrace.live import LiveSource
+    from kubetrace.recording.header import Header
+    from kubetrace.recording.writer import Recorder
+    from kubetrace.steps import Tick
     from kubetrace.tracers import Tracer
     from kubetrace.views.columns import Value
+    from kubetrace.views.keys import Keys
 
 # In front of the rows of counters as CSV.
 _TIME = Column("time", "TIME", "time")
@@ -40,7 +44,7 @@ _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 class Options:
     """What the command line asked for, in units: seconds, rows, bytes."""
 
-    selection: Selection
+    selection: Selection | Both
     by: str
     sort: str
     output: str = "table"
@@ -53,22 +57,29 @@ class Options:
     hook: str = "auto"
     host_root: str | None = None
     cri_socket: str | None = None
+    record: Path | None = None
+    force: bool = False
+    max_size: int | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Stop:
+class Stop:
     """Whether the user wants the end: SIGINT, SIGTERM or SIGHUP came."""
 
     def __init__(self) -> None:
+        """Nobody does yet."""
         self.asked = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Stop:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._ask)
+    def __enter__(self) -> Stop:
+        """Listen."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if (number := getattr(signal, name, None)) is not None:  # Windows has no SIGHUP
+                self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_error: object) -> None:
+        """Listen no more."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -82,65 +93,136 @@ def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace.host import Host
 
+    # What was asked wrongly is said before anything is attached.
+    constants = constants_of(tracer, options)
+    tracer = adapted(tracer, options)
     host = Host.find(options.host_root)
-    constants = {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
-    constants["memory_on_v1"] = int(bool(host.cgroup_mounts().memory_hierarchy))
-    wiring: dict[str, Any] = {}
-    if counted_of(tracer) is not None:
-        tracer = tracer.with_options(options.own)  # type: ignore[attr-defined]  # a tracer with counters
-        wiring = tracer.wiring(options.own, options.by, options.events, host)  # type: ignore[attr-defined]
-        constants |= wiring.pop("constants")
+    wiring = wiring_of(tracer, options, host)
+    constants |= wiring.pop("constants")
     clock = Wall(host.node_name(), host.boot_to_wall_ns())
-    with _Stop() as stop:
-        view = _view(tracer, options, clock)
+    recorder: Recorder | None = None
+    if options.record is not None:
+        from kubetrace.recording.writer import Recorder, refuse_existing
+
+        refuse_existing(options.record, force=options.force)
+    with Stop() as stop:
+        view = open_view(tracer, options, clock, host.kernel_release())
         with contextlib.ExitStack() as stack:
-            screen = stack.enter_context(view.open()) if isinstance(view, _TableView) else None
-            source = _attach(tracer, options, constants, stop, screen, host, wiring)
-            if source is None:
+            screen = stack.enter_context(view.open()) if isinstance(view, TableView) else None
+            kernel = attach(tracer, options, constants, stop, screen, wiring)
+            if kernel is None:
                 return
-            stack.callback(source.close)
-            files = _node_files(host, options)
+            stack.callback(kernel.close)
+            files = node_files(host, options)
             stack.callback(files.close)
+            from kubetrace.live import LiveSource
+
+            source = LiveSource({tracer.name: kernel}, files)
+            if options.record is not None:
+                header = header_of(host, clock, {tracer.name: (tracer, kernel)}, options)
+                recorder = Recorder(options.record, header, force=options.force, max_size=options.max_size)
+                stack.callback(recorder.close)
             pipeline = Pipeline(
                 tracer,
-                source,
-                files,
+                source.layouts,
                 clock,
                 options.selection,
                 groupings=view.groupings,
                 events=view.events,
+                asked=source,
+                record=recorder.write if recorder is not None else None,
                 by=options.by,
             )
-            if pipeline.counting is not None:
-                tracer.prepare(source.store, files, pipeline.counting, options.own)  # type: ignore[attr-defined]
-            pipeline.start()
+            prepare(tracer, kernel, files)
+            source.start()
             if options.ready_file is not None:
-                _touch(options.ready_file)
-            view.attached(source.hook, list(dict.fromkeys(source.missing.values())))
-            _loop(pipeline, view, options, stop)
-        view.end(pipeline)
+                touch(options.ready_file)
+            view.attached(kernel.hook, list(dict.fromkeys(kernel.missing.values())))
+            tick = _loop(source, pipeline, view, options, stop, recorder)
+        view.end(pipeline, tick)
+        if recorder is not None:
+            print(recorded(recorder), file=sys.stderr)
 
 
-def _node_files(host: Host, options: Options) -> Any:
+def constants_of(tracer: Tracer, options: Options) -> dict[str, int]:
+    """What goes into the tracer's object for these options. Raises UsageError."""
+    return {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+
+
+def adapted(tracer: Tracer, options: Options) -> Tracer:
+    """The tracer with the columns that these options ask for."""
+    return tracer.with_options(options.own) if isinstance(tracer, Counts) else tracer
+
+
+def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
+    """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
+    wiring: dict[str, Any] = {"constants": {}}
+    if isinstance(tracer, Counts):
+        wiring = tracer.wiring(options.own, options.by, options.events, host)
+    wiring["constants"]["memory_on_v1"] = int(bool(host.cgroup_mounts().memory_hierarchy))
+    return wiring
+
+
+def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
+    """What a tracer with counters has to say to its maps."""
+    if isinstance(tracer, Counts):
+        tracer.prepare(kernel.store, files)
+
+
+def header_of(host: Host, clock: Wall, kernels: Mapping[str, tuple[Tracer, KernelSource]], options: Options) -> Header:
+    """What a recording of these tracers says of itself."""
+    from kubetrace.recording.header import Header, Stream, Traced
+
+    number, traced = 0, []
+    for tracer, kernel in kernels.values():
+        streams = []
+        for name in tracer.streams:
+            number += 1
+            streams.append(Stream(number, name, kernel.layouts[name]))
+        selection = options.selection.texts() if isinstance(options.selection, Selection) else {}
+        names = {option.name for option in tracer.options()}
+        own = {name: str(value) for name, value in options.own.items() if value is not None and name in names}
+        traced.append(Traced(tracer.name, kernel.hook, tuple(kernel.missing.values()), selection, own, tuple(streams)))
+    return Header(clock.node, host.kernel_release(), clock.offset_ns, tuple(traced))
+
+
+def recorded(recorder: Recorder) -> str:
+    """How a recording went, and the next command."""
+    rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
+    if recorder.trouble:
+        return (
+            f"kubetrace: the recording stopped early: {recorder.trouble}. "
+            f"{recorder.dropped} events are not in {path}.\n"
+            f"What is there can be read: kubetrace replay {path}"
+        )
+    return (
+        f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+    )
+
+
+def node_files(host: Host, options: Options) -> Node:
+    """The node's files as facts."""
     from kubetrace.attribution.node import Node
 
     return Node(host, cri_socket=options.cri_socket)
 
 
-def _touch(path: Path) -> None:
+def touch(path: Path) -> None:
+    """Create the ready file. Raises OutputError."""
     try:
         path.touch()
     except OSError as error:
         raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error
 
 
-def _attach(
+def attach(
     tracer: Tracer,
     options: Options,
     constants: Mapping[str, int],
-    stop: _Stop,
-    screen: _TableView | None,
-    host: Host,
+    stop: Stop,
+    screen: TableView | None,
     wiring: Mapping[str, Any],
 ) -> KernelSource | None:
     """Attach now, or as soon as overlayfs is in the kernel; None when the user gave up before."""
@@ -162,65 +244,127 @@ def _attach(
     )
 
 
-def _loop(pipeline: Pipeline, view: _View, options: Options, stop: _Stop) -> None:
+class Pace:
+    """At which ticks a view is shown: the first, the first with an event, then once an interval."""
+
+    def __init__(self, interval_s: float) -> None:
+        """`interval_s`: seconds between two windows."""
+        self._interval_ns = int(interval_s * 1e9)
+        self._next_ns = 0
+        self._empty = True
+
+    def due(self, tick: Tick, events: int) -> bool:
+        """Whether to show this one; `events` is their number so far."""
+        if self._empty and events:
+            self._empty = False
+            self._next_ns = tick.elapsed_ns
+        if tick.elapsed_ns < self._next_ns:
+            return False
+        self._next_ns = max(self._next_ns, tick.elapsed_ns - self._interval_ns) + self._interval_ns
+        return True
+
+
+def _loop(
+    source: LiveSource,
+    pipeline: Pipeline,
+    view: View,
+    options: Options,
+    stop: Stop,
+    recorder: Recorder | None,
+) -> Tick:
+    """Until the end; the last tick."""
+    from kubetrace.live import DRAIN_INTERVAL_S
+
     begun = time.monotonic()
     end = begun + options.duration_s if options.duration_s is not None else None
     # The first rows come as soon as there are any; then the pace slows down to what costs little.
     pause_s = _FIRST_DRAIN_S
-    next_drain, next_show = begun, begun
+    next_drain = begun
+    pace = Pace(options.interval_s)
+    warned = False
+    tick = drain(source, pipeline)
+    if pace.due(tick, pipeline.counts.events):
+        view.show(pipeline, tick)
     keyboard = view.keyboard()
     if keyboard is not None:
-        pipeline.watch(keyboard)
+        source.watch(keyboard)
     while not stop.asked:
         now = time.monotonic()
         if end is not None and now >= end:
             break
-        ready = pipeline.wait(min(next_drain, end if end is not None else next_drain) - now)
+        ready = source.wait(min(next_drain, end if end is not None else next_drain) - now)
         now = time.monotonic()
         if keyboard is not None and keyboard in ready:
-            if not view.typed(pipeline):
+            if not view.typed(pipeline, tick):
                 break
             if view.keyboard() is None:  # the terminal hung up
-                pipeline.unwatch(keyboard)
+                source.unwatch(keyboard)
                 keyboard = None
         if now >= next_drain:
-            empty = not pipeline.counts.events
-            pipeline.drain()
+            tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
-            next_drain = now + pause_s
-            pipeline.attribution.ask_again()
-            if empty and pipeline.counts.events:
-                next_show = now
-        if now >= next_show:
-            view.show(pipeline)
-            next_show = now + options.interval_s
-    pipeline.drain()
-    view.last(pipeline)
+            next_drain = now + min(pause_s, source.pause_s)
+            if recorder is not None and recorder.trouble and not warned:
+                warned = True
+                view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
+            if pace.due(tick, pipeline.counts.events):
+                view.show(pipeline, tick)
+    tick = drain(source, pipeline, last=True)
+    view.last(pipeline, tick)
+    return tick
 
 
-class _View(Protocol):
+def drain(source: LiveSource, pipeline: Pipeline, *, last: bool = False) -> Tick:
+    """Count all that is there; the tick at its end. `last`: counters too, however lately they were read."""
+    steps = source.drain(last=last)
+    for step in steps:
+        pipeline.take(step)
+    tick = steps[-1].tick
+    assert tick is not None
+    return tick
+
+
+class View(Protocol):
+    """What a run shows itself in."""
+
     groupings: Sequence[str]
     events: EventView | None
+    paused: bool
 
-    def attached(self, hook: str, missing: Sequence[str]) -> None: ...
-    def keyboard(self) -> int | None: ...
-    def typed(self, pipeline: Pipeline) -> bool: ...
-    def show(self, pipeline: Pipeline) -> None: ...
-    def last(self, pipeline: Pipeline) -> None: ...
-    def end(self, pipeline: Pipeline) -> None: ...
+    def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
+
+    def warn(self, notice: str) -> None:
+        """Say what the user should know from now on."""
+
+    def keyboard(self) -> int | None:
+        """The descriptor of the terminal whose keys it wants."""
+
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
+        """Do what the keys say; False to quit."""
+
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over."""
+
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
+        """All is counted."""
+
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
+        """Say the summary."""
 
 
-def _view(tracer: Tracer, options: Options, clock: Wall) -> _TableView | _StreamView:
+def open_view(tracer: Tracer, options: Options, clock: Wall, release: str) -> TableView | StreamView:
+    """The view that suits the output; `release` is the traced kernel's."""
     if options.output in ("json", "csv") or options.events:
-        return _StreamView(tracer, options, clock)
-    return _TableView(tracer, options, clock)
+        return StreamView(tracer, options, clock)
+    return TableView(tracer, options, clock, release)
 
 
-class _TableView:
+class TableView:
     """Windows of the grouped rows: live on a terminal, plain blocks elsewhere."""
 
-    def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
-        from kubetrace.views.keys import Keys
+    def __init__(self, tracer: Tracer, options: Options, clock: Wall, release: str) -> None:
+        """Nothing is shown before it is open."""
         from kubetrace.views.plain import can_be_live
 
         self._tracer = tracer
@@ -228,51 +372,56 @@ class _TableView:
         self._clock = clock
         self._live = can_be_live(sys.stdout)
         # Only a live table can change its grouping; elsewhere one is counted.
-        self._groupings: Sequence[str] = list(tracer.groupings)
-        if counted_of(tracer) is not None:
-            self._groupings = tracer.others(options.by)  # type: ignore[attr-defined]
+        self._groupings = tracer.others(options.by) if isinstance(tracer, Counts) else list(tracer.groupings)
         self.groupings: Sequence[str] = self._groupings if self._live else [options.by]
         self.events: EventView | None = None
         self._by = options.by
         self._sort = options.sort
-        self._keys = Keys()
-        self._paused = False
+        self._keys = _keys() if self._live else None
+        self._notices: list[str] = []
+        self.paused = False
+        self.pause_notice = "paused: counting goes on, space shows it"
         self._cost = OwnCost()
         self._begun = time.monotonic()
         self._hook = ""
         self._missing: Sequence[str] = ()
-        self._release = os.uname().release
+        self._release = release
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[_TableView]:
+    def open(self) -> Iterator[TableView]:
         """Take the terminal for as long as the context lasts."""
         from kubetrace.views.live import open_table
 
         with (
             open_table(sys.stdout, wide=self._options.output == "wide", headers=self._options.headers) as self._table,
-            self._keys if self._live else contextlib.nullcontext(),
+            self._keys or contextlib.nullcontext(),
         ):
             yield self
 
     def waiting(self, notice: str) -> None:
         """Show that nothing is attached yet, and why."""
         columns = [*self._tracer.groupings[self._by].columns, *self._tracer.measures]
-        self._table.show(Window(columns, head=self._head(), notices=[notice]))
+        self._table.show(Window(columns, head=self._head(time.monotonic() - self._begun), notices=[notice]))
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
         self._hook, self._missing = hook, missing
-        self._cost = OwnCost()  # the start is over
+
+    def warn(self, notice: str) -> None:
+        """A notice above the table."""
+        self._notices.append(notice)
 
     def keyboard(self) -> int | None:
-        return self._keys.fileno() if self._live else None
+        """The terminal's descriptor, where the table is live."""
+        return self._keys.fileno() if self._keys is not None else None
 
-    def typed(self, pipeline: Pipeline) -> bool:
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
         """Do what the keys say; False to quit."""
-        for key in self._keys.read():
+        for key in self._keys.read() if self._keys is not None else ():
             if key == "q":
                 return False
             if key == " ":
-                self._paused = not self._paused
+                self.paused = not self.paused
             elif key == "s":
                 names = self._sorts()
                 self._sort = names[(names.index(self._sort) + 1) % len(names)] if self._sort in names else names[0]
@@ -281,7 +430,7 @@ class _TableView:
                 self._by = names[(names.index(self._by) + 1) % len(names)]
                 if self._sort not in self._sorts():
                     self._sort = next(iter(self._tracer.sorts))
-        self._draw(pipeline)
+        self._draw(pipeline, tick)
         return True
 
     def _sorts(self) -> list[str]:
@@ -289,56 +438,57 @@ class _TableView:
         columns = {column.key for column in (*self._tracer.groupings[self._by].columns, *self._tracer.measures)}
         return [name for name, key in self._tracer.sorts.items() if key in columns]
 
-    def _sort_is_hidden(self) -> bool:
-        key = self._tracer.sorts[self._sort]
-        return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
-
-    def show(self, pipeline: Pipeline) -> None:
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """A window, unless paused."""
         if pipeline.counting is not None:
-            pipeline.counting.tick(int((time.monotonic() - self._begun) * 1e9))
-        if not self._paused:
-            self._draw(pipeline)
+            pipeline.counting.tick(tick.elapsed_ns)
+        if not self.paused:
+            self._draw(pipeline, tick)
 
-    def last(self, pipeline: Pipeline) -> None:
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
-        self._paused = False
-        self._draw(pipeline)
+        self.paused = False
+        self._draw(pipeline, tick)
 
-    def end(self, pipeline: Pipeline) -> None:
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary; the last table is on the normal screen already."""
         tracer, counts = self._tracer, pipeline.counts
-        elapsed = format_elapsed(time.monotonic() - self._begun)
+        elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         print(
             f"{tracer.summary_text(pipeline.total())} in {elapsed}; "
             f"{counts.lost} lost, {counts.unattributed} unattributed."
         )
         _print_remedies(pipeline, sys.stdout)
 
-    def _head(self) -> list[Item]:
+    def _sort_is_hidden(self) -> bool:
+        key = self._tracer.sorts[self._sort]
+        return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
+
+    def _head(self, elapsed_s: float) -> list[Item]:
         return [
             (f"kubetrace {self._tracer.name}", "title"),
             f"node {self._clock.node}",
             f"Linux {self._release}",
             self._hook or "not attached",
-            format_elapsed(time.monotonic() - self._begun),
+            format_elapsed(elapsed_s),
         ]
 
-    def _draw(self, pipeline: Pipeline) -> None:
+    def _draw(self, pipeline: Pipeline, tick: Tick) -> None:
         tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
         tally = pipeline.table(self._by)
-        cost = self._cost.percent()
         shown = counts.events - counts.folded
+        cost = self._cost.percent(tick)
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
             (f"own CPU {'-' if cost is None else format_percent(cost)}", "dim"),
         ]
-        notices = list(self._missing)
-        if self._paused:
-            notices.append("paused: counting goes on, space shows it")
+        notices = [*self._missing, *self._notices]
+        if self.paused:
+            notices.append(self.pause_notice)
         if selection and not pipeline.attribution.matched:
             notices.append(f"no container matches {selection} yet; waiting")
-        head = self._head()
+        head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
             head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
         self._table.show(
@@ -358,16 +508,17 @@ class _TableView:
         )
 
 
-class _StreamView:
+class StreamView:
     """Every event as it comes: lines, JSON objects or CSV rows."""
 
     groupings: Sequence[str] = ()
+    paused = False
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
+        """Write to stdout."""
         self._tracer = tracer
         self._options = options
         self._clock = clock
-        self._begun = time.monotonic()
         self._json: Any = None
         self._rows: Any = None
         self._warned = False
@@ -387,44 +538,53 @@ class _StreamView:
         self.events: EventView | None = self
 
     def _columns(self) -> Sequence[Column]:
-        if counted_of(self._tracer) is None or self._options.events:
+        if not isinstance(self._tracer, Counts) or self._options.events:
             return self._tracer.event_columns
         return [_TIME, *self._tracer.groupings[self._options.by].columns, *self._tracer.measures]
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
         self._hook = hook
         for notice in missing:
-            print(f"kubetrace: {notice}", file=sys.stderr)
+            print(f"kubetrace: {visible(notice)}", file=sys.stderr)
         self.flush()
 
+    def warn(self, notice: str) -> None:
+        """On stderr."""
+        print(f"kubetrace: {visible(notice)}", file=sys.stderr)
+
     def keyboard(self) -> int | None:
+        """No keys."""
         return None
 
-    def typed(self, pipeline: Pipeline) -> bool:
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
+        """No keys."""
         return True
 
-    def show(self, pipeline: Pipeline) -> None:
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """Nothing of events, they are out already; of counters the rows that the interval touched."""
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
-        if pipeline.counting is not None and not self._options.events:
-            self._show_rows(pipeline, pipeline.counting, last=False)
+        self._show_rows(pipeline, tick, last=False)
 
-    def _show_rows(self, pipeline: Pipeline, counting: Counting, *, last: bool) -> None:
-        """What counters have come to: the rows that the interval touched, at the end all of them."""
-        counting.tick(int((time.monotonic() - self._begun) * 1e9))
-        now, by = time.time_ns(), self._options.by
+    def _show_rows(self, pipeline: Pipeline, tick: Tick, *, last: bool) -> None:
+        counting, by = pipeline.counting, self._options.by
+        if counting is None or not isinstance(self._tracer, Counts) or self._options.events:
+            return
+        counting.tick(tick.elapsed_ns)
         if self._json is not None:
             latency = bool(self._options.own.get("latency"))
             for row in counting.all_rows() if last else counting.changed():
-                self._json.write(self._tracer.row_record(by, row, self._clock, now, latency))  # type: ignore[attr-defined]
+                self._json.write(self._tracer.row_record(by, row, self._clock, tick.wall_ns, latency))
         else:
             sort = self._tracer.sorts[self._options.sort]
             for cells in pipeline.table(by).rows(sort, self._options.top):
-                self._rows.write((now, *cells))
+                self._rows.write((tick.wall_ns, *cells))
         self.flush()
 
     def event(self, event: Any, identity: Identity) -> None:
+        """One line."""
         if self._json is not None:
             self._json.write(self._tracer.record(event, identity, self._clock))
         else:
@@ -432,6 +592,7 @@ class _StreamView:
             self._rows.write(cells)
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
+        """What is missing from here on."""
         if self._json is not None:
             self._json.write(
                 {
@@ -446,25 +607,27 @@ class _StreamView:
             print(f"kubetrace: {_describe(losses)}", file=sys.stderr)
 
     def flush(self) -> None:
+        """A step is over."""
         (self._json or self._rows).flush()
 
-    def last(self, pipeline: Pipeline) -> None:
-        if pipeline.counting is None or self._options.events:
-            self.show(pipeline)
-        else:
-            self._show_rows(pipeline, pipeline.counting, last=True)
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
+        """All events are out already; of counters every row comes once more."""
+        if pipeline.counting is None:
+            self.show(pipeline, tick)
+        self._show_rows(pipeline, tick, last=True)
 
-    def end(self, pipeline: Pipeline) -> None:
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
+        """The summary: the last JSON object, or a line on stderr."""
         counts, total = pipeline.counts, pipeline.total()
         if self._json is not None:
             self._json.write(
                 {
                     "type": "summary",
-                    "time": format_time(time.time_ns()),
+                    "time": format_time(tick.wall_ns),
                     "node": self._clock.node,
                     "tracer": self._tracer.name,
                     "hook": self._hook,
-                    "duration_ns": int((time.monotonic() - self._begun) * 1e9),
+                    "duration_ns": tick.elapsed_ns,
                     "events": counts.events,
                     "lost": counts.lost,
                     "unattributed": counts.unattributed,
@@ -474,7 +637,7 @@ class _StreamView:
             )
             self._json.flush()
             return
-        elapsed = format_elapsed(time.monotonic() - self._begun)
+        elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         print(
             f"{self._tracer.summary_text(total)} in {elapsed}; {counts.lost} lost, {counts.unattributed} unattributed.",
             file=sys.stderr,
@@ -491,8 +654,16 @@ def _print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
 
 
 def _describe(losses: Mapping[str, int]) -> str:
-    kinds = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in losses.items() if count)
+    kinds = ", ".join(f"{visible(kind).replace('_', ' ')} {count}" for kind, count in losses.items() if count)
     return f"{sum(losses.values())} events lost ({kinds})"
+
+
+def _keys() -> Keys | None:
+    try:
+        from kubetrace.views.keys import Keys
+    except ImportError:  # Windows: no termios
+        return None
+    return Keys()
 
 
 def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:

@@ -227,9 +227,10 @@ def test_pipes_and_the_kernels_own_files_are_left_out() -> None:
     made = counting(Node())
     made.take([mount(4, "proc", "/", "/proc"), counter(9, 90, mount=4)])
     assert (len(made.table("destination")), made.operations) == (0, 0)
-    made.all_kinds = True
-    made.take([counter(9, 90, mount=4, cgroup_id=8)])
-    assert [row[1] for row in cells(made)] == ["kernel proc"]
+    tracer = Writes().with_options({"all_files": True})
+    asked = Counting(tracer, LAYOUTS, Node().identify, lambda _uid, _name: None, Selection(), "node1", "destination")
+    asked.take([mount(4, "proc", "/", "/proc"), counter(9, 90, mount=4)])
+    assert [row[1] for row in cells(asked)] == ["kernel proc"]
 
 
 def test_a_selection_leaves_others_out_of_rows_and_totals() -> None:

@@ -13,6 +13,7 @@ from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlaySeen
 from kubetrace.layout import Batch, Field, Layout
+from kubetrace.live import LiveSource
 from kubetrace.pipeline import Pipeline, Wall
 from kubetrace.selection import Selection
 
@@ -106,6 +107,11 @@ class ListSource:
         if stream == "cgroups":
             os.write(self._write, b"x")
 
+    counters: tuple[str, ...] = ()
+
+    def hurry(self) -> None:
+        pass
+
     def read(self, *streams: str) -> Iterator[Batch]:
         for stream in streams:
             if records := self.pending.pop(stream, None):
@@ -166,19 +172,31 @@ class Kept:
         pass
 
 
-def pipeline(selection: Selection | None = None) -> tuple[Pipeline, ListSource, Kept]:
+class Driven(Pipeline):
+    """A pipeline whose test is the loop."""
+
+    def __init__(self, source: ListSource, selection: Selection, kept: Kept) -> None:
+        self.live = LiveSource({"copyup": source}, Files())
+        super().__init__(
+            COPYUP,
+            self.live.layouts,
+            Wall("node1", 0),
+            selection,
+            groupings=["file", "pod"],
+            events=kept,
+            asked=self.live,
+        )
+        self.live.start()
+        self.drain()
+
+    def drain(self) -> None:
+        for step in self.live.drain():
+            self.take(step)
+
+
+def pipeline(selection: Selection | None = None) -> tuple[Driven, ListSource, Kept]:
     source, kept = ListSource(), Kept()
-    made = Pipeline(
-        COPYUP,
-        source,
-        Files(),
-        Wall("node1", 0),
-        selection or Selection(),
-        groupings=["file", "pod"],
-        events=kept,
-    )
-    made.start()
-    return made, source, kept
+    return Driven(source, selection or Selection(), kept), source, kept
 
 
 def test_events_are_named_and_counted_by_file_and_pod() -> None:
@@ -239,7 +257,8 @@ def test_a_container_born_with_its_first_event_has_its_name() -> None:
 def test_a_birth_wakes_the_pipeline() -> None:
     made, source, _ = pipeline(Selection.parse(["shop"], [], []))
     source.put("cgroups", birth(5, 30, f"/kubepods/podx/{BATCH}".encode()))
-    made.wait(10)
+    assert made.live.wait(10) == set()
+    made.drain()
     assert source.excluded == [(0, 30)]
 
 

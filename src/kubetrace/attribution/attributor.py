@@ -92,6 +92,7 @@ class Layer:
 NOT_LOOKED_UP: Final = "not looked up yet"
 
 _UNKNOWN: Final = Identity()
+_MOST_ANSWERS: Final = 50_000
 _OWNED: Final = frozenset({"container", "sandbox", "pod"})
 
 # Best first: the runtime's own records, then what the kubelet leaves in names of files. The last one a container can
@@ -184,6 +185,11 @@ class Attributor:
         key = (cgroup_id, memory_cgroup_id, memory_hierarchy)
         identity = self._answers.get(key)
         if identity is None:
+            if len(self._answers) >= _MOST_ANSWERS:
+                # More than a node has cgroups: a file made to fill the memory. Answers can be concluded again.
+                self._answers.clear()
+                self._overlay_answers.clear()
+                self._readers.clear()
             identity = self._conclude(key)
         if device is None or identity.kind in _OWNED or device not in self._overlays:
             return identity

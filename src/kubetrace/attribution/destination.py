@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from kubetrace.attribution import kubelet
-from kubetrace.attribution.containerd import ROOT_DIRECTORIES, STATE_DIRECTORIES
 from kubetrace.attribution.facts import Fact, MountGone, MountSeen, OverlayGone, OverlaySeen
 from kubetrace.attribution.mountinfo import KERNEL_FSTYPES
 
@@ -64,6 +62,7 @@ _EPHEMERAL: Final = frozenset({"writable layer", "container log", "emptyDir", "c
 # Shown with --all only: no file is written.
 UNSEEN: Final = frozenset({"pipe", "socket", "memory file", "kernel", "other"})
 
+_POD = re.compile(r"/pods/(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|\Z)")
 _VOLUME = re.compile(r"/pods/([^/]+)/volumes/([^/]+)/([^/]+)")
 _SUBPATH = re.compile(r"/pods/([^/]+)/volume-subpaths/([^/]+)")
 _LOG = re.compile(r"/pods/([^/_]+)_([^/_]+)_([^/_]+)(?:/([^/]+))?(?:/|\Z)")
@@ -165,7 +164,7 @@ def by_path(path: str) -> Destination | None:
         return Destination("snapshotter")
     if _CONTAINERD.search(path):
         return Destination("containerd")
-    if kubelet.pod_of(path) or _KUBELET.search(path):
+    if _POD.search(path) or _KUBELET.search(path):
         return Destination("kubelet")
     return None
 
@@ -210,7 +209,7 @@ class Destinations:
             found = self._overlay(mounted)
         else:
             found = by_path(place) if mounted.node and place is not None else by_path(mounted.root)
-            if found is not None and found.kind == "kubelet" and not mounted.node and not kubelet.pod_of(mounted.root):
+            if found is not None and found.kind == "kubelet" and not mounted.node and not _POD.search(mounted.root):
                 # not a pod's: a container has it as a hostPath
                 found = None
             if found is None:
@@ -299,17 +298,3 @@ def _detached(fstype: str) -> Destination:
     if fstype == "sockfs":
         return Destination("socket")
     return Destination("memory file", medium="memory") if fstype in _MEMORY else Destination("kernel", fstype)
-
-
-def anchors(kubelet_roots: tuple[str, ...] = kubelet.ROOTS) -> dict[str, int]:
-    """Directories of the node whose files are told apart, and how many levels below each of them.
-
-    /var/log/pods/POD/CONTAINER, <kubelet root>/pods/UID/volumes/PLUGIN/NAME, <containerd root>/PLUGIN.
-    """
-    found = {"/var/log/pods": 2}
-    for root in kubelet_roots:
-        found[root] = 0
-        found[f"{root}/pods"] = 4
-    for root in (*ROOT_DIRECTORIES, *STATE_DIRECTORIES):
-        found[root] = 1
-    return found

@@ -459,11 +459,20 @@ class Node:
         now = _boot_ns()
         return self._layers.look([lowerdir], None, now) + self._layers.more(now, None)
 
-    def inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
-        """(device number, inode number) of the directories among these that exist, as the kernel itself has them.
+    def anchors(self) -> list[tuple[int, int, int]]:
+        """(device number, inode number, levels): directories whose files are told apart by so many levels below them.
 
-        The device is the superblock's, from the mount that a path is on: on btrfs st_dev is another one.
+        /var/log/pods/POD/CONTAINER, <kubelet root>/pods/UID/volumes/PLUGIN/NAME, <containerd root>/PLUGIN; those that
+        exist.
         """
+        levels = {"/var/log/pods": 2}
+        for root in kubelet.ROOTS:
+            levels |= {root: 0, f"{root}/pods": 4}
+        levels |= dict.fromkeys((*containerd.ROOT_DIRECTORIES, *containerd.STATE_DIRECTORIES), 1)
+        return [(device, inode, levels[path]) for path, (device, inode) in self._inodes(levels).items()]
+
+    def _inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+        # The device is the superblock's, from the mount that a path is on: on btrfs st_dev is another one.
         try:
             with open(self.host.mountinfo_path(), "rb") as file:
                 devices = {mount.mount_point: mount.device for mount in mountinfo.parse(file.read())}

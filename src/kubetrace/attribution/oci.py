@@ -5,7 +5,6 @@ Formats: image-spec config.md, manifest.md and image-index.md; Docker's (schema 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -45,6 +44,8 @@ def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
 
     The lowest layer's is its diff id; ChainID(n) = SHA256(ChainID(n-1) + " " + DiffID(n)).
     """
+    import hashlib  # and with it OpenSSL, 3 MiB: only where a layer is looked up
+
     chain: list[str] = []
     for diff_id in diff_ids:
         if chain:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kubetrace.engines import support
+from kubetrace.engines.counters import CounterMap
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.layout import Batch, Layout
 
@@ -79,11 +80,31 @@ class KernelSource:
         """Readable (poll) as soon as a cgroup was made or removed."""
         return self._loaded.map_fd(CGROUPS)
 
-    def read(self, *streams: str) -> Iterator[Batch]:
-        """What has come since the last call, one batch for each stream that has something."""
+    def read(self, *streams: str) -> list[Batch]:
+        """What has come since the last call, one batch for each stream that has something.
+
+        Streams are read in the order given, and handed on in the opposite one: what explains counters is declared after
+        them, so nothing is counted whose explanation is not there. Counters are read seldom enough to cost little.
+        """
+        found = []
         for stream in streams:
-            if data := self._rings[stream].read():
-                yield Batch(stream, data)
+            ring = self._rings[stream]
+            if isinstance(ring, CounterMap) and not ring.due:
+                continue
+            if data := ring.read():
+                found.append(Batch(stream, data))
+        return found[::-1]
+
+    @property
+    def counters(self) -> frozenset[str]:
+        """The streams that are snapshots of counters."""
+        return frozenset(stream for stream, ring in self._rings.items() if isinstance(ring, CounterMap))
+
+    def hurry(self) -> None:
+        """Let the next read take in every counter, however lately they were read."""
+        for ring in self._rings.values():
+            if isinstance(ring, CounterMap):
+                ring.hurry()
 
     def losses(self) -> dict[str, int]:
         """Kind of loss -> how often since the start: ring_full, map_full, missed_return, missed_run."""

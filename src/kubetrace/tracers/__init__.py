@@ -8,15 +8,17 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity, Layer
-    from kubetrace.counting import Counted, Counting
+    from kubetrace.attribution.node import Node
+    from kubetrace.counting import Counted, Counting, Row
+    from kubetrace.host import Host
     from kubetrace.remedy import Remedy
     from kubetrace.views.columns import Column, Value
 
@@ -91,6 +93,9 @@ class Tracer(Protocol):
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
         """What goes into the object's .rodata for these options."""
 
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """What these options leave of a recording's events, as the kernel would have; None: all. Raises UsageError."""
+
     def operations(self) -> Sequence[str]:
         """How each measure joins (aggregate.SUM, ...), in the order of `measures`."""
 
@@ -130,10 +135,31 @@ class NoAdvice:
         return ()
 
 
+@runtime_checkable
+class Counts(Tracer, Protocol):
+    """A tracer that counts in the kernel: its rows come from counters, not from events."""
+
+    counted: Counted
+
+    def with_options(self, options: Mapping[str, Any]) -> Tracer:
+        """Itself with the columns that these options ask for."""
+
+    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> dict[str, Any]:
+        """Further arguments for KernelSource: constants by grouping and node, map sizes, programs without work."""
+
+    def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
+        """Fill the maps that tell the kernel about the node."""
+
+    def others(self, by: str) -> Sequence[str]:
+        """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
+
+    def row_record(self, by: str, row: Row, clock: Clock, wall_ns: int, latency: bool) -> dict[str, Any]:
+        """What one row has come to, as an object of JSON Lines."""
+
+
 def counted_of(tracer: Tracer) -> Counted | None:
     """What a tracer says of its counters; None for one whose rows are added up from events."""
-    counted: Counted | None = getattr(tracer, "counted", None)
-    return counted
+    return tracer.counted if isinstance(tracer, Counts) else None
 
 
 def names() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +228,11 @@ class Copyup:
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
         """min_size_bytes; raises UsageError for what is no size."""
         return {"min_size_bytes": parse_size(options["min_size"])}
+
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """By --min-size."""
+        least = parse_size(options["min_size"])
+        return (lambda event: bool(event.size >= least)) if least else None
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""

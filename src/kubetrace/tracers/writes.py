@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
 from kubetrace.aggregate import SUM, quantile
-from kubetrace.attribution.destination import anchors
 from kubetrace.tracers import Grouping, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.node import Node
     from kubetrace.counting import Landing, Row
+    from kubetrace.host import Host
     from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
@@ -62,6 +63,9 @@ _MEASURES = (
 
 class _Counters:
     """See `kubetrace.counting.Counted`."""
+
+    def __init__(self, *, shows_all: bool = False) -> None:
+        self.shows_all = shows_all
 
     counters: Sequence[str] = ("writes", "writes_rest")
     histogram = "latencies"
@@ -227,18 +231,22 @@ class Writes:
     def with_options(self, options: Mapping[str, Any]) -> Writes:
         """The tracer with the columns that these options ask for."""
         made = Writes()
+        made.counted = _Counters(shows_all=bool(options.get("all_files")))
         made.measures = [
             replace(column, wide=False) if column.key in _LATENCIES else column
             for column in _MEASURES
-            if options["latency"] or column.key not in _LATENCIES
+            if options.get("latency") or column.key not in _LATENCIES
         ]
         return made
 
-    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Any) -> dict[str, Any]:
+    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> dict[str, Any]:
         """Further arguments for the engine: constants by grouping and node, map sizes, programs without work."""
         timed = bool(options["latency"] or events)
         fine = by in ("file", "process")
-        namespace = os.stat(host.path("/proc/1/ns/mnt")).st_ino
+        try:
+            namespace = os.stat(host.proc / "1/ns/mnt").st_ino
+        except OSError:  # without the right to look: what the node writes is then all "host"
+            namespace = 0
         return {
             "constants": {
                 "by_file": int(by == "file"),
@@ -249,7 +257,6 @@ class Writes:
             "sizes": {
                 "writes": 131072 if fine else 16384,
                 "latencies": (131072 if fine else 16384) if options["latency"] else 1,
-                "starts": 16384,
             },
             "unneeded": [] if timed else [f"{group}__fentry" for group in _TIMED],
         }
@@ -258,13 +265,15 @@ class Writes:
         """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
         return [name for name in self.groupings if name == by or name not in ("file", "process")]
 
-    def prepare(self, store: Callable[[str, bytes, bytes], None], files: Any, counting: Any, options: Any) -> None:
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """Everything."""
+        return None
+
+    def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
         """Tell the kernel which directories of the node are told apart."""
-        counting.all_kinds = bool(options["all_files"])
-        levels = anchors()
-        for path, (device, inode) in files.inodes(levels).items():
+        for device, inode, levels in files.anchors():
             key = inode.to_bytes(8, "little") + device.to_bytes(4, "little") + bytes(4)
-            store("anchors", key, levels[path].to_bytes(4, "little"))
+            store("anchors", key, levels.to_bytes(4, "little"))
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`; rows are added up by `counted`."""
