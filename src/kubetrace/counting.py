@@ -436,7 +436,8 @@ class Counting:
     @property
     def nameless(self) -> bool:
         """Whether some owner has no name yet."""
-        return any(self._entries[key].landing.identity.pod is None for key in self._open)
+        owners = (self._entries[key].landing.identity for key in self._open)
+        return any(owner.pod is None and owner.kind != "host" for owner in owners)
 
     @property
     def unknown(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -78,9 +79,9 @@ class Run:
         return found[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["auto", "kprobe"])
 def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    hook = getattr(request, "param", "auto")
+    hook: str = request.param
     # on the node's disk, which /var/lib is not in the virtual machine
     os.makedirs("/var/log/ledger", exist_ok=True)
     pod = node.run_pod(
@@ -216,3 +217,55 @@ def test_the_summary_has_lost_nothing(run: Run) -> None:
     assert (summary["type"], summary["lost"], summary["tracer"]) == ("summary", 0, "writes")
     assert summary["unattributed"] == 0
     assert summary["bytes_total"] == sum(row["bytes_total"] for row in run.final)
+
+
+@pytest.fixture(scope="module")
+def writing(node: cri.Node) -> Iterator[cri.Container]:
+    pod = node.run_pod("shop", "files-0", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
+    yield pod.start_container("app", images.WEB, SHELL)
+    pod.remove()
+
+
+def test_files_have_the_paths_that_the_container_sees(writing: cri.Container, tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path, "--by", "file", "-p", "files-0", name="writes")
+    script = "for n in $(seq 23); do echo $n > /cache/f$n; done; mkdir /cache/a; echo x > /cache/a/b"
+    script += "; echo 12345 >> /app/config.ini"
+    assert writing.exec(["sh", "-c", script])[2] == 0
+    objects = tracer.end()
+    found = {(row["destination"], row["path"]): row["bytes_total"] for row in objects if row["type"] == "writes"}
+    expected = {("emptyDir/cache", f"/cache/f{n}"): len(f"{n}\n") for n in range(1, 24)}
+    expected |= {("emptyDir/cache", "/cache/a/b"): 2, ("writable layer", "/app/config.ini"): 6}
+    assert {key: size for key, size in found.items() if not key[0].startswith(("tmpfs", "kubelet"))} == expected
+    assert {row["files_total"] for row in objects if row["type"] == "writes" and row["bytes_total"]} == {1}
+
+
+def test_events_are_the_operations_themselves(writing: cri.Container, tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path, "--events", "-n", "shop", name="writes")
+    assert writing.exec(["sh", "-c", "for n in 1 2 3; do echo $n$n > /cache/events; done"])[2] == 0
+    events = [o for o in tracer.end() if o["type"] == "write" and o["path"] == "/cache/events"]
+    assert [(e["operation"], e["bytes"], e["error"]) for e in events] == [
+        # the first open makes the file, the others truncate it
+        *(("write", 3, None), ("truncate", 0, None), ("write", 3, None), ("truncate", 0, None), ("write", 3, None)),
+    ]
+    assert {(e["destination"], e["pod"], e["container"], e["comm"]) for e in events} == {
+        ("emptyDir/cache", "files-0", "app", "sh")
+    }
+    assert all(e["duration_ns"] > 0 for e in events)
+
+
+def test_the_table_shows_destinations_on_a_pipe(writing: cri.Container) -> None:
+    process = subprocess.Popen(
+        ["kubetrace", "writes", "-i", "500ms", "-p", "files-0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("kubetrace writes")
+    assert writing.exec(["sh", "-c", "echo 1234567 > /cache/table"])[2] == 0
+    process.send_signal(signal.SIGINT)
+    out = process.stdout.read()
+    assert process.wait() == 0
+    table = out[out.rindex("NAMESPACE") :].splitlines()
+    (row,) = [line.split() for line in table if "emptyDir/cache" in line]
+    assert row[:7] == ["shop", "files-0", "app", "emptyDir/cache", "1", "8", "B"]
