@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from kubetrace.engines.libbpf import Libbpf
 
 _HEADER = bytes(RING_HEADER_BYTES)
-_AT_ONCE = 16
+# Values that are compared as one piece first.
+_AT_ONCE = 32
 
 
 class CounterMap:
@@ -68,22 +69,19 @@ class CounterMap:
             self._names = [key for (key,) in self._split_keys(keys)]
             pairs = zip(self._names, self._split(values), strict=True)
             return b"".join([part for key, value in pairs if known.get(key) != value for part in (stamp, key, value)])
-        names, size, found = self._names, self._value_size, self._changed(values, old_values)
-        return b"".join([part for at in found for part in (stamp, names[at], values[at * size : (at + 1) * size])])
+        found: list[bytes] = []
+        size, names = self._value_size, self._names
+        some = _AT_ONCE * size
+        for at in range(0, len(values), some):
+            new, old = values[at : at + some], old_values[at : at + some]
+            if new != old:
+                first = at // size
+                split = zip(names[first : first + _AT_ONCE], self._split(new), self._split(old), strict=True)
+                found += [part for key, now, before in split if now != before for part in (stamp, key, now)]
+        return b"".join(found)
 
     def _split(self, values: bytes) -> list[bytes]:
         return [value for (value,) in self._split_values(values)]
-
-    def _changed(self, new: bytes, old: bytes) -> list[int]:
-        # Which values differ; many at a time are compared first.
-        size, found = self._value_size, []
-        some = _AT_ONCE * size
-        for base in range(0, len(new), some):
-            if new[base : base + some] != old[base : base + some]:
-                for at in range(base, min(base + some, len(new)), size):
-                    if new[at : at + size] != old[at : at + size]:
-                        found.append(at // size)
-        return found
 
     def _snapshot(self) -> tuple[bytes, bytes]:
         if self._batched:
