@@ -1061,7 +1061,8 @@ int BPF_KRETPROBE(fsync__kprobe, int result)
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(writes_fsync, &duration);
 
-	writes_passed_fsync();
+	if (file)
+		writes_passed_fsync();
 	return file ? writes_fsync_end(file, result, duration) : 0;
 }
 
