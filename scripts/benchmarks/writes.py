@@ -1,16 +1,20 @@
-"""What a snapshot of 100,000 counters costs: read, decode, attribute, add up and rank, beside a lookup for each key.
+"""What counting adds to one write, in instructions of a virtual machine, and what a snapshot of 100,000 counters costs.
 
-The map is the tracer's own, in this machine's kernel (the object is loaded, not attached), filled from here. What has
-changed since the last snapshot is changed behind the real look-up, as an update from user space would move an entry
-inside its bucket, which programs never do.
+The instructions are exact (cost.py says how); a minimal fexit program with one hash and two additions takes 512
+(PERFORMANCE.md 7). A snapshot is read, decoded, attributed, added up and ranked. Its map is the tracer's own, in this
+machine's kernel (the object is loaded, not attached), filled from here. What has changed since the last snapshot is
+changed behind the real look-up, as an update from user space would move an entry inside its bucket, which programs
+never do.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import platform
 import statistics
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +29,8 @@ from kubetrace.selection import Selection
 from kubetrace.tracers import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# PERFORMANCE.md 7, on the same kernel
+MINIMAL = 512
 KEYS = 100_000
 CGROUPS = 500
 BY = "destination"
@@ -77,6 +83,29 @@ def _attributor() -> Attributor:
 
 def run(rounds: int) -> list[dict[str, str]]:
     """Rows of what, value and note."""
+    return [*_snapshots(rounds), *_instructions(min(rounds, 5))]
+
+
+def _instructions(rounds: int) -> list[dict[str, str]]:
+    rows = []
+    for hook in ("fentry", "kprobe"):
+        guest = ["python3", "scripts/benchmarks/writes_guest.py", hook, str(rounds)]
+        machine = [str(ROOT / "scripts" / "vm"), "--kernel", "6.1", "--count-instructions", "--"]
+        done = subprocess.run([*machine, *guest], stdout=subprocess.PIPE, check=True)
+        found = json.loads(done.stdout)
+        plain = found.pop("untraced")
+        rows += [
+            {
+                "what": f"one write, {hook}, {name}",
+                "value": f"+{took - plain:,.0f}",
+                "note": f"instructions, {(took - plain) / MINIMAL:.2f} of a minimal fexit counter's",
+            }
+            for name, took in found.items()
+        ]
+    return rows
+
+
+def _snapshots(rounds: int) -> list[dict[str, str]]:
     tracer = find("writes")
     path = ROOT / "src" / "kubetrace" / "objects" / platform.machine() / "writes.bpf.o"
     times: dict[str, list[float]] = {}
