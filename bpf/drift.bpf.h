@@ -91,6 +91,8 @@ static __always_inline __u64 kt_mount_number(const struct mount *mount)
 /*
  * The path by which the user knows a file. A mapping of an overlay's file holds the file below it
  * (fs/overlayfs/file.c, ovl_mmap), whose f_path is the user's until 6.7 and user_path after (def3ae83da02).
+ * Told by FMODE_NOACCOUNT, which every such file has: FMODE_BACKING has changed its bit (6.14, and in stable
+ * kernels).
  */
 struct backing_file___user {
 	struct file file;
@@ -108,7 +110,7 @@ static __always_inline void kt_user_path(struct kt_file_path *path, const struct
 	const struct backing_file___user *backing = (const void *)file;
 
 	if (bpf_core_type_exists(struct backing_file___user) && bpf_core_field_exists(backing->user_path) &&
-	    BPF_CORE_READ(file, f_mode) & FMODE_BACKING) {
+	    BPF_CORE_READ(file, f_mode) & FMODE_NOACCOUNT) {
 		path->mnt = BPF_CORE_READ(backing, user_path.mnt);
 		path->dentry = BPF_CORE_READ(backing, user_path.dentry);
 		return;

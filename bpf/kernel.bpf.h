@@ -75,7 +75,6 @@ struct bpf_raw_tracepoint_args {
 /* include/linux/fs.h: a file that a stacking file system opened for itself; and one that knows the user's
  * path */
 #define FMODE_NOACCOUNT (1 << 29)
-#define FMODE_BACKING	(1 << 25)
 
 /* include/uapi/asm-generic/errno-base.h, include/linux/errno.h */
 #define EEXIST	    17

@@ -15,6 +15,7 @@ import click
 
 from kubetrace import options, tracers
 from kubetrace.errors import RecordingError, UsageError
+from kubetrace.layout import Batch
 
 if TYPE_CHECKING:
     from kubetrace.pipeline import Pipeline, Wall
@@ -77,6 +78,39 @@ def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
     return tracer, found
 
 
+def _misfit(tracer: Tracer, stream: str, error: Exception) -> RecordingError:
+    return RecordingError(
+        f"its {stream[:40]} records are not those that this version's {tracer.name} reads.",
+        why="The recording was made by a version that this one does not understand, or was changed.",
+        detail=str(error),
+    )
+
+
+def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
+    # As `fits`, for records that explain one another: a zero of each is counted, shown and told.
+    import struct
+
+    from kubetrace.attribution.attributor import Identity
+    from kubetrace.counting import Counting
+    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.selection import Selection
+
+    everyone = Selection()
+    by = next(iter(tracer.groupings))
+    layouts = {stream.name: stream.layout for stream in found.streams}
+    counting = Counting(tracer, layouts, Attribution(everyone).identify, lambda _uid, _name: None, everyone, "", by)
+    clock = Wall("", 0, counting=counting)
+    for name, layout in layouts.items():
+        try:
+            for batch in counting.take([Batch(name, bytes(layout.stride))]):
+                (event,) = layout.decode(batch.data)
+                tracer.event_cells(event, Identity(), clock)
+                tracer.record(event, Identity(), clock)
+            counting.table(by).rows(next(iter(tracer.sorts.values())), None)
+        except (AttributeError, TypeError, ValueError, LookupError, struct.error) as error:
+            raise _misfit(tracer, name, error) from error
+
+
 def fits(tracer: Tracer, found: Traced) -> None:
     """Raises RecordingError unless every event of the recording has what the tracer reads, as it reads it."""
     from kubetrace.attribution.attributor import Identity
@@ -84,6 +118,9 @@ def fits(tracer: Tracer, found: Traced) -> None:
     from kubetrace.selection import Selection
 
     clock = Wall("", 0)
+    if isinstance(tracer, tracers.Counts):
+        _fits_counters(tracer, found)
+        return
     for stream in found.streams:
         try:
             (event,) = stream.layout.decode(bytes(stream.layout.stride))
@@ -95,11 +132,7 @@ def fits(tracer: Tracer, found: Traced) -> None:
             tracer.event_cells(event, Identity(), clock)
             tracer.record(event, Identity(), clock)
         except (AttributeError, TypeError, ValueError, LookupError) as error:
-            raise RecordingError(
-                f"its {stream.name[:40]} records are not those that this version's {tracer.name} reads.",
-                why="The recording was made by a version that this one does not understand, or was changed.",
-                detail=str(error),
-            ) from error
+            raise _misfit(tracer, stream.name, error) from error
 
 
 def selection_of(found: Traced, given: Selection) -> Selection | Both:

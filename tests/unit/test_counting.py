@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,13 @@ import pytest
 from kubetrace.aggregate import quantile
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import MountGone, MountSeen
+from kubetrace.cli import kubetrace
 from kubetrace.counting import Counting, Row
 from kubetrace.layout import Batch, Field, Layout
+from kubetrace.recording.header import Header, Stream, Traced
+from kubetrace.recording.writer import Recorder
 from kubetrace.selection import Selection
+from kubetrace.steps import Step, Tick
 from kubetrace.tracers import find
 from kubetrace.tracers.writes import Writes
 
@@ -334,3 +340,17 @@ def test_quantiles_of_a_log2_histogram(slots: list[int], q: float, expected: int
 def test_an_empty_row_has_no_latency() -> None:
     row = Row([[0] * 4 for _ in range(3)], (0,) * 6, None, None)  # type: ignore[arg-type]
     assert list(Writes().counted.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, None, None, None]
+
+
+def test_a_recording_of_counters_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    streams = tuple(Stream(number, name, shape) for number, (name, shape) in enumerate(LAYOUTS.items(), 1))
+    file = tmp_path / "writes.ktrace"
+    recorder = Recorder(file, Header("node1", "6.1", 0, (Traced("writes", "fentry", (), {}, {}, streams),)))
+    for second, batches in enumerate([[CACHE, counter(3, 33)], [counter(5, 55)]], 1):
+        named = [Batch(f"writes/{batch.stream}", batch.data) for batch in batches]
+        recorder.write(Step(batches=named, tick=Tick(second * 10**9, 10**18, 1000)))
+    recorder.close()
+    kubetrace.main(["replay", str(file), "--final", "-o", "json"], standalone_mode=False)
+    row, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (row["destination"], row["writes_total"], row["bytes_total"]) == ("emptyDir/cache", 5, 55)
+    assert (summary["bytes_total"], summary["lost"]) == (55, 0)
