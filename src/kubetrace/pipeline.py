@@ -27,7 +27,7 @@ from kubetrace.selection import Selection
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.layout import Batch, Layout
-    from kubetrace.tracers import Tracer
+    from kubetrace.tracers import Board, Gauges, Tracer
     from kubetrace.views.columns import Column, Value
 
 DRAIN_INTERVAL_S = 0.1
@@ -106,9 +106,11 @@ class Counts:
 class Tally:
     """The rows of a tracer's table under one grouping."""
 
-    def __init__(self, tracer: Tracer, by: str) -> None:
-        """`by`: one of the tracer's groupings."""
+    def __init__(self, tracer: Tracer, by: str, board: Board | None = None) -> None:
+        """`by`: one of the tracer's groupings. The rows of a tracer with a board are that board's."""
         self._tracer = tracer
+        self._by = by
+        self._board = board
         grouping = tracer.groupings[by]
         self._key_columns = [column.key for column in grouping.key]
         self._note_columns = [column.key for column in grouping.notes]
@@ -121,6 +123,8 @@ class Tally:
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
         """Count one event."""
+        if self._board is not None:
+            return
         key = tuple([cells[name] for name in self._key_columns])
         self._groups.add(key, values)
         if self._note_columns:
@@ -128,12 +132,14 @@ class Tally:
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self._groups)
+        return len(self._groups) if self._board is None else len(self._board.rows(self._by))
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
         blank = (None,) * len(self._note_columns)
         rows: list[tuple[Any, ...]] = [(*key, *self._notes.get(key, blank), *row) for key, row in self._groups.rows()]
+        if self._board is not None:
+            rows = [tuple(row) for row in self._board.rows(self._by)]
         at = next((i for i, column in enumerate(self.columns) if column.key == sort_key), None)
         if at is not None:
             numeric = self.columns[at].numeric or self.columns[at].kind == "time"
@@ -162,6 +168,8 @@ class Attribution:
         self._excluded: set[tuple[int, int]] = set()
         self._asked_again = -_ASK_AGAIN_S
         self._undecided: dict[tuple[int, int], int] = {}
+        self.told: Callable[[Fact], None] | None = None
+        """Also given every fact."""
         self._matched: set[Identity] = set()
 
     def scan(self) -> None:
@@ -207,6 +215,8 @@ class Attribution:
     def _learn(self, facts: Iterable[Fact]) -> None:
         for fact in facts:
             self._attributor.learn(fact)
+            if self.told is not None:
+                self.told(fact)
             if isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
         self._decide()
@@ -263,10 +273,17 @@ class Pipeline:
         *,
         groupings: Sequence[str] = (),
         events: EventView | None = None,
+        gauges: Gauges | None = None,
+        board: Board | None = None,
     ) -> None:
-        """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing."""
+        """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing.
+
+        `gauges` are read by `sample`, and `board` keeps the rows of a tracer that has them (tracers.Stateful).
+        """
         self.counts = Counts()
-        self.tallies = {by: Tally(tracer, by) for by in groupings}
+        self.tallies = {by: Tally(tracer, by, board) for by in groupings}
+        self._gauges = gauges
+        self._board = board
         self.totals: list[Any] = [0] * len(tracer.measures)
         self._tracer = tracer
         self._source = source
@@ -274,6 +291,8 @@ class Pipeline:
         self._selection = selection
         self._events = events
         self.attribution = Attribution(files, selection, source.exclude)
+        if gauges is not None:
+            self.attribution.told = gauges.learn
         self._operations = tracer.operations()
         self._mounts_fd = files.mounts_fd()
         self._mounts_changed = False
@@ -328,6 +347,16 @@ class Pipeline:
         if self._events is not None:
             self._events.flush()
 
+    def sample(self) -> None:
+        """Read the gauges, once an interval, and take their records in as events."""
+        if self._gauges is None:
+            return
+        for batch in self._gauges.read():
+            for record in self._gauges.layouts[batch.stream].decode(batch.data):
+                self._take(record)
+        if self._events is not None:
+            self._events.flush()
+
     def total(self) -> dict[str, Any]:
         """Every measure over all events, by its column's key."""
         return {column.key: value for column, value in zip(self._tracer.measures, self.totals, strict=True)}
@@ -345,6 +374,13 @@ class Pipeline:
         identity = self.attribution.identify(event)
         if self._selection and not self._selection.match(identity):
             return
+        if self._board is None:
+            self._tell(event, identity)
+            return
+        for told, of in self._board.take(event, identity):
+            self._tell(told, of)
+
+    def _tell(self, event: Any, identity: Identity) -> None:
         self.counts.events += 1
         if identity.kind == "unknown":
             self.counts.unattributed += 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kubetrace.errors import OutputError, UsageError
 from kubetrace.pipeline import DRAIN_INTERVAL_S, EventView, OwnCost, Pipeline, Wall
 from kubetrace.selection import Selection
+from kubetrace.tracers import Stateful
 from kubetrace.views.units import format_count, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
@@ -87,6 +88,10 @@ def run(tracer: Tracer, options: Options) -> None:
             if source is None:
                 return
             stack.callback(source.close)
+            gauges, board = None, None
+            if isinstance(tracer, Stateful):
+                gauges = tracer.gauges(host)
+                board = tracer.board(options.own, source.layouts, source.missing, clock)
             files = _node_files(host, options)
             stack.callback(files.close)
             pipeline = Pipeline(
@@ -97,11 +102,13 @@ def run(tracer: Tracer, options: Options) -> None:
                 options.selection,
                 groupings=view.groupings,
                 events=view.events,
+                gauges=gauges,
+                board=board,
             )
             pipeline.start()
             if options.ready_file is not None:
                 _touch(options.ready_file)
-            view.attached(source.hook, list(dict.fromkeys(source.missing.values())))
+            view.attached(source.hook, [what for what in dict.fromkeys(source.missing.values()) if what])
             _loop(pipeline, view, options, stop)
         view.end(pipeline)
 
@@ -131,7 +138,7 @@ def _attach(
     from kubetrace.engines import source
 
     begun, told = time.monotonic(), False
-    while not source.hookable(tracer.name):
+    while tracer.needs_overlay and not source.hookable(tracer.name):
         notice = "overlayfs is not loaded on this node yet; attaching when it appears"
         if screen is not None:
             screen.waiting(notice)
@@ -176,9 +183,11 @@ def _loop(pipeline: Pipeline, view: _View, options: Options, stop: _Stop) -> Non
             if empty and pipeline.counts.events:
                 next_show = now
         if now >= next_show:
+            pipeline.sample()
             view.show(pipeline)
             next_show = now + options.interval_s
     pipeline.drain()
+    pipeline.sample()
     view.last(pipeline)
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.facts import Fact
+    from kubetrace.host import Host
+    from kubetrace.layout import Batch, Layout
     from kubetrace.views.columns import Column, Value
 
 
@@ -65,6 +68,8 @@ class Tracer(Protocol):
     """--sort NAME -> the key of the column it sorts by; the first is the default. Descending, names ascending."""
     noun: tuple[str, str]
     """One of what is counted, and many."""
+    needs_overlay: bool
+    """Whether there is nothing to attach to before overlayfs is in the kernel."""
 
     def options(self) -> Sequence[click.Option]:
         """The tracer's own options."""
@@ -95,6 +100,41 @@ class Tracer(Protocol):
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """The same for a person."""
+
+
+class Gauges(Protocol):
+    """Records that are read off the node at each interval (usage.Usage); streams like those of the kernel."""
+
+    layouts: Mapping[str, Layout]
+
+    def learn(self, fact: Fact) -> None:
+        """What became known of the node."""
+
+    def read(self) -> Iterable[Batch]:
+        """How things stand now."""
+
+
+class Board(Protocol):
+    """What a tracer remembers from one event to the next, for one run: rows that are more than sums of events."""
+
+    def take(self, event: Any, identity: Identity) -> Iterable[tuple[Any, Identity]]:
+        """The events that this one is for a reader: mostly itself; none; or what follows from a gauge's record."""
+
+    def rows(self, by: str) -> Sequence[Sequence[Value]]:
+        """The table under one of the tracer's groupings: key, notes and measures."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A tracer whose rows a board keeps; the others' are sums of `values`."""
+
+    def gauges(self, host: Host) -> Gauges | None:
+        """What to read at each interval."""
+
+    def board(
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Mapping[str, str], clock: Clock
+    ) -> Board:
+        """For one run with these options of its own; `missing`: program groups that could not be attached."""
 
 
 def names() -> list[str]:
