@@ -145,12 +145,65 @@ struct cgroup_subsys_state {
 };
 struct css_set {
 	struct cgroup_subsys_state *subsys[1];
-};
-struct task_struct {
-	struct css_set *cgroups;
+	struct cgroup *dfl_cgrp; /* in the v2 hierarchy */
 };
 enum cgroup_subsys_id {
 	memory_cgrp_id,
+};
+
+/* include/linux/page_counter.h, include/linux/memcontrol.h */
+typedef struct {
+	long long counter;
+} atomic_long_t;
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long high;
+	unsigned long max;
+	struct page_counter *parent;
+};
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory;
+	atomic_long_t memory_events[1];
+};
+enum memcg_memory_event {
+	MEMCG_HIGH = 1,
+	MEMCG_MAX,
+	MEMCG_OOM,
+	MEMCG_OOM_KILL,
+};
+
+/* include/linux/sched/signal.h, include/linux/pid.h, include/linux/mm_types.h, include/linux/binfmts.h */
+typedef struct {
+	int counter;
+} atomic_t;
+struct signal_struct {
+	atomic_t live; /* threads that have not begun to exit */
+	int group_exit_code;
+	unsigned int flags;
+};
+struct upid {
+	int nr;
+};
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+struct mm_struct;
+struct task_struct {
+	struct css_set *cgroups;
+	int pid;
+	int tgid;
+	int exit_code;
+	char comm[16];
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct signal_struct *signal;
+	struct pid *thread_pid;
+	struct mm_struct *mm;
+};
+struct linux_binprm {
+	const char *filename;
 };
 
 #pragma clang attribute pop
