@@ -328,11 +328,12 @@ class Pipeline:
 
     def drain(self) -> None:
         """Take in every event that is there."""
+        # events first: whatever they are about was born before them, and its birth is read now
+        batches = list(self._source.read(*self._streams))
         self._births()
         if self._mounts_changed:
             self._mounts()
         decoded: list[Any] = []
-        batches = list(self._source.read(*self._streams))
         for batch in batches:
             decoded.extend(self._source.layouts[batch.stream].decode(batch.data))
         if len(batches) > 1:
