@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cgroup_pods import Container, Pod
+from tests.vm.cgroup_pods import Container, Pod, rows
 
 KUBETRACE = [sys.executable, "-m", "kubetrace", "cgroups"]
 Event = dict[str, Any]
@@ -340,17 +340,7 @@ def table(tmp_path: Path, *options: str) -> list[dict[str, str]]:
         text=True,
         check=True,
     )
-    lines = done.stdout[done.stdout.rindex("kubetrace cgroups") :].splitlines()
-    at = next(i for i, line in enumerate(lines) if "RESTARTS" in line)
-    titles = lines[at].replace("▼", " ").split()
-    found = []
-    for line in lines[at + 1 :]:
-        if " · " in line:
-            break
-        # numbers and their units are one cell
-        cells = [cell for cell in line.replace("  ", "\0").split("\0") if cell.strip()]
-        found.append(dict(zip(titles, [cell.strip() for cell in cells], strict=True)))
-    return found
+    return rows(done.stdout)
 
 
 def test_the_table_shows_what_was_there_before(pod: Pod, tmp_path: Path) -> None:

@@ -157,3 +157,18 @@ def remove_cgroup(directory: str) -> None:
             time.sleep(0.002)
         else:
             return
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    """The last block of a table of `kubetrace cgroups` on a pipe: each row by its columns' titles."""
+    lines = text[text.rindex("kubetrace cgroups") :].splitlines()
+    at = next((i for i, line in enumerate(lines) if "RESTARTS" in line), len(lines))
+    found: list[dict[str, str]] = []
+    for line in lines[at + 1 :]:
+        # cells stand two spaces or more apart; a number and its unit one
+        cells = [cell.strip() for cell in line.split("  ") if cell.strip()]
+        titles = lines[at].replace("▼", " ").split()
+        if len(cells) != len(titles):
+            break
+        found.append(dict(zip(titles, cells, strict=True)))
+    return found
