@@ -11,6 +11,7 @@
  */
 #include "kubetrace.bpf.h"
 #include "cgroup_births.bpf.h"
+#include "cgroup_first.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -54,14 +55,6 @@ struct cgroups_activity {
 	char path[512 - 8 - 128]; /* exec: as it was given to execve */
 };
 KT_STREAM(activity, cgroups_activity, 4 * 1024 * 1024);
-
-/* Cgroups made since we are attached -> the process that was first to exec in it; 0: none yet. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct kt_cgroup_key);
-	__type(value, __u32); /* tgid */
-} born SEC(".maps");
 
 /* Those processes -> where they became that; a container with systemd moves its init to another cgroup. */
 struct {
@@ -115,55 +108,15 @@ static __always_inline void activity_end(struct cgroups_activity *event)
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 }
 
-/*
- * A cgroup as if it were its own process. On v1 each controller has a hierarchy of its own: the memory
- * controller's speaks for all, and v2's where both are there (user space takes one of the two).
- */
-static __always_inline bool activity_cgroup(struct cgroup *cgroup, struct kt_cgroups *who)
-{
-	__u32 hierarchy = BPF_CORE_READ(cgroup, root, hierarchy_id);
-	__u64 id = BPF_CORE_READ(cgroup, kn, id);
-
-	kt_current_cgroups(who);
-	if (hierarchy && hierarchy != who->memory_hierarchy)
-		return false;
-	who->id = hierarchy ? 0 : id;
-	who->memory_id = hierarchy ? id : 0;
-	who->memory_hierarchy = hierarchy;
-	return !kt_excluded(who);
-}
-
-static __always_inline void activity_key(struct kt_cgroup_key *key, const struct kt_cgroups *who)
-{
-	key->id = who->memory_hierarchy ? who->memory_id : who->id;
-	key->hierarchy = who->memory_hierarchy;
-}
-
-/* Of the cgroup that a process is in, by either hierarchy. */
-static __always_inline __u32 *activity_born(const struct kt_cgroups *who)
-{
-	struct kt_cgroup_key key = {.id = who->id};
-	__u32 *first = bpf_map_lookup_elem(&born, &key);
-
-	if (first || !who->memory_hierarchy)
-		return first;
-	key.id = who->memory_id;
-	key.hierarchy = who->memory_hierarchy;
-	return bpf_map_lookup_elem(&born, &key);
-}
-
 SEC("raw_tp/cgroup_mkdir")
 int created__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct cgroups_activity *event;
-	struct kt_cgroup_key key;
 	struct kt_cgroups who;
-	__u32 nobody = 0;
 
-	if (!activity_cgroup((struct cgroup *)ctx->args[0], &who))
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
 		return 0;
-	activity_key(&key, &who);
-	bpf_map_update_elem(&born, &key, &nobody, BPF_ANY);
+	kt_cgroup_is_born(&who);
 	event = activity_begin(cgroups_created, &who);
 	if (event)
 		activity_end(event);
@@ -177,9 +130,9 @@ int removed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	struct kt_cgroup_key key;
 	struct kt_cgroups who;
 
-	if (!activity_cgroup((struct cgroup *)ctx->args[0], &who))
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
 		return 0;
-	activity_key(&key, &who);
+	kt_cgroup_key_of(&key, &who);
 	bpf_map_delete_elem(&born, &key);
 	event = activity_begin(cgroups_removed, &who);
 	if (event)
@@ -197,7 +150,7 @@ int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 
 	if (BPF_CORE_READ(task, pid) != BPF_CORE_READ(task, tgid))
 		return 0;
-	if (!activity_cgroup((struct cgroup *)ctx->args[0], &who))
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
 		return 0;
 	event = activity_begin(cgroups_attached, &who);
 	if (!event)
@@ -208,32 +161,13 @@ int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/*
- * The runtime executes itself again inside the new cgroup, from a file descriptor (runc
- * nsenter/cloned_binary.c, crun cloned_binary.c): that is not yet the process that the container was made
- * for.
- */
-static __always_inline bool activity_is_runtime(const char *path)
-{
-	static const char prefixes[] = "/proc/self/\0\0\0\0\0/dev/fd/";
-	const __u64 *wanted = (const __u64 *)prefixes;
-	__u64 first, second;
-
-	/* in words: a comparison of bytes is more paths than the verifier walks */
-	__builtin_memcpy(&first, path, 8);
-	__builtin_memcpy(&second, path + 8, 8);
-	if (first == wanted[2])
-		return true;
-	return first == wanted[0] && !((second ^ wanted[1]) & 0xffffff);
-}
-
 SEC("raw_tp/sched_process_exec")
 int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct linux_binprm *bprm = (struct linux_binprm *)ctx->args[2];
 	struct cgroups_activity *event;
 	struct kt_cgroups who;
-	__u32 *first, pid;
+	__u32 pid;
 	long read;
 
 	kt_current_cgroups(&who);
@@ -245,10 +179,8 @@ int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	activity_process(event);
 	read = bpf_probe_read_kernel_str(event->path, sizeof(event->path), BPF_CORE_READ(bprm, filename));
 	event->path_bytes = read > 0 ? read - 1 : 0;
-	first = activity_born(&who);
-	if (first && !*first && !activity_is_runtime(event->path)) {
-		pid = event->pid;
-		*first = pid;
+	pid = event->pid;
+	if (kt_is_first(&who, event->path, pid)) {
 		event->first = 1;
 		bpf_map_update_elem(&inits, &pid, &who, BPF_ANY);
 	}
@@ -270,7 +202,7 @@ static __always_inline bool activity_was_first(struct task_struct *task, const s
 	int number = 0;
 
 	/* MAX_PID_NS_LEVEL is 32 */
-	if (!level || level > 32 || parent == own || activity_born(who))
+	if (!level || level > 32 || parent == own || kt_cgroup_born(who))
 		return false;
 	bpf_probe_read_kernel(&number, sizeof(number),
 			      (void *)numbers + level * bpf_core_type_size(struct upid) +
@@ -481,7 +413,7 @@ static __always_inline int activity_state(struct bpf_raw_tracepoint_args *ctx, _
 	struct cgroups_activity *event;
 	struct kt_cgroups who;
 
-	if (!activity_cgroup((struct cgroup *)ctx->args[0], &who))
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
 		return 0;
 	event = activity_begin(what, &who);
 	if (event)

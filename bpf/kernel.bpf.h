@@ -74,7 +74,7 @@ struct bpf_raw_tracepoint_args {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long cx, dx, si, di, r8, r9, ax, ip, sp, bp, orig_ax;
+	unsigned long cx, dx, si, di, r8, r9, r10, ax, ip, sp, bp, orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
@@ -182,8 +182,40 @@ struct signal_struct {
 	int group_exit_code;
 	unsigned int flags;
 };
+/* include/linux/ns_common.h and those that have one */
+struct ns_common {
+	unsigned int inum;
+};
+struct pid_namespace {
+	struct ns_common ns;
+};
+struct mnt_namespace {
+	struct ns_common ns;
+};
+struct net {
+	struct ns_common ns;
+};
+struct uts_namespace {
+	struct ns_common ns;
+};
+struct ipc_namespace {
+	struct ns_common ns;
+};
+struct user_namespace {
+	struct ns_common ns;
+};
+struct nsproxy {
+	struct uts_namespace *uts_ns;
+	struct ipc_namespace *ipc_ns;
+	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
+};
+struct cred {
+	struct user_namespace *user_ns;
+};
 struct upid {
 	int nr;
+	struct pid_namespace *ns;
 };
 struct pid {
 	unsigned int level;
@@ -201,6 +233,8 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct pid *thread_pid;
 	struct mm_struct *mm;
+	struct nsproxy *nsproxy;
+	const struct cred *cred;
 };
 struct linux_binprm {
 	const char *filename;

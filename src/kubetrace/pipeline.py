@@ -168,8 +168,8 @@ class Attribution:
         self._excluded: set[tuple[int, int]] = set()
         self._asked_again = -_ASK_AGAIN_S
         self._undecided: dict[tuple[int, int], int] = {}
-        self.told: Callable[[Fact], None] | None = None
-        """Also given every fact."""
+        self.told: list[Callable[[Fact], None]] = []
+        """Who is also given every fact."""
         self._matched: set[Identity] = set()
 
     def scan(self) -> None:
@@ -215,8 +215,8 @@ class Attribution:
     def _learn(self, facts: Iterable[Fact]) -> None:
         for fact in facts:
             self._attributor.learn(fact)
-            if self.told is not None:
-                self.told(fact)
+            for learn in self.told:
+                learn(fact)
             if isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
         self._decide()
@@ -291,8 +291,7 @@ class Pipeline:
         self._selection = selection
         self._events = events
         self.attribution = Attribution(files, selection, source.exclude)
-        if gauges is not None:
-            self.attribution.told = gauges.learn
+        self.attribution.told += [of.learn for of in (gauges, board) if of is not None]
         self._operations = tracer.operations()
         self._mounts_fd = files.mounts_fd()
         self._mounts_changed = False
@@ -373,13 +372,16 @@ class Pipeline:
 
     def _take(self, event: Any) -> None:
         identity = self.attribution.identify(event)
-        if self._selection and not self._selection.match(identity):
-            return
         if self._board is None:
-            self._tell(event, identity)
+            if not self._selection or self._selection.match(identity):
+                self._tell(event, identity)
+            return
+        # what the node itself does may concern a pod: the runtime mounts its roots
+        if self._selection and identity.kind != "host" and not self._selection.match_pod(identity):
             return
         for told, of in self._board.take(event, identity):
-            self._tell(told, of)
+            if not self._selection or self._selection.match(of):
+                self._tell(told, of)
 
     def _tell(self, event: Any, identity: Identity) -> None:
         self.counts.events += 1

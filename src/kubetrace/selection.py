@@ -96,6 +96,14 @@ class Selection:
             and self.containers.match(identity.container)
         )
 
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for: what a pod and its sandbox do concerns each of its containers."""
+        return (
+            self.namespaces.match(identity.namespace)
+            and self.pods.match(identity.pod)
+            and (identity.container is None or self.containers.match(identity.container))
+        )
+
     def __str__(self) -> str:
         """As it would be typed: -n shop -p 'web*'."""
         given = (("-n", self.namespaces), ("-p", self.pods), ("-c", self.containers))

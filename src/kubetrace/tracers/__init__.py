@@ -117,6 +117,9 @@ class Gauges(Protocol):
 class Board(Protocol):
     """What a tracer remembers from one event to the next, for one run: rows that are more than sums of events."""
 
+    def learn(self, fact: Fact) -> None:
+        """What became known of the node."""
+
     def take(self, event: Any, identity: Identity) -> Iterable[tuple[Any, Identity]]:
         """The events that this one is for a reader: mostly itself; none; or what follows from a gauge's record."""
 

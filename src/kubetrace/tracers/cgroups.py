@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.facts import Fact
     from kubetrace.host import Host
     from kubetrace.layout import Layout
     from kubetrace.tracers import Clock
@@ -211,6 +212,9 @@ class CgroupsBoard:
         self._begun: dict[str, int] = {}
         self._twins: dict[tuple[object, ...], int] = {}
         self._time_ns = 0
+
+    def learn(self, fact: Fact) -> None:
+        """Nothing: what it needs of facts comes with the events' identities."""
 
     # Events.
 
