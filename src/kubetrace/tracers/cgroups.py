@@ -140,6 +140,12 @@ class _Unit:
         self.now = self.before = None
         self.counts["restarts"] += 1
 
+    def end(self, time_ns: int) -> None:
+        """Its cgroup is gone."""
+        self.removed = True
+        if self.ended_ns is None:
+            self.ended_ns = time_ns
+
     def sample(self, record: Any) -> None:
         self.before, self.now = self.now, record
         self.begun_ns = self.begun_ns or _known(record.begun)
@@ -294,9 +300,11 @@ class CgroupsBoard:
         unit = self._unit(identity)
         if unit is not None and unit.container_id == identity.container_id:
             begun = begun if begun is not None else unit.begun_ns
-            unit.removed = True
-            if unit.ended_ns is None:
-                unit.ended_ns = event.time
+            unit.end(event.time)
+            if identity.container_id is None:
+                for of_pod in self._containers.values():
+                    if of_pod.identity.pod_uid == identity.pod_uid:
+                        of_pod.end(event.time)
         return event if begun is None else event._replace(duration=event.time - begun)
 
     def _count(self, what: str, event: Any, unit: _Unit) -> None:
