@@ -81,8 +81,8 @@ struct copyup_long_event {
 	COPYUP_HEADER;
 	char path[8192 - 8 - COPYUP_HEADER_BYTES];
 };
-KT_STREAM(copyup, copyup_event, 8 * 1024 * 1024);
-KT_STREAM(copyup_long, copyup_long_event, 1024 * 1024);
+KT_STREAM(copyup, copyup_event, 4 * 1024 * 1024);
+KT_STREAM(copyup_long, copyup_long_event, 512 * 1024);
 
 /* The overlay operation that a thread is in: set at its entry, deleted at its return. */
 struct {

@@ -26,16 +26,21 @@ static __always_inline __u64 kt_inode_number(const struct inode *inode)
 }
 
 /*
- * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12; a user namespace, an
- * mnt_idmap since 6.3). struct renamedata came with the same series (9fe61450972d).
+ * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12): the user namespace of the
+ * mount (vfsmount.mnt_userns, a6435940b62f), since 6.3 its mnt_idmap. (struct renamedata, of the same series, says
+ * nothing: 5.10.220 got it for nfsd alone.)
  */
-struct renamedata {
-	int unused;
+struct vfsmount {
+	void *mnt_userns;
+} __attribute__((preserve_access_index));
+struct vfsmount___idmap {
+	void *mnt_idmap;
 } __attribute__((preserve_access_index));
 
 static __always_inline bool kt_inode_operations_are_idmapped(void)
 {
-	return bpf_core_type_exists(struct renamedata);
+	return bpf_core_field_exists(((struct vfsmount *)0)->mnt_userns) ||
+	       bpf_core_field_exists(((struct vfsmount___idmap *)0)->mnt_idmap);
 }
 
 /*

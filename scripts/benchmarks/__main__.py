@@ -5,9 +5,9 @@ import json
 import os
 import platform
 
-from benchmarks import start
+from benchmarks import cost, start
 
-BENCHMARKS = {"start": start.run}
+BENCHMARKS = {"cost": cost.run, "start": start.run}
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import compile_objects
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KUBETRACE = [str(Path(sys.executable).parent / "kubetrace")]
-ROW = b"first-row-of-bench"
+ROW = b"bench-row"
 WORKLOAD = f"""
 import os, time
 os.makedirs("/tmp/{ROW.decode()}", exist_ok=True)
@@ -103,7 +103,8 @@ def run(rounds: int) -> list[dict[str, str]]:
         source = ROOT / "tests" / "native" / "standin.bpf.c"
         compile_objects.compile_object(source, objects / "copyup.bpf.o", platform.machine(), "-I", str(ROOT / "bpf"))
         environment = {**os.environ, "KUBETRACE_OBJECTS": str(objects), "TERM": "xterm-256color"}
-        environment.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # an installed package has its bytecode
+            environment.pop(name, None)
         (Path(directory) / "headers").mkdir()
         headers = _headers(Path(directory) / "headers")
         bcc = _bcc_python() if headers else None

@@ -17,7 +17,8 @@ class Groups:
     """Rows by key. Each row is a list of numbers, one for each operation in `operations`.
 
     At most `limit` rows are kept: when there are more, the lightest half (by `weight`, given a row's numbers) is folded
-    into rows that `fold` names (given a row's key), so that sums over any kept part of the key stay exact.
+    into rows that `fold` names (given a row's key), so that sums over any kept part of the key stay exact. Where that
+    still leaves too many, `fold` is asked again for what it named.
     """
 
     def __init__(
@@ -59,17 +60,31 @@ class Groups:
     def _fold_light_rows(self) -> None:
         ranked = sorted(self._rows.items(), key=lambda item: self._weight(item[1]), reverse=True)
         self._rows = dict(ranked[: self._limit // 2])
-        for key, values in ranked[self._limit // 2 :]:
-            folded = self._fold(key)
-            row = self._rows.get(folded)
-            if row is None:
-                self._rows[folded] = values
-                continue
-            for index, operation in enumerate(self._operations):
-                if operation == SUM:
-                    row[index] += values[index]
-                else:
-                    row[index] = max(row[index], values[index])
+        light = ranked[self._limit // 2 :]
+        for _ in range(len(ranked[0][0])):
+            folded: dict[Key, list[Any]] = {}
+            for key, values in light:
+                self._join(folded, self._fold(key), values)
+            light = list(folded.items())
+            if len(light) <= self._limit // 4:
+                break
+        for key, values in light:
+            self._join(self._rows, key, values)
+
+    def _join(self, rows: dict[Key, list[Any]], key: Key, values: list[Any]) -> None:
+        row = rows.get(key)
+        if row is None:
+            rows[key] = values
+            return
+        for index, operation in enumerate(self._operations):
+            if operation == SUM:
+                row[index] += values[index]
+            else:
+                row[index] = max(row[index], values[index])
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the key has a row of its own."""
+        return key in self._rows
 
     def rows(self) -> Iterable[tuple[Key, list[Any]]]:
         """Every row, in the order of arrival."""

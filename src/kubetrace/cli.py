@@ -5,8 +5,10 @@ Only click is imported for --help; everything else is when it is needed.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,20 +16,25 @@ import click
 from kubetrace import __version__, tracers
 from kubetrace.errors import KubetraceError, UsageError
 
-_OUTPUTS = ("table", "wide", "json", "csv")
-_HOOKS = ("auto", "fentry", "kprobe")
+# Commands besides the tracers: module of the same name with `command`, and what each is for.
+_LOOKUPS = {"who": "Name the pod behind a cgroup id, pid, container id, path or snapshot."}
+_RECORDINGS = {
+    "record": "Record what tracers see to a file, for later and elsewhere.",
+    "replay": "Show a recording as it was shown live, or would have been.",
+    "export": "Turn a recording into JSON Lines, CSV, Parquet or a Perfetto trace.",
+    "info": "Say what a recording holds: node, tracers, time span, pods, losses.",
+}
 
 
 class _Commands(click.Group):
     """Tracers by discovery, and the commands that need no kernel; each is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*tracers.names(), "who"]
+        return [*tracers.names(), *_RECORDINGS, *_LOOKUPS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "who":
-            from kubetrace.who import command
-
+        if cmd_name in _RECORDINGS or cmd_name in _LOOKUPS:
+            command: click.Command = importlib.import_module(f"kubetrace.{cmd_name}").command
             return command
         if cmd_name in tracers.names():
             return _tracer_command(cmd_name)
@@ -36,8 +43,10 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Tracers"):
             formatter.write_dl([(name, tracers.one_liner(name)) for name in tracers.names()])
+        with formatter.section("Recordings"):
+            formatter.write_dl(list(_RECORDINGS.items()))
         with formatter.section("Look-ups"):
-            formatter.write_dl([("who", "Name the pod behind a cgroup id, pid, container id, path or snapshot.")])
+            formatter.write_dl(list(_LOOKUPS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -60,8 +69,9 @@ def kubetrace() -> None:
 
 
 def _tracer_command(name: str) -> click.Command:
+    from kubetrace import options
+
     tracer = tracers.find(name)
-    groupings, sorts = list(tracer.groupings), list(tracer.sorts)
 
     def run(**given: Any) -> None:
         from kubetrace import session
@@ -69,9 +79,6 @@ def _tracer_command(name: str) -> click.Command:
         from kubetrace.views.units import parse_duration
 
         by, sort = session.check(tracer, given["by"], given["sort"])
-        interval_s = parse_duration(given["interval"])
-        if interval_s < 0.1:
-            raise UsageError(f"--interval {given['interval']} is too short to read.", do="--interval 100ms, or longer")
         session.run(
             tracer,
             session.Options(
@@ -82,68 +89,33 @@ def _tracer_command(name: str) -> click.Command:
                 events=given["events"],
                 headers=not given["no_headers"],
                 top=given["top"],
-                interval_s=interval_s,
+                interval_s=options.interval_s(given),
                 duration_s=parse_duration(given["duration"]) if given["duration"] else None,
                 ready_file=given["ready_file"],
                 hook=given["hook"],
                 host_root=given["host_root"],
                 cri_socket=given["cri_socket"],
-                own={option.name: given[option.name] for option in tracer.options() if option.name},
+                record=given["record"],
+                force=given["force"],
+                max_size=options.max_size(given),
+                own=options.own_of(tracer, given),
             ),
         )
 
-    from pathlib import Path
-
-    pattern = "NAME[,NAME...]"
     params: list[click.Parameter] = [
-        click.Option(
-            ["-n", "--namespace"],
-            multiple=True,
-            metavar=pattern,
-            help="Only these namespaces; '!NAME' leaves one out, * matches any text.",
-        ),
-        click.Option(["-p", "--pod"], multiple=True, metavar=pattern, help="Only these pods."),
-        click.Option(["-c", "--container"], multiple=True, metavar=pattern, help="Only these containers."),
+        *options.selecting(),
         *tracer.options(),
+        *options.showing(list(tracer.groupings), list(tracer.sorts)),
+        *options.lasting(),
         click.Option(
-            ["--by"], metavar="|".join(groupings), help=f"One row for each of these.  [default: {groupings[0]}]"
-        ),
-        click.Option(["--sort"], metavar="COLUMN", help=f"{', '.join(sorts)}.  [default: {sorts[0]}]"),
-        click.Option(
-            ["--top"], type=click.IntRange(min=1), metavar="N", help="Show the first N rows.  [default: all that fit]"
-        ),
-        click.Option(
-            ["-i", "--interval"],
-            default="1",
-            metavar="TIME",
-            help="Time between refreshes, such as 500ms or 2s.  [default: 1s]",
-        ),
-        click.Option(["-d", "--duration"], metavar="TIME", help="End after this time.  [default: Ctrl-C]"),
-        click.Option(["--events"], is_flag=True, help="Print a line for each event instead of a table."),
-        click.Option(
-            ["-o", "--output"],
-            type=click.Choice(_OUTPUTS),
-            default="table",
-            help="table and wide are for people; json and csv hold every event.  [default: table]",
-        ),
-        click.Option(["--no-headers"], is_flag=True, help="Leave out head, titles and foot."),
-        click.Option(
-            ["--ready-file"],
+            ["--record"],
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="Create FILE once everything is attached (for scripts).",
+            help="Record everything to FILE too; kubetrace replay FILE shows it again.",
         ),
-        click.Option(
-            ["--hook"],
-            type=click.Choice(_HOOKS),
-            default="auto",
-            help="How to attach.  [default: auto, whichever the kernel accepts]",
-        ),
-        click.Option(
-            ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
-        ),
-        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, help="Show what is behind an error."),
-        click.Option(["--cri-socket"], metavar="FILE", help="Ask the container runtime too (needs kubetrace[cri])."),
+        *options.keeping(),
+        *options.attaching(),
+        *options.verbose(),
     ]
     return click.Command(
         name,
@@ -151,7 +123,7 @@ def _tracer_command(name: str) -> click.Command:
         callback=run,
         short_help=tracer.summary,
         help=_help(tracer),
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings=options.SETTINGS,
     )
 
 

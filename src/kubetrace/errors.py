@@ -8,6 +8,7 @@
      │    ├── LoadRefused       the verifier, lockdown or libbpf refused the object
      │    └── LibraryMissing    libbpf.so.1 or a compiled object is not installed
      ├── NodeError              the node's files are not what a node's are (no cgroup tree, no /proc)
+     ├── RecordingError         a file is no recording, or one of a newer version
      └── OutputError            the terminal or file cannot be written
 
 Only cli.py prints them and exits.
@@ -66,6 +67,10 @@ class LibraryMissing(EngineError):
 
 class NodeError(KubetraceError):
     """The node's own files are not what those of a Linux node are."""
+
+
+class RecordingError(KubetraceError):
+    """A file that was to be read is no recording that this version understands."""
 
 
 class OutputError(KubetraceError):

@@ -1,79 +1,63 @@
 """Source -> decode -> attribute -> aggregate -> view: one loop, readable at once.
 
-    births of cgroups ---> node's files ---> facts ---.
-                                                      v
-    rings --every 100 ms--> decode --> identify --> select --> Tally --every interval--> view
-                                                          '--> each event --> lines, json, csv
+    step.facts ------------------------.
+                                       v
+    step.batches --> decode --> identify --> select --> Tally --every interval--> view
+                                                   '--> each event --> lines, json, csv
 
-One thread. It wakes for the birth of a cgroup (the container's config.json may be gone 30 ms later), for a change of
-the node's mounts, for a key, and for its ticks; events wait in their rings until a tick.
+The steps come from the node (live.py) or from a recording (recording/); nothing here knows which, nor asks the time.
 """
 
 from __future__ import annotations
 
-import os
-import resource
-import select
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.aggregate import LAST, SUM, Groups, Key
-from kubetrace.attribution.attributor import Attributor, Identity
+from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer
 from kubetrace.attribution.facts import CgroupSeen
-from kubetrace.selection import Selection
+from kubetrace.steps import Step, Tick, stream_key
+from kubetrace.tracers import Stateful
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
-    from kubetrace.layout import Batch, Layout
-    from kubetrace.tracers import Board, Gauges, Tracer
+    from kubetrace.layout import Layout
+    from kubetrace.selection import Named
+    from kubetrace.tracers import Board, Tracer
     from kubetrace.views.columns import Column, Value
 
-DRAIN_INTERVAL_S = 0.1
-# How often the node's files are asked again about what has no name yet, and how soon after one another mounts are read.
-_ASK_AGAIN_S = 1.0
-_MOUNTS_AGAIN_S = 0.02
-_COST_OVER_S = 0.5
+_COST_OVER_NS = 500_000_000
 _OTHERS = "(others)"
+_MOST_NOTES = 50_000
+_JUDGED_AT_ONCE = 256
 
 
-class Source(Protocol):
-    """Where batches come from: the kernel (engines.source.KernelSource), later a recording."""
+class Selected(Protocol):
+    """Whose events are asked for (selection.Selection); false when all are."""
 
-    layouts: Mapping[str, Layout]
+    def __bool__(self) -> bool:
+        """Whether anything is left out."""
 
-    @property
-    def births_fd(self) -> int:
-        """Readable when the stream `cgroups` has something."""
+    def match(self, identity: Named) -> bool:
+        """Whether an event of this identity is asked for."""
 
-    def read(self, *streams: str) -> Iterable[Batch]:
-        """What has come since the last call."""
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for."""
 
-    def losses(self) -> dict[str, int]:
-        """Kind of loss -> count since the start."""
+
+class Asked(Protocol):
+    """The live end of the source (live.LiveSource)."""
+
+    def ask(self, unknown: bool) -> Sequence[Fact]:
+        """What can be learned now about containers without a name, or (`unknown`) about cgroups never heard of."""
+
+    def layers(self, device: int) -> Sequence[Fact]:
+        """What can be learned about the image layers below this overlay."""
 
     def exclude(self, hierarchy: int, cgroup_id: int) -> None:
         """Do not send events of this cgroup any more."""
-
-
-class NodeFiles(Protocol):
-    """The node's files as facts (attribution.node.Node)."""
-
-    def scan(self) -> Iterable[Fact]:
-        """Everything there is now."""
-
-    def cgroup_created(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
-        """What the files say about a cgroup that was just made."""
-
-    def resolve_again(self) -> Sequence[Fact]:
-        """What they say now about containers without a name."""
-
-    def mounts(self) -> Sequence[Fact]:
-        """Overlays that came and went since the last look."""
-
-    def mounts_fd(self) -> int:
-        """Polls POLLPRI when the node's mounts change."""
 
 
 @dataclass
@@ -82,10 +66,15 @@ class Wall:
 
     node: str
     offset_ns: int
+    attribution: Attribution | None = None
 
     def wall_ns(self, boot_ns: int) -> int:
         """Nanoseconds since 1970."""
         return boot_ns + self.offset_ns
+
+    def layer(self, event: Any, identity: Identity) -> Layer | None:
+        """The image layer that an event's file came from."""
+        return None if self.attribution is None else self.attribution.layer(event, identity)
 
 
 @dataclass
@@ -116,9 +105,7 @@ class Tally:
         self._note_columns = [column.key for column in grouping.notes]
         self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
-        self._groups = Groups(
-            tracer.operations(), fold=lambda key: (*key[:-1], _OTHERS), weight=lambda row: row[weight]
-        )
+        self._groups = Groups(tracer.operations(), fold=_coarser, weight=lambda row: row[weight])
         self._notes: dict[Key, tuple[Value, ...]] = {}
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
@@ -129,6 +116,8 @@ class Tally:
         self._groups.add(key, values)
         if self._note_columns:
             self._notes[key] = tuple([cells[name] for name in self._note_columns])
+            if len(self._notes) > _MOST_NOTES:
+                self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -150,6 +139,12 @@ class Tally:
         return rows[:top] if top else rows
 
 
+def _coarser(key: Key) -> Key:
+    """The key without its last part that says something: file, then container, then pod."""
+    at = next((at for at in reversed(range(len(key))) if key[at] != _OTHERS), 0)
+    return (*key[:at], _OTHERS, *key[at + 1 :])
+
+
 def _sortable(value: Value) -> bytes:
     if isinstance(value, bytes):
         return value
@@ -157,53 +152,30 @@ def _sortable(value: Value) -> bytes:
 
 
 class Attribution:
-    """Facts in, identities out; asks the node's files again when an event has no name yet."""
+    """Facts in, identities out."""
 
-    def __init__(self, files: NodeFiles, selection: Selection, exclude: Callable[[int, int], None]) -> None:
+    def __init__(self, selection: Selected, exclude: Callable[[int, int], None] | None = None) -> None:
         """`exclude` is told every cgroup whose container is known and not selected."""
-        self._files = files
         self._attributor = Attributor()
         self._selection = selection
         self._exclude = exclude
         self._excluded: set[tuple[int, int]] = set()
-        self._asked_again = -_ASK_AGAIN_S
         self._undecided: dict[tuple[int, int], int] = {}
-        self.told: list[Callable[[Fact], None]] = []
-        """Who is also given every fact."""
         self._matched: set[Identity] = set()
 
-    def scan(self) -> None:
-        """Learn all that the node's files say now."""
-        self._learn(self._files.scan())
-
-    def births(self, events: Iterable[Any]) -> None:
-        """Learn of cgroups that were made, in the order the kernel told."""
-        for event in events:
-            if event.step == 0:
-                path = os.fsdecode(event.path[: event.path_bytes])
-                self._learn(self._files.cgroup_created(event.hierarchy, event.cgroup_id, path, event.time))
-
-    def mounts(self) -> None:
-        """Learn which overlays are mounted now."""
-        self._learn(self._files.mounts())
-
-    def ask_again(self) -> None:
-        """Learn what became known about the nameless."""
-        if time.monotonic() - self._asked_again >= _ASK_AGAIN_S:
-            self._asked_again = time.monotonic()
-            self._learn(self._files.resolve_again())
+    def learn(self, facts: Iterable[Fact]) -> None:
+        """Take facts in, in the order in which they were learned."""
+        learned = 0
+        for fact in facts:
+            learned += 1
+            self._attributor.learn(fact)
+            if self._selection and isinstance(fact, CgroupSeen):
+                self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
+        if self._undecided:
+            self._decide(learned + _JUDGED_AT_ONCE)
 
     def identify(self, event: Any) -> Identity:
-        """Whose event this is."""
-        identity = self._ask(event)
-        if identity.kind == "unknown" or (identity.kind in ("container", "sandbox", "pod") and identity.pod is None):
-            if identity.kind == "unknown" and time.monotonic() - self._asked_again >= _ASK_AGAIN_S:
-                self.scan()
-            self.ask_again()
-            identity = self._ask(event)
-        return identity
-
-    def _ask(self, event: Any) -> Identity:
+        """Whose event this is, by the facts so far."""
         return self._attributor.identify(
             cgroup_id=event.cgroup_id,
             memory_cgroup_id=event.memory_cgroup_id,
@@ -212,18 +184,14 @@ class Attribution:
             time_ns=event.time,
         )
 
-    def _learn(self, facts: Iterable[Fact]) -> None:
-        for fact in facts:
-            self._attributor.learn(fact)
-            for learn in self.told:
-                learn(fact)
-            if isinstance(fact, CgroupSeen):
-                self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
-        self._decide()
+    def layer(self, event: Any, identity: Identity) -> Layer | None:
+        """The image layer of the event's file, by the facts so far."""
+        return self._attributor.layer(event.device, event.layer_index, event.time, identity.container_id)
 
-    def _decide(self) -> None:
+    def _decide(self, most: int) -> None:
         """Judge the cgroups that came: what is no pod's, or has no name yet, is judged event by event."""
-        for (hierarchy, number), time_ns in list(self._undecided.items()):
+        for (hierarchy, number), time_ns in list(islice(self._undecided.items(), most)):
+            del self._undecided[hierarchy, number]
             identity = self._attributor.identify(
                 cgroup_id=number if hierarchy == 0 else 1,
                 memory_cgroup_id=number,
@@ -233,13 +201,14 @@ class Attribution:
             )
             if identity.kind in ("container", "sandbox"):
                 if identity.pod is None or (identity.kind == "container" and identity.container is None):
+                    self._undecided[hierarchy, number] = time_ns  # its turn comes again
                     continue
                 if self._selection.match(identity):
                     self._matched.add(identity)
-                elif self._selection and (hierarchy, number) not in self._excluded:
+                elif (hierarchy, number) not in self._excluded:
                     self._excluded.add((hierarchy, number))
-                    self._exclude(hierarchy, number)
-            del self._undecided[hierarchy, number]
+                    if self._exclude is not None:
+                        self._exclude(hierarchy, number)
 
     @property
     def matched(self) -> int:
@@ -261,117 +230,115 @@ class EventView(Protocol):
 
 
 class Pipeline:
-    """One tracer between its source and a view, for as long as the caller steps it."""
+    """One tracer between a source's steps and a view."""
 
     def __init__(
         self,
         tracer: Tracer,
-        source: Source,
-        files: NodeFiles,
+        layouts: Mapping[str, Layout],
         clock: Wall,
-        selection: Selection,
+        selection: Selected,
         *,
         groupings: Sequence[str] = (),
         events: EventView | None = None,
-        gauges: Gauges | None = None,
-        board: Board | None = None,
+        keep: Callable[[Any], bool] | None = None,
+        asked: Asked | None = None,
+        record: Callable[[Step], None] | None = None,
+        own: Mapping[str, Any] | None = None,
+        missing: Collection[str] = (),
     ) -> None:
         """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing.
 
-        `gauges` are read by `sample`, and `board` keeps the rows of a tracer that has them (tracers.Stateful).
+        `layouts` are those of all streams (steps.stream_key). `keep` says which events count (None: all). A live source
+        is `asked` about the nameless, and told what is not selected; `record` is given every step when it is complete.
+        `own` are the tracer's own options and `missing` is what is not seen, for a tracer that keeps a board.
         """
         self.counts = Counts()
-        self.tallies = {by: Tally(tracer, by, board) for by in groupings}
-        self._gauges = gauges
-        self._board = board
+        own_layouts = {
+            key.removeprefix(stream_key(tracer.name, "")): layout
+            for key, layout in layouts.items()
+            if key.startswith(stream_key(tracer.name, ""))
+        }
+        self._board: Board | None = None
+        if isinstance(tracer, Stateful):
+            self._board = tracer.board(own or {}, own_layouts, missing, clock)
+        self.tallies = {by: Tally(tracer, by, self._board) for by in groupings}
         self.totals: list[Any] = [0] * len(tracer.measures)
         self._tracer = tracer
-        self._source = source
         self._clock = clock
         self._selection = selection
         self._events = events
-        self.attribution = Attribution(files, selection, source.exclude)
-        self.attribution.told += [of.learn for of in (gauges, board) if of is not None]
+        self._keep = keep
+        self._asked = asked
+        self._record = record
+        self.attribution = Attribution(selection, asked.exclude if asked is not None else None)
+        self.advice = tracer.advice()
+        clock.attribution = self.attribution
         self._operations = tracer.operations()
-        self._mounts_fd = files.mounts_fd()
-        self._mounts_changed = False
-        self._mounts_read = 0.0
-        self._poller = select.poll()
-        self._poller.register(source.births_fd, select.POLLIN)
-        self._poller.register(self._mounts_fd, select.POLLPRI)
-        self._streams = tuple(tracer.streams)
+        self._layouts = {stream_key(tracer.name, stream): layout for stream, layout in own_layouts.items()}
 
-    def watch(self, fd: int) -> None:
-        """Let `wait` return when this descriptor can be read (the keyboard)."""
-        self._poller.register(fd, select.POLLIN)
-
-    def unwatch(self, fd: int) -> None:
-        """Stop watching it (it was closed at the other end)."""
-        self._poller.unregister(fd)
-
-    def start(self) -> None:
-        """Learn the node as it is; the source is attached already, so nothing is born unseen."""
-        self.attribution.scan()
-        self._births()
-
-    def wait(self, timeout_s: float) -> set[int]:
-        """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
-        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s) * 1000)}
-        if self._source.births_fd in ready:
-            self._births()
-        if self._mounts_fd in ready:
-            self._mounts_changed = True
-        if self._mounts_changed and time.monotonic() - self._mounts_read >= _MOUNTS_AGAIN_S:
-            self._mounts()
-        return ready - {self._source.births_fd, self._mounts_fd}
-
-    def drain(self) -> None:
-        """Take in every event that is there."""
-        # events first: whatever they are about was born before them, and its birth is read now
-        batches = list(self._source.read(*self._streams))
-        self._births()
-        if self._mounts_changed:
-            self._mounts()
-        decoded: list[Any] = []
-        for batch in batches:
-            decoded.extend(self._source.layouts[batch.stream].decode(batch.data))
-        if len(batches) > 1:
-            decoded.sort(key=lambda event: event.time)
-        for event in decoded:
-            self._take(event)
-        losses = self._source.losses()
-        if losses != self.counts.losses:
+    def take(self, step: Step) -> None:
+        """Count one step."""
+        self._learn(step.facts)
+        events = self._decode(step)
+        identities = [self.attribution.identify(event) for event in events]
+        if self._asked is not None:
+            nameless = {identity.kind for identity in identities if _nameless(identity)}
+            if nameless and (facts := self._asked.ask("unknown" in nameless)):
+                # Known before the first record of the step is counted: a replay has them there too.
+                step = replace(step, facts=[*step.facts, *facts])
+                self._learn(facts)
+                identities = [self.attribution.identify(event) for event in events]
+            if facts := self._missing_layers(self._asked, events, identities):
+                step = replace(step, facts=[*step.facts, *facts])
+                self.attribution.learn(facts)
+        if self._record is not None:
+            self._record(step)
+        for event, identity in zip(events, identities, strict=True):
+            self._take(event, identity)
+        losses = step.losses.get(self._tracer.name)
+        if losses is not None and losses != self.counts.losses:
             if self._events is not None and any(losses.values()):
-                self._events.lost(losses, time.time_ns())
-            self.counts.losses = losses
+                self._events.lost(losses, step.tick.wall_ns if step.tick is not None else 0)
+            self.counts.losses = dict(losses)
         if self._events is not None:
             self._events.flush()
 
-    def sample(self) -> None:
-        """Read the gauges, once an interval, and take their records in as events."""
-        if self._gauges is None:
-            return
-        for batch in self._gauges.read():
-            for record in self._gauges.layouts[batch.stream].decode(batch.data):
-                self._take(record)
-        if self._events is not None:
-            self._events.flush()
+    def _learn(self, facts: Sequence[Fact]) -> None:
+        self.attribution.learn(facts)
+        if self._board is not None:
+            for fact in facts:
+                self._board.learn(fact)
+
+    def _missing_layers(self, asked: Asked, events: Sequence[Any], identities: Sequence[Identity]) -> list[Fact]:
+        """Facts about the layers of overlays that these events are the first of."""
+        devices = []
+        for event, identity in zip(events, identities, strict=True):
+            if getattr(event, "layer_index", None) is not None and event.device not in devices:
+                layer = self.attribution.layer(event, identity)
+                if layer is None or layer.reason == NOT_LOOKED_UP:
+                    devices.append(event.device)
+        return [fact for device in devices for fact in asked.layers(device)]
 
     def total(self) -> dict[str, Any]:
         """Every measure over all events, by its column's key."""
         return {column.key: value for column, value in zip(self._tracer.measures, self.totals, strict=True)}
 
-    def _births(self) -> None:
-        for batch in self._source.read("cgroups"):
-            self.attribution.births(self._source.layouts["cgroups"].decode(batch.data))
+    def _decode(self, step: Step) -> list[Any]:
+        decoded: list[Any] = []
+        streams = set()
+        for batch in step.batches:
+            layout = self._layouts.get(batch.stream)
+            if layout is not None:
+                streams.add(batch.stream)
+                decoded.extend(layout.decode(batch.data))
+        if len(streams) > 1:
+            decoded.sort(key=lambda event: event.time)
+        return decoded
 
-    def _mounts(self) -> None:
-        self._mounts_changed = False
-        self._mounts_read = time.monotonic()
-        self.attribution.mounts()
-
-    def _take(self, event: Any) -> None:
-        identity = self.attribution.identify(event)
+    def _take(self, event: Any, identity: Identity) -> None:
+        if self._keep is not None and not self._keep(event):
+            return
         if self._board is None:
             if not self._selection or self._selection.match(identity):
                 self._tell(event, identity)
@@ -405,26 +372,25 @@ class Pipeline:
             cells = self._tracer.key_cells(event, identity, self._clock)
             for tally in self.tallies.values():
                 tally.add(cells, values)
+        self.advice.add(event, identity, self._clock)
+
+
+def _nameless(identity: Identity) -> bool:
+    return identity.kind == "unknown" or (identity.kind in ("container", "sandbox", "pod") and identity.pod is None)
 
 
 class OwnCost:
-    """kubetrace's own CPU time, in percent of one core since the last call."""
+    """kubetrace's own CPU time, in percent of one core between two ticks."""
 
     def __init__(self) -> None:
-        """From now on."""
-        self._then = (time.monotonic(), self._cpu_s())
+        """From the first tick on."""
+        self._then = Tick(0, 0, 0)
         self._percent: float | None = None
 
-    @staticmethod
-    def _cpu_s() -> float:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime + usage.ru_stime
-
-    def percent(self) -> float | None:
-        """Since the last call that was at least half a second ago; None before there was one."""
-        now, cpu = time.monotonic(), self._cpu_s()
-        before, cpu_before = self._then
-        if now - before >= _COST_OVER_S:
-            self._then = (now, cpu)
-            self._percent = 100.0 * (cpu - cpu_before) / (now - before)
+    def percent(self, tick: Tick) -> float | None:
+        """Since the tick that was at least half a second before; None until there was one."""
+        passed = tick.elapsed_ns - self._then.elapsed_ns
+        if passed >= _COST_OVER_NS:
+            self._percent = max(0.0, 100.0 * (tick.cpu_ns - self._then.cpu_ns) / passed)
+            self._then = tick
         return self._percent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.views.columns import Column
@@ -25,7 +26,8 @@ CONTAINER = Column(
     help="container; NAME (host) is a process of the node writing into that container's root",
 )
 NODE = Column("node", "NODE", "name", help="the node's name")
-IMAGE = Column("image", "IMAGE", "name", wide=True, help="image, as the pod's spec names it")
+IMAGE = Column("image", "IMAGE", "name", weight=2, help="image, as the pod's spec names it")
+IMAGE_WIDE = replace(IMAGE, wide=True)
 QOS = Column("qos_class", "QOS", "text", wide=True, help="quality of service class of the pod")
 PID = Column("pid", "PID", "count", help="process id on the node")
 COMM = Column("comm", "COMM", "name", help="the thread's name")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -104,7 +104,41 @@ class Selection:
             and (identity.container is None or self.containers.match(identity.container))
         )
 
+    def texts(self) -> dict[str, str]:
+        """What `parse` takes, for a recording's header: namespaces, pods, containers as comma lists."""
+        given = (("namespaces", self.namespaces), ("pods", self.pods), ("containers", self.containers))
+        return {name: str(patterns) for name, patterns in given if patterns}
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> Selection:
+        """The inverse of `texts`; raises UsageError."""
+        return cls.parse(*([texts[name]] if name in texts else [] for name in ("namespaces", "pods", "containers")))
+
     def __str__(self) -> str:
         """As it would be typed: -n shop -p 'web*'."""
         given = (("-n", self.namespaces), ("-p", self.pods), ("-c", self.containers))
         return " ".join(f"{option} {patterns}" for option, patterns in given if patterns)
+
+
+@dataclass(frozen=True)
+class Both:
+    """What two selections leave: that of a recording, and that of its reader."""
+
+    first: Selection
+    second: Selection
+
+    def __bool__(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self.first or self.second)
+
+    def match(self, identity: Named) -> bool:
+        """Whether both do."""
+        return self.first.match(identity) and self.second.match(identity)
+
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for: what a pod and its sandbox do concerns each of its containers."""
+        return self.first.match_pod(identity) and self.second.match_pod(identity)
+
+    def __str__(self) -> str:
+        """The second, which was typed; else the first."""
+        return str(self.second or self.first)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.pipeline import DRAIN_INTERVAL_S, EventView, OwnCost, Pipeline, Wall
-from kubetrace.selection import Selection
+from kubetrace.pipeline import EventView, OwnCost, Pipeline, Wall
+from kubetrace.selection import Both, Selection
 from kubetrace.tracers import Stateful
-from kubetrace.views.units import format_count, format_elapsed, format_percent, format_time
+from kubetrace.views.text import escape, visible
+from kubetrace.views.units import format_count, format_duration, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.node import Node
     from kubetrace.engines.source import KernelSource
     from kubetrace.host import Host
-    from kubetrace.tracers import Tracer
+    from kubetrace.live import LiveSource
+    from kubetrace.recording.header import Header
+    from kubetrace.recording.writer import Recorder
+    from kubetrace.steps import Tick
+    from kubetrace.tracers import Gauges, Tracer
     from kubetrace.views.columns import Value
+    from kubetrace.views.keys import Keys
 
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
@@ -35,7 +41,7 @@ _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 class Options:
     """What the command line asked for, in units: seconds, rows, bytes."""
 
-    selection: Selection
+    selection: Selection | Both
     by: str
     sort: str
     output: str = "table"
@@ -48,22 +54,29 @@ class Options:
     hook: str = "auto"
     host_root: str | None = None
     cri_socket: str | None = None
+    record: Path | None = None
+    force: bool = False
+    max_size: int | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Stop:
+class Stop:
     """Whether the user wants the end: SIGINT, SIGTERM or SIGHUP came."""
 
     def __init__(self) -> None:
+        """Nobody does yet."""
         self.asked = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Stop:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._ask)
+    def __enter__(self) -> Stop:
+        """Listen."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if (number := getattr(signal, name, None)) is not None:  # Windows has no SIGHUP
+                self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(self, *_error: object) -> None:
+        """Listen no more."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -77,62 +90,129 @@ def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace.host import Host
 
-    constants = {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+    # What was asked wrongly is said before anything is attached.
+    constants = constants_of(tracer, options)
     host = Host.find(options.host_root)
     clock = Wall(host.node_name(), host.boot_to_wall_ns())
-    with _Stop() as stop:
-        view = _view(tracer, options, clock)
+    recorder: Recorder | None = None
+    if options.record is not None:
+        from kubetrace.recording.writer import Recorder, refuse_existing
+
+        refuse_existing(options.record, force=options.force)
+    with Stop() as stop:
+        view = open_view(tracer, options, clock, host.kernel_release())
         with contextlib.ExitStack() as stack:
-            screen = stack.enter_context(view.open()) if isinstance(view, _TableView) else None
-            source = _attach(tracer, options, constants, stop, screen, host)
-            if source is None:
+            screen = stack.enter_context(view.open()) if isinstance(view, TableView) else None
+            kernel = attach(tracer, options, constants, stop, screen)
+            if kernel is None:
                 return
-            stack.callback(source.close)
-            gauges, board = None, None
-            if isinstance(tracer, Stateful):
-                gauges = tracer.gauges(host)
-                board = tracer.board(options.own, source.layouts, source.missing, clock)
-            files = _node_files(host, options)
+            stack.callback(kernel.close)
+            files = node_files(host, options)
             stack.callback(files.close)
+            from kubetrace.live import LiveSource
+
+            gauges = gauges_of([tracer], host)
+            source = LiveSource({tracer.name: kernel}, files, gauges, interval_s=options.interval_s)
+            if options.record is not None:
+                header = header_of(host, clock, {tracer.name: (tracer, kernel)}, options, gauges)
+                recorder = Recorder(options.record, header, force=options.force, max_size=options.max_size)
+                stack.callback(recorder.close)
             pipeline = Pipeline(
                 tracer,
-                source,
-                files,
+                source.layouts,
                 clock,
                 options.selection,
                 groupings=view.groupings,
                 events=view.events,
-                gauges=gauges,
-                board=board,
+                asked=source,
+                record=recorder.write if recorder is not None else None,
+                own=options.own,
+                missing=tuple(kernel.missing.values()),
             )
-            pipeline.start()
+            source.start()
             if options.ready_file is not None:
-                _touch(options.ready_file)
-            view.attached(source.hook, [what for what in dict.fromkeys(source.missing.values()) if what])
-            _loop(pipeline, view, options, stop)
-        view.end(pipeline)
+                touch(options.ready_file)
+            view.attached(kernel.hook, [what for what in dict.fromkeys(kernel.missing.values()) if what])
+            tick = _loop(source, pipeline, view, options, stop, recorder)
+        view.end(pipeline, tick)
+        if recorder is not None:
+            print(recorded(recorder), file=sys.stderr)
 
 
-def _node_files(host: Host, options: Options) -> Any:
+def constants_of(tracer: Tracer, options: Options) -> dict[str, int]:
+    """What goes into the tracer's object for these options. Raises UsageError."""
+    return {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+
+
+def gauges_of(chosen: Sequence[Tracer], host: Host) -> dict[str, Gauges]:
+    """What is read at each interval, of the tracers that have such."""
+    found = {tracer.name: tracer.gauges(host) for tracer in chosen if isinstance(tracer, Stateful)}
+    return {name: gauges for name, gauges in found.items() if gauges is not None}
+
+
+def header_of(
+    host: Host,
+    clock: Wall,
+    kernels: Mapping[str, tuple[Tracer, KernelSource]],
+    options: Options,
+    gauges: Mapping[str, Gauges],
+) -> Header:
+    """What a recording of these tracers says of itself."""
+    from kubetrace.recording.header import Header, Stream, Traced
+
+    number, traced = 0, []
+    for tracer, kernel in kernels.values():
+        streams = []
+        layouts = {name: kernel.layouts[name] for name in tracer.streams}
+        if tracer.name in gauges:
+            layouts |= gauges[tracer.name].layouts
+        for name, layout in layouts.items():
+            number += 1
+            streams.append(Stream(number, name, layout))
+        selection = options.selection.texts() if isinstance(options.selection, Selection) else {}
+        names = {option.name for option in tracer.options()}
+        own = {name: str(value) for name, value in options.own.items() if value is not None and name in names}
+        traced.append(Traced(tracer.name, kernel.hook, tuple(kernel.missing.values()), selection, own, tuple(streams)))
+    return Header(clock.node, host.kernel_release(), clock.offset_ns, tuple(traced))
+
+
+def recorded(recorder: Recorder) -> str:
+    """How a recording went, and the next command."""
+    rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
+    if recorder.trouble:
+        return (
+            f"kubetrace: the recording stopped early: {recorder.trouble}. "
+            f"{recorder.dropped} events are not in {path}.\n"
+            f"What is there can be read: kubetrace replay {path}"
+        )
+    return (
+        f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+    )
+
+
+def node_files(host: Host, options: Options) -> Node:
+    """The node's files as facts."""
     from kubetrace.attribution.node import Node
 
     return Node(host, cri_socket=options.cri_socket)
 
 
-def _touch(path: Path) -> None:
+def touch(path: Path) -> None:
+    """Create the ready file. Raises OutputError."""
     try:
         path.touch()
     except OSError as error:
         raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error
 
 
-def _attach(
+def attach(
     tracer: Tracer,
     options: Options,
     constants: Mapping[str, int],
-    stop: _Stop,
-    screen: _TableView | None,
-    host: Host,
+    stop: Stop,
+    screen: TableView | None,
 ) -> KernelSource | None:
     """Attach now, or as soon as overlayfs is in the kernel; None when the user gave up before."""
     from kubetrace.engines import source
@@ -153,67 +233,127 @@ def _attach(
     )
 
 
-def _loop(pipeline: Pipeline, view: _View, options: Options, stop: _Stop) -> None:
+class Pace:
+    """At which ticks a view is shown: the first, the first with an event, then once an interval."""
+
+    def __init__(self, interval_s: float) -> None:
+        """`interval_s`: seconds between two windows."""
+        self._interval_ns = int(interval_s * 1e9)
+        self._next_ns = 0
+        self._empty = True
+
+    def due(self, tick: Tick, events: int) -> bool:
+        """Whether to show this one; `events` is their number so far."""
+        if self._empty and events:
+            self._empty = False
+            self._next_ns = tick.elapsed_ns
+        if tick.elapsed_ns < self._next_ns:
+            return False
+        self._next_ns = max(self._next_ns, tick.elapsed_ns - self._interval_ns) + self._interval_ns
+        return True
+
+
+def _loop(
+    source: LiveSource,
+    pipeline: Pipeline,
+    view: View,
+    options: Options,
+    stop: Stop,
+    recorder: Recorder | None,
+) -> Tick:
+    """Until the end; the last tick."""
+    from kubetrace.live import DRAIN_INTERVAL_S
+
     begun = time.monotonic()
     end = begun + options.duration_s if options.duration_s is not None else None
     # The first rows come as soon as there are any; then the pace slows down to what costs little.
     pause_s = _FIRST_DRAIN_S
-    next_drain, next_show = begun, begun
+    next_drain = begun
+    pace = Pace(options.interval_s)
+    warned = False
+    tick = drain(source, pipeline)
+    if pace.due(tick, pipeline.counts.events):
+        view.show(pipeline, tick)
     keyboard = view.keyboard()
     if keyboard is not None:
-        pipeline.watch(keyboard)
+        source.watch(keyboard)
     while not stop.asked:
         now = time.monotonic()
         if end is not None and now >= end:
             break
-        ready = pipeline.wait(min(next_drain, end if end is not None else next_drain) - now)
+        ready = source.wait(min(next_drain, end if end is not None else next_drain) - now)
         now = time.monotonic()
         if keyboard is not None and keyboard in ready:
-            if not view.typed(pipeline):
+            if not view.typed(pipeline, tick):
                 break
             if view.keyboard() is None:  # the terminal hung up
-                pipeline.unwatch(keyboard)
+                source.unwatch(keyboard)
                 keyboard = None
         if now >= next_drain:
-            empty = not pipeline.counts.events
-            pipeline.drain()
+            tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
-            next_drain = now + pause_s
-            pipeline.attribution.ask_again()
-            if empty and pipeline.counts.events:
-                next_show = now
-        if now >= next_show:
-            pipeline.sample()
-            view.show(pipeline)
-            next_show = now + options.interval_s
-    pipeline.drain()
-    pipeline.sample()
-    view.last(pipeline)
+            next_drain = now + min(pause_s, source.pause_s)
+            if recorder is not None and recorder.trouble and not warned:
+                warned = True
+                view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
+            if pace.due(tick, pipeline.counts.events):
+                view.show(pipeline, tick)
+    tick = drain(source, pipeline, last=True)
+    view.last(pipeline, tick)
+    return tick
 
 
-class _View(Protocol):
+def drain(source: LiveSource, pipeline: Pipeline, *, last: bool = False) -> Tick:
+    """Count all that is there; the tick at its end."""
+    steps = source.drain(last=last)
+    for step in steps:
+        pipeline.take(step)
+    tick = steps[-1].tick
+    assert tick is not None
+    return tick
+
+
+class View(Protocol):
+    """What a run shows itself in."""
+
     groupings: Sequence[str]
     events: EventView | None
+    paused: bool
 
-    def attached(self, hook: str, missing: Sequence[str]) -> None: ...
-    def keyboard(self) -> int | None: ...
-    def typed(self, pipeline: Pipeline) -> bool: ...
-    def show(self, pipeline: Pipeline) -> None: ...
-    def last(self, pipeline: Pipeline) -> None: ...
-    def end(self, pipeline: Pipeline) -> None: ...
+    def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
+
+    def warn(self, notice: str) -> None:
+        """Say what the user should know from now on."""
+
+    def keyboard(self) -> int | None:
+        """The descriptor of the terminal whose keys it wants."""
+
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
+        """Do what the keys say; False to quit."""
+
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over."""
+
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
+        """All is counted."""
+
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
+        """Say the summary."""
 
 
-def _view(tracer: Tracer, options: Options, clock: Wall) -> _TableView | _StreamView:
+def open_view(tracer: Tracer, options: Options, clock: Wall, release: str) -> TableView | StreamView:
+    """The view that suits the output; `release` is the traced kernel's."""
     if options.output in ("json", "csv") or options.events:
-        return _StreamView(tracer, options, clock)
-    return _TableView(tracer, options, clock)
+        return StreamView(tracer, options, clock)
+    return TableView(tracer, options, clock, release)
 
 
-class _TableView:
+class TableView:
     """Windows of the grouped rows: live on a terminal, plain blocks elsewhere."""
 
-    def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
-        from kubetrace.views.keys import Keys
+    def __init__(self, tracer: Tracer, options: Options, clock: Wall, release: str) -> None:
+        """Nothing is shown before it is open."""
         from kubetrace.views.plain import can_be_live
 
         self._tracer = tracer
@@ -225,44 +365,51 @@ class _TableView:
         self.events: EventView | None = None
         self._by = options.by
         self._sort = options.sort
-        self._keys = Keys()
-        self._paused = False
+        self._keys = _keys() if self._live else None
+        self._notices: list[str] = []
+        self.paused = False
+        self.pause_notice = "paused: counting goes on, space shows it"
         self._cost = OwnCost()
         self._begun = time.monotonic()
         self._hook = ""
         self._missing: Sequence[str] = ()
-        self._release = os.uname().release
+        self._release = release
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[_TableView]:
+    def open(self) -> Iterator[TableView]:
         """Take the terminal for as long as the context lasts."""
         from kubetrace.views.live import open_table
 
         with (
             open_table(sys.stdout, wide=self._options.output == "wide", headers=self._options.headers) as self._table,
-            self._keys if self._live else contextlib.nullcontext(),
+            self._keys or contextlib.nullcontext(),
         ):
             yield self
 
     def waiting(self, notice: str) -> None:
         """Show that nothing is attached yet, and why."""
         columns = [*self._tracer.groupings[self._by].columns, *self._tracer.measures]
-        self._table.show(Window(columns, head=self._head(), notices=[notice]))
+        self._table.show(Window(columns, head=self._head(time.monotonic() - self._begun), notices=[notice]))
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
         self._hook, self._missing = hook, missing
-        self._cost = OwnCost()  # the start is over
+
+    def warn(self, notice: str) -> None:
+        """A notice above the table."""
+        self._notices.append(notice)
 
     def keyboard(self) -> int | None:
-        return self._keys.fileno() if self._live else None
+        """The terminal's descriptor, where the table is live."""
+        return self._keys.fileno() if self._keys is not None else None
 
-    def typed(self, pipeline: Pipeline) -> bool:
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
         """Do what the keys say; False to quit."""
-        for key in self._keys.read():
+        for key in self._keys.read() if self._keys is not None else ():
             if key == "q":
                 return False
             if key == " ":
-                self._paused = not self._paused
+                self.paused = not self.paused
             elif key == "s":
                 names = self._sorts()
                 self._sort = names[(names.index(self._sort) + 1) % len(names)] if self._sort in names else names[0]
@@ -271,7 +418,7 @@ class _TableView:
                 self._by = names[(names.index(self._by) + 1) % len(names)]
                 if self._sort not in self._sorts():
                     self._sort = next(iter(self._tracer.sorts))
-        self._draw(pipeline)
+        self._draw(pipeline, tick)
         return True
 
     def _sorts(self) -> list[str]:
@@ -279,53 +426,55 @@ class _TableView:
         columns = {column.key for column in (*self._tracer.groupings[self._by].columns, *self._tracer.measures)}
         return [name for name, key in self._tracer.sorts.items() if key in columns]
 
-    def _sort_is_hidden(self) -> bool:
-        key = self._tracer.sorts[self._sort]
-        return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """A window, unless paused."""
+        if not self.paused:
+            self._draw(pipeline, tick)
 
-    def show(self, pipeline: Pipeline) -> None:
-        if not self._paused:
-            self._draw(pipeline)
-
-    def last(self, pipeline: Pipeline) -> None:
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
-        self._paused = False
-        self._draw(pipeline)
+        self.paused = False
+        self._draw(pipeline, tick)
 
-    def end(self, pipeline: Pipeline) -> None:
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary; the last table is on the normal screen already."""
         tracer, counts = self._tracer, pipeline.counts
-        elapsed = format_elapsed(time.monotonic() - self._begun)
+        elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         print(
             f"{tracer.summary_text(pipeline.total())} in {elapsed}; "
             f"{counts.lost} lost, {counts.unattributed} unattributed."
         )
+        _print_remedies(pipeline, sys.stdout)
 
-    def _head(self) -> list[Item]:
+    def _sort_is_hidden(self) -> bool:
+        key = self._tracer.sorts[self._sort]
+        return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
+
+    def _head(self, elapsed_s: float) -> list[Item]:
         return [
             (f"kubetrace {self._tracer.name}", "title"),
             f"node {self._clock.node}",
             f"Linux {self._release}",
             self._hook or "not attached",
-            format_elapsed(time.monotonic() - self._begun),
+            format_elapsed(elapsed_s),
         ]
 
-    def _draw(self, pipeline: Pipeline) -> None:
+    def _draw(self, pipeline: Pipeline, tick: Tick) -> None:
         tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
         tally = pipeline.tallies[self._by]
-        cost = self._cost.percent()
         shown = counts.events - counts.folded
+        cost = self._cost.percent(tick)
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
             (f"own CPU {'-' if cost is None else format_percent(cost)}", "dim"),
         ]
-        notices = list(self._missing)
-        if self._paused:
-            notices.append("paused: counting goes on, space shows it")
+        notices = [*self._missing, *self._notices]
+        if self.paused:
+            notices.append(self.pause_notice)
         if selection and not pipeline.attribution.matched:
             notices.append(f"no container matches {selection} yet; waiting")
-        head = self._head()
+        head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
             head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
         self._table.show(
@@ -345,16 +494,17 @@ class _TableView:
         )
 
 
-class _StreamView:
+class StreamView:
     """Every event as it comes: lines, JSON objects or CSV rows."""
 
     groupings: Sequence[str] = ()
+    paused = False
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
+        """Write to stdout."""
         self._tracer = tracer
         self._options = options
         self._clock = clock
-        self._begun = time.monotonic()
         self._json: Any = None
         self._rows: Any = None
         self._warned = False
@@ -374,23 +524,32 @@ class _StreamView:
         self.events: EventView | None = self
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
         self._hook = hook
         for notice in missing:
-            print(f"kubetrace: {notice}", file=sys.stderr)
+            print(f"kubetrace: {visible(notice)}", file=sys.stderr)
         self.flush()
 
+    def warn(self, notice: str) -> None:
+        """On stderr."""
+        print(f"kubetrace: {visible(notice)}", file=sys.stderr)
+
     def keyboard(self) -> int | None:
+        """No keys."""
         return None
 
-    def typed(self, pipeline: Pipeline) -> bool:
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
+        """No keys."""
         return True
 
-    def show(self, pipeline: Pipeline) -> None:
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """Nothing: events are out already."""
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
 
     def event(self, event: Any, identity: Identity) -> None:
+        """One line."""
         if self._json is not None:
             self._json.write(self._tracer.record(event, identity, self._clock))
         else:
@@ -398,6 +557,7 @@ class _StreamView:
             self._rows.write(cells)
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
+        """What is missing from here on."""
         if self._json is not None:
             self._json.write(
                 {
@@ -412,40 +572,61 @@ class _StreamView:
             print(f"kubetrace: {_describe(losses)}", file=sys.stderr)
 
     def flush(self) -> None:
+        """A step is over."""
         (self._json or self._rows).flush()
 
-    def last(self, pipeline: Pipeline) -> None:
-        self.show(pipeline)
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
+        """All events are out already."""
+        self.show(pipeline, tick)
 
-    def end(self, pipeline: Pipeline) -> None:
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
+        """The summary: the last JSON object, or a line on stderr."""
         counts, total = pipeline.counts, pipeline.total()
         if self._json is not None:
             self._json.write(
                 {
                     "type": "summary",
-                    "time": format_time(time.time_ns()),
+                    "time": format_time(tick.wall_ns),
                     "node": self._clock.node,
                     "tracer": self._tracer.name,
                     "hook": self._hook,
-                    "duration_ns": int((time.monotonic() - self._begun) * 1e9),
+                    "duration_ns": tick.elapsed_ns,
                     "events": counts.events,
                     "lost": counts.lost,
                     "unattributed": counts.unattributed,
                     **self._tracer.summary_record(total),
+                    "remedies": [remedy.text(escape) for remedy in pipeline.advice.remedies()],
                 }
             )
             self._json.flush()
             return
-        elapsed = format_elapsed(time.monotonic() - self._begun)
+        elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         print(
             f"{self._tracer.summary_text(total)} in {elapsed}; {counts.lost} lost, {counts.unattributed} unattributed.",
             file=sys.stderr,
         )
+        _print_remedies(pipeline, sys.stderr)
+
+
+def _print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
+    remedies = pipeline.advice.remedies()
+    if remedies:
+        print("\nWhat was copied for nothing, and what to do about it:", file=stream)
+    for remedy in remedies:
+        print(f"  {remedy.text(escape)}", file=stream)
 
 
 def _describe(losses: Mapping[str, int]) -> str:
-    kinds = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in losses.items() if count)
+    kinds = ", ".join(f"{visible(kind).replace('_', ' ')} {count}" for kind, count in losses.items() if count)
     return f"{sum(losses.values())} events lost ({kinds})"
+
+
+def _keys() -> Keys | None:
+    try:
+        from kubetrace.views.keys import Keys
+    except ImportError:  # Windows: no termios
+        return None
+    return Keys()
 
 
 def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import click
 
 from kubetrace.attribution import containerd, kubelet, mountinfo
-from kubetrace.attribution.attributor import Attributor, Identity
+from kubetrace.attribution.attributor import Attributor, Identity, Layer
 from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.facts import ContainerSeen, OverlayGone, OverlaySeen
 from kubetrace.attribution.node import Node
@@ -31,13 +31,20 @@ _POD_LOGS = re.compile(r"/pods/([^_/]+)_([^_/]+)_([^_/]+)(?:/([^/]+))?")
 class Answer:
     """One thing that a query means, and who owns it; `query` is written so that it asks for just this one.
 
-    `how` is the identity's attributed_by, or "snapshot" or "path" where the file system's names tell.
+    `how` is the identity's attributed_by, or "snapshot" or "path" where the file system's names tell. A layer of an
+    image is nobody's: `layer` is set, and of the identity only the image.
     """
 
     query: str
     identity: Identity
     cgroup_id: int | None
     how: str
+    layer: Layer | None = None
+
+    @property
+    def kind(self) -> str:
+        """The identity's kind, or "layer"."""
+        return self.identity.kind if self.layer is None else "layer"
 
 
 class Lookup:
@@ -158,8 +165,8 @@ class Lookup:
             number = self._attributor.cgroup_id(container_id, self._memory_hierarchy)
         return Answer(query, identity, number, how or identity.attributed_by)
 
-    def _snapshot(self, number: int) -> list[Answer]:
-        # As mounted now; the writable layer first, then the containers whose image has the layer.
+    def _snapshot(self, number: int, directory: str | None = None) -> list[Answer]:
+        # As mounted now; the writable layer first, then the layer's images and the containers of any of them.
         found = []
         for overlay in self._overlays.values():
             if overlay.container_id is None:
@@ -168,6 +175,8 @@ class Lookup:
                 return [self._container(overlay.container_id, f"snapshot:{number}", "overlay")]
             if any(containerd.snapshot_number(layer) == number for layer in overlay.lowerdirs):
                 found.append(self._container(overlay.container_id, f"snapshot:{number} (image layer)", "overlay"))
+        directories = containerd.layer_directories(self.host, number) if directory is None else [directory]
+        found = [answer for one in directories for answer in self._layer(f"snapshot:{number}", one)] + found
         if found:
             return found
         path = containerd.snapshots_path(self.host)
@@ -180,11 +189,18 @@ class Lookup:
                 return [self._container(snapshot.container_id, f"snapshot:{number}", "snapshot")]
         return []
 
+    def _layer(self, query: str, directory: str) -> list[Answer]:
+        for fact in self._node.layer(directory):
+            self._attributor.learn(fact)
+        layers = [layer for layer in self._attributor.layers_in(directory) if layer.chain_id is not None]
+        return [Answer(query, Identity(image=layer.image), None, "snapshot", layer) for layer in layers]
+
     def _path(self, query: str) -> list[Answer]:
         path = self._as_node_path(query)
         number = containerd.snapshot_number(path)
         if number is not None:
-            return [replace(answer, query=query) for answer in self._snapshot(number)]
+            found = self._snapshot(number, containerd.layer_directory(path))
+            return [replace(answer, query=query) for answer in found]
         for mount_point, hierarchy in (
             (self._mounts.unified, 0),
             (self._mounts.memory, self._memory_hierarchy),
@@ -274,11 +290,13 @@ class Lookup:
 @click.option("--host-root", type=click.Path(), help="The node's root, if it is not found (/ or /host).")
 @click.option("--cri-socket", type=click.Path(), help="Ask the container runtime's socket too (needs grpcio).")
 def command(queries: tuple[str, ...], output: str, host_root: str | None, cri_socket: str | None) -> None:
-    """Show which pod and container a number, an id or a path on this node belongs to.
+    """Show which pod and container, or image layer, a number, an id or a path on this node belongs to.
 
     QUERY is a pid or cgroup id (a number is tried as both; pid:123 or cgroup:8123 means just one), a container id or
     its first 8 digits or more, snapshot:N of containerd, or an absolute path: in a snapshot, a volume, a pod's log
-    directory, a cgroup, or a container's root. Needs neither BPF nor a running container runtime.
+    directory, a cgroup, or a container's root. A snapshot that is a layer of images is shown once for each image, with
+    the line of its Dockerfile, and for each container that runs on it. Needs neither BPF nor a running container
+    runtime.
 
     \b
     Examples:
@@ -311,10 +329,11 @@ def _json(answers: Sequence[Answer], node: str) -> Iterator[str]:
     # JSON Lines, ASCII only (views/json.py): exact text, bytes that are not UTF-8 as lone surrogates.
     for answer in answers:
         who = answer.identity
+        layer = answer.layer if answer.layer is not None else Layer(0)
         yield json.dumps(
             {
                 "query": answer.query,
-                "kind": who.kind,
+                "kind": answer.kind,
                 "namespace": who.namespace,
                 "pod": who.pod,
                 "container": who.container,
@@ -327,6 +346,14 @@ def _json(answers: Sequence[Answer], node: str) -> Iterator[str]:
                 "cgroup_path": who.cgroup_path,
                 "attributed_by": answer.how,
                 "names_from": who.names_from,
+                "snapshot": layer.snapshot,
+                "chain_id": layer.chain_id,
+                "layer_digest": layer.layer_digest,
+                "layer": layer.ordinal,
+                "layers": layer.layers_total,
+                "shared_by": layer.shared_by if answer.layer is not None else None,
+                "created_by": layer.created_by,
+                "reason": layer.reason,
             },
             ensure_ascii=True,
             separators=(",", ":"),
@@ -340,15 +367,22 @@ def _table(answers: Sequence[Answer], *, wide: bool) -> Iterator[str]:
     rows = [["QUERY", "KIND", "NAMESPACE", "POD", "CONTAINER", "FOUND BY"]]
     if wide:
         rows[0] += ["CONTAINER ID", "QOS", "POD UID", "CGROUP ID", "NAMES FROM", "IMAGE", "CGROUP"]
+    layers = any(answer.layer is not None for answer in answers)
+    if layers:
+        rows[0] += ([] if wide else ["IMAGE"]) + ["LAYER", "DOCKERFILE LINE"] + (["LAYER DIGEST"] if wide else [])
     for answer in answers:
         who = answer.identity
         # A process of the host has no names; its cgroup says what it is.
         pod = who.cgroup_path if who.kind == "host" and not wide else who.pod
         query = answer.query if wide or not _PREFIX.fullmatch(answer.query) else answer.query[:12]
-        cells: list[str | None] = [query, who.kind, who.namespace, pod, who.container, answer.how]
+        cells: list[str | None] = [query, answer.kind, who.namespace, pod, who.container, answer.how]
         if wide:
             number = None if answer.cgroup_id is None else str(answer.cgroup_id)
             cells += [who.container_id, who.qos_class, who.pod_uid, number, who.names_from, who.image, who.cgroup_path]
+        if layers:
+            layer = answer.layer if answer.layer is not None else Layer(0)
+            line = layer.line or (f"({layer.reason})" if layer.reason else None)
+            cells += ([] if wide else [who.image]) + [layer.position, line] + ([layer.layer_digest] if wide else [])
         rows.append([escape(cell) if cell else "-" for cell in cells])
     widths = [max(width(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:

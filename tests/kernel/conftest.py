@@ -136,8 +136,8 @@ def tracer(node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     summary = objects[-1]
     assert summary["type"] == "summary"
     # nothing was lost and nothing stayed without an owner, over all tests together
+    assert [o for o in objects if o["type"] == "lost"] == []
     assert (summary["lost"], summary["unattributed"]) == (0, 0)
-    assert not [o for o in objects if o["type"] == "lost"]
     assert summary["events"] == len(objects) - 1
 
 

@@ -171,3 +171,25 @@ def test_without_rights_the_first_line_says_so(environment: dict[str, str]) -> N
         "Error: kubetrace may not load BPF.",
         "This shell is not root; tracing needs CAP_BPF and CAP_PERFMON.",
     ]
+
+
+def test_it_waits_for_overlayfs_and_says_so(
+    objects: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from kubetrace import session, tracers
+    from kubetrace.engines import source
+    from kubetrace.selection import Selection
+
+    answers = iter([False, False, True])
+    monkeypatch.setattr(source, "hookable", lambda tracer: next(answers))
+    monkeypatch.setattr(session, "_WAIT_FOR_HOOK_S", 0.01)
+    monkeypatch.setenv("KUBETRACE_OBJECTS", str(objects))
+    copyup = tracers.find("copyup")
+    by, sort = session.check(copyup, None, None)
+    options = session.Options(
+        selection=Selection(), by=by, sort=sort, output="json", duration_s=0.3, own={"min_size": "1Ei"}
+    )
+    session.run(copyup, options)
+    out, err = capsys.readouterr()
+    assert err == "kubetrace: overlayfs is not loaded on this node yet; attaching when it appears\n"
+    assert json.loads(out)["type"] == "summary" and next(answers, None) is None

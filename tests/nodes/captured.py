@@ -130,3 +130,22 @@ def database(name: str, to: Path) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_bytes(lzma.decompress((HERE / "containerd-1.6" / f"{name}.xz").read_bytes()))
     return to
+
+
+def layered(root: Path) -> Path:
+    """Make `root` a node whose containers have images of several layers (layers-1.6/make.py)."""
+    source = HERE / "layers-1.6"
+    containerd = root / "var/lib/containerd"
+    for name, directory in (
+        ("meta.db", "io.containerd.metadata.v1.bolt"),
+        ("metadata.db", "io.containerd.snapshotter.v1.overlayfs"),
+    ):
+        (containerd / directory).mkdir(parents=True)
+        (containerd / directory / name).write_bytes(lzma.decompress((source / f"{name}.xz").read_bytes()))
+    shutil.copytree(source / "blobs", containerd / "io.containerd.content.v1.content/blobs/sha256")
+    (root / "proc/1").mkdir(parents=True)
+    (root / "proc/1/cgroup").write_text("0::/\n")
+    cgroup = b"30 24 0:24 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    (root / "proc/1/mountinfo").write_bytes(cgroup + (source / "mountinfo").read_bytes())
+    (root / "sys/fs/cgroup").mkdir(parents=True)
+    return root

@@ -53,3 +53,17 @@ def test_sums_of_a_pod_are_exact_whatever_is_folded(events: list[tuple[str, int,
     assert found == expected
     # the half that is kept, a folded row for each of three pods, and the new one
     assert len(groups) <= limit + 3
+
+
+def test_keys_that_share_nothing_are_folded_until_they_fit() -> None:
+    def coarser(key: Key) -> Key:
+        at = next((at for at in reversed(range(len(key))) if key[at] != "*"), 0)
+        return (*key[:at], "*", *key[at + 1 :])
+
+    groups = Groups([SUM], fold=coarser, weight=lambda row: row[0], limit=100)
+    for number in range(10_007):
+        groups.add((number, number), [number])
+    rows = dict(groups.rows())
+    assert len(rows) <= 100
+    assert sum(row[0] for row in rows.values()) == 10_006 * 10_007 // 2
+    assert ("*", "*") in groups and (10_006, 10_006) in groups

@@ -13,6 +13,8 @@ from kubetrace.attribution.facts import (
     CgroupSeen,
     ContainerSeen,
     Fact,
+    ImageSeen,
+    LayerSeen,
     OverlayGone,
     OverlaySeen,
     PodSeen,
@@ -52,6 +54,16 @@ FACTS: st.SearchStrategy[Fact] = st.one_of(
         NUMBERS,
     ),
     st.builds(OverlayGone, NUMBERS, NUMBERS),
+    st.builds(LayerSeen, NAMES, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES, NUMBERS),
+    st.builds(
+        ImageSeen,
+        NAMES,
+        st.lists(NAMES, max_size=3).map(tuple),
+        st.lists(NAMES, max_size=3).map(tuple),
+        st.lists(st.none() | NAMES, max_size=3).map(tuple),
+        st.none() | NAMES,
+        NUMBERS,
+    ),
 )
 
 
@@ -80,6 +92,25 @@ def test_field_names_are_the_recordings_contract() -> None:
         "time_ns": 7,
         "since_ns": 6,
     }
+    layer = LayerSeen("/s/4/fs", "4", "sha256:c", None, 8)
+    assert json.loads(to_json(layer)) == {
+        "fact": "LayerSeen",
+        "lowerdir": "/s/4/fs",
+        "snapshot": "4",
+        "chain_id": "sha256:c",
+        "problem": None,
+        "time_ns": 8,
+    }
+    image = ImageSeen("sha256:i", ("web:1",), ("sha256:a", "sha256:b"), ("RUN a", None), None, 9)
+    assert json.loads(to_json(image)) == {
+        "fact": "ImageSeen",
+        "image_id": "sha256:i",
+        "references": ["web:1"],
+        "diff_ids": ["sha256:a", "sha256:b"],
+        "created_by": ["RUN a", None],
+        "problem": None,
+        "time_ns": 9,
+    }
 
 
 def test_fields_of_a_later_version_are_ignored_and_new_ones_have_defaults() -> None:
@@ -106,6 +137,10 @@ def test_fields_of_a_later_version_are_ignored_and_new_ones_have_defaults() -> N
         '{"fact":"PodSeen","pod_uid":"u","namespace":null,"pod":"p","source":"rumour","time_ns":5}',
         '{"fact":"OverlaySeen","device":1,"container_id":null,"mount_point":"/","upperdir":null,"workdir":null,'
         '"lowerdirs":"/a","time_ns":5}',
+        '{"fact":"ImageSeen","image_id":"i","references":[null],"diff_ids":[],"created_by":[],"problem":null,"time_ns":5}',
+        '{"fact":"ImageSeen","image_id":"i","references":[],"diff_ids":[],"created_by":[3],"problem":null,"time_ns":5}',
+        '{"fact":"ImageSeen","image_id":"i","references":[],"diff_ids":null,"created_by":[],"problem":null,"time_ns":5}',
+        '{"fact":"LayerSeen","lowerdir":"/a","snapshot":4,"chain_id":null,"problem":null,"time_ns":5}',
         "[" * 100_000,
         b"\xff\xfe\x00",
     ],

@@ -5,7 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetrace.attribution.mountinfo import Overlay, overlay_options, parse, parse_line, unescape
+from kubetrace.attribution.mountinfo import (
+    Overlay,
+    absolute_lowerdirs,
+    overlay_options,
+    parse,
+    parse_line,
+    unescape,
+)
 
 PLAIN = (
     b"246 25 0:149 / /run/containerd/x/rootfs rw,relatime shared:69 - overlay overlay "
@@ -52,6 +59,41 @@ def test_relative_layers_stay_relative() -> None:
     assert overlay_options("rw,lowerdir=4/fs:3/fs,upperdir=18/fs,workdir=18/work") == Overlay(
         ("4/fs", "3/fs"), "18/fs", "18/work"
     )
+
+
+def test_relative_layers_are_below_the_directory_of_all_layers() -> None:
+    base = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+    found = (f"{base}/4/fs", f"{base}/3/fs")
+    assert absolute_lowerdirs(("4/fs", "3/fs"), f"{base}/18/fs", f"{base}/18/work") == found
+    assert absolute_lowerdirs(("4/fs", f"{base}/3/fs"), f"{base}/18/fs/", None) == found
+    # docker: l/ holds short links to the layers.
+    assert absolute_lowerdirs(("l/ABC",), "/d/overlay2/x/diff", "/d/overlay2/x/work") == ("/d/overlay2/l/ABC",)
+    # No upper directory (a read-only view), or one that says nothing.
+    assert absolute_lowerdirs(("4/fs",), None, f"{base}/18/work") == (f"{base}/4/fs",)
+    assert absolute_lowerdirs(("4/fs", "/a"), None, None) == ("4/fs", "/a")
+    assert absolute_lowerdirs(("4/fs",), "18/fs", "") == ("4/fs",)
+
+
+def test_line_of_the_new_mount_api_with_odd_names_and_data_layers() -> None:
+    # Linux 6.18: fsconfig() with the directories a:b, c\:d, "co,mma", "sp ace", data1 and da:ta2, metacopy=on.
+    line = (
+        rb"71 63 0:40 / /tmp/ft/m rw,relatime - overlay none rw,lowerdir+=/tmp/ft/a:b,lowerdir+=/tmp/ft/c\134:d,"
+        rb"lowerdir+=/tmp/ft/co\054mma,lowerdir+=/tmp/ft/sp\040ace,datadir+=/tmp/ft/data1,datadir+=/tmp/ft/da:ta2,"
+        rb"upperdir=/tmp/ft/u,workdir=/tmp/ft/w,redirect_dir=on,uuid=on,metacopy=on"
+    )
+    mount = parse_line(line)
+    assert mount is not None
+    names = ("a:b", "c\\:d", "co,mma", "sp ace", "data1", "da:ta2")
+    assert overlay_options(mount.super_options) == Overlay(
+        tuple(f"/tmp/ft/{name}" for name in names), "/tmp/ft/u", "/tmp/ft/w"
+    )
+
+
+def test_hundred_and_twenty_layers_by_either_interface() -> None:
+    layers = tuple(f"/snapshots/{number}/fs" for number in range(120, 0, -1))
+    old = "rw,lowerdir=" + ":".join(layers) + ",upperdir=/snapshots/121/fs,workdir=/snapshots/121/work"
+    new = "rw," + ",".join(f"lowerdir+={one}" for one in layers) + ",upperdir=/snapshots/121/fs"
+    assert overlay_options(old).lowerdirs == overlay_options(new).lowerdirs == layers
 
 
 def test_new_mount_api_repeats_the_option_and_takes_it_as_it_is() -> None:

@@ -16,9 +16,25 @@ FORBIDDEN = {
     "attribution": ("kubetrace.engines", "kubetrace.views", "kubetrace.aggregate", "kubetrace.tracers", "ctypes"),
     "tracers": ("kubetrace.engines", "kubetrace.pipeline", "kubetrace.session", "ctypes"),
     "engines": ("kubetrace.attribution", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "click", "rich"),
+    "recording": (
+        "kubetrace.engines",
+        "kubetrace.views",
+        "kubetrace.aggregate",
+        "kubetrace.tracers",
+        "kubetrace.pipeline",
+        "kubetrace.session",
+        "kubetrace.live",
+        "kubetrace.attribution.attributor",
+        "kubetrace.attribution.node",
+        "ctypes",
+        "click",
+        "rich",
+    ),
     "layout.py": ("kubetrace.engines", "ctypes"),
     "aggregate.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.attribution", "ctypes"),
-    "pipeline.py": ("kubetrace.engines", "kubetrace.session", "ctypes", "click", "rich"),
+    "pipeline.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.live", "ctypes", "click", "rich", "time"),
+    "steps.py": ("kubetrace.engines", "kubetrace.live", "kubetrace.views", "ctypes"),
+    "live.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "ctypes", "click"),
 }
 
 

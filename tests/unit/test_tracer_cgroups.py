@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -55,9 +55,9 @@ def who(container: str | None = "app", letter: str = "a", kind: Any = "container
 class Told:
     """A board, fed with events."""
 
-    def __init__(self, keep: str = "1m", missing: Mapping[str, str] | None = None) -> None:
+    def __init__(self, keep: str = "1m", missing: Collection[str] = ()) -> None:
         layouts = {"activity": EVENT}
-        self.board: CgroupsBoard = CGROUPS.board({"keep": keep}, layouts, missing or {}, Wall("node1", 0))
+        self.board: CgroupsBoard = CGROUPS.board({"keep": keep}, layouts, missing, Wall("node1", 0))
         self.blank = EVENT.event_type._make(b"" if f.kind == "bytes" else 0 for f in EVENT.fields)
 
     def tell(self, name: str, time_s: float, identity: Identity, **values: Any) -> list[Any]:
@@ -167,8 +167,8 @@ def test_a_new_container_begins_with_zeros_an_old_one_with_what_it_has() -> None
     assert (event.periods, event.duration) == (7, S)
 
 
-@pytest.mark.parametrize("missing", [{}, {"fork": "not seen"}])
-def test_refused_forks_come_from_the_files_only_where_no_hook_tells_them(missing: dict[str, str]) -> None:
+@pytest.mark.parametrize("missing", [(), (CGROUPS.optional["fork"],)])
+def test_refused_forks_come_from_the_files_only_where_no_hook_tells_them(missing: tuple[str, ...]) -> None:
     told = Told(missing=missing)
     told.sample(1, who(), forks_refused=2)
     events = told.sample(2, who(), forks_refused=5)

@@ -164,6 +164,56 @@ def test_snapshot_that_is_not_mounted_is_found_in_containerds_database(tmp_path:
     assert (*names(cart), cart["attributed_by"]) == (*IS_CART, "snapshot")
 
 
+LAYERED = {
+    "registry.example/jobs/batch:7": (3, "RUN mkdir -p /app/logs && make install"),
+    "registry.example/shop/web:1.4": (3, "RUN mkdir -p /app/logs && make install"),
+    "registry.example/shop/web:1.4-debug": (3, None),
+}
+
+
+@pytest.mark.parametrize("query", ["snapshot:2", f"{SNAPSHOTS}/2/fs/app/main", f"{SNAPSHOTS}/2"])
+def test_image_layer_is_shown_with_each_image_its_dockerfile_line_and_its_containers(
+    query: str, tmp_path: Path
+) -> None:
+    root = captured.layered(tmp_path)
+    found = records(root, query)
+    layers = [one for one in found if one["kind"] == "layer"]
+    assert [(one["image"], one["layer"], one["layers"]) for one in layers] == [
+        (image, 2, total) for image, (total, _) in LAYERED.items()
+    ]
+    for one in layers:
+        assert (one["query"], one["snapshot"], one["shared_by"], one["attributed_by"]) == (query, "2", 3, "snapshot")
+        assert one["layer_digest"] == "sha256:d77244bbcaec581b143134554bbd0220de5508353d4cae5db97c90a35958e7ce"
+        if one["image"].endswith("debug"):
+            assert (one["created_by"], one["reason"]) == (None, "the image has no history")
+        else:
+            assert one["created_by"] == "RUN /bin/sh -c mkdir -p /app/logs && make install # buildkit"
+    containers = [one for one in found if one["kind"] == "container"]
+    assert sorted(one["container_id"][0] for one in containers) == ["a", "b"]
+    assert all(one["created_by"] is None and one["shared_by"] is None for one in containers)
+
+
+def test_table_of_an_image_layer_has_its_columns(tmp_path: Path) -> None:
+    root = captured.layered(tmp_path)
+    lines = who(root, f"{SNAPSHOTS}/5/fs", "snapshot:125").output.splitlines()
+    assert lines[0].split()[-5:] == ["BY", "IMAGE", "LAYER", "DOCKERFILE", "LINE"]
+    assert lines[1].split() == [
+        *(f"{SNAPSHOTS}/5/fs", "layer", "-", "-", "-", "snapshot", "registry.example/plain/bare:1", "2", "of", "2"),
+        *("(the", "image", "has", "no", "history)"),
+    ]
+    assert lines[3].split()[-7:] == ["120", "of", "120", "RUN", "build", "floor", "120"]
+    wide = who(root, "snapshot:2", "-o", "wide").output
+    assert "sha256:d77244bbcaec581b143134554bbd0220de5508353d4cae5db97c90a35958e7ce" in wide
+    assert wide.count("registry.example/shop/web:1.4-debug") == 1
+
+
+def test_writable_layer_is_no_image_layer(tmp_path: Path) -> None:
+    root = captured.layered(tmp_path)
+    for number in (130, 126):
+        (found,) = records(root, f"snapshot:{number}")
+        assert (found["kind"], found["container_id"]) == ("container", "a" * 64)
+
+
 def test_exited_container_is_found_in_containerds_metadata(tmp_path: Path) -> None:
     root = captured.build("v2-cgroupfs-apiserver", tmp_path, directories=True)
     captured.database("meta.db", root / "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db")

@@ -18,6 +18,18 @@ PAUSE = "registry.example/pause:3.9"
 WEB = "registry.example/shop/web:1.4"
 BATCH = "registry.example/jobs/batch:7"
 
+# As builders write it: an entry for each line of the Dockerfile, those without a layer marked.
+APP_LINE = "COPY app /app # buildkit"
+TOP_LINE = "RUN /bin/sh -c make-big-files /app # buildkit"
+HISTORY: list[dict[str, object]] = [
+    {"created_by": "/bin/sh -c #(nop) ADD file:busybox in / "},
+    {"created_by": "ENV APP", "empty_layer": True},
+    {"created_by": APP_LINE},
+    {"created_by": "WORKDIR /", "empty_layer": True},
+    {"created_by": TOP_LINE},
+    {"created_by": 'CMD ["/bin/sh"]', "empty_layer": True},
+]
+
 BIG_BYTES = 16 << 20
 SPARSE_BYTES = 8 << 20
 SMALL_FILES = 300
@@ -179,8 +191,15 @@ class Layout:
         self._blobs[digest] = data
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
-    def add(self, reference: str, layers: list[bytes], command: list[str], environment: list[str]) -> None:
-        """Add an image under its full reference."""
+    def add(
+        self,
+        reference: str,
+        layers: list[bytes],
+        command: list[str],
+        environment: list[str],
+        history: list[dict[str, object]] | None = None,
+    ) -> None:
+        """Add an image under its full reference; `history` is that of its configuration."""
         oci = "application/vnd.oci.image."
         described = [self._blob(layer, oci + "layer.v1.tar") for layer in layers]
         config = {
@@ -189,6 +208,7 @@ class Layout:
             "created": "2023-11-14T22:13:20Z",
             "config": {"Cmd": command, "Env": ["PATH=/bin", *environment], "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in described]},
+            **({"history": history} if history else {}),
         }
         manifest = {
             "schemaVersion": 2,
@@ -228,6 +248,6 @@ def write(path: Path, busybox: Path, pause: bytes) -> None:
     layer.file("pause", pause, 0o755)
     layout.add(PAUSE, [layer.tar()], ["/pause"], [])
     layers = [base_layer(busybox.read_bytes()), app_layer(), top_layer()]
-    layout.add(WEB, layers, ["/bin/sh"], ["APP=web"])
-    layout.add(BATCH, layers, ["/bin/sh"], ["APP=batch"])
+    layout.add(WEB, layers, ["/bin/sh"], ["APP=web"], HISTORY)
+    layout.add(BATCH, layers, ["/bin/sh"], ["APP=batch"], HISTORY)
     layout.write(path)

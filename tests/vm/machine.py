@@ -92,6 +92,7 @@ class Options:
     timeout_s: float
     command: list[str]
     cache: Path
+    count_instructions: bool = False
 
 
 def note(line: str) -> None:
@@ -121,6 +122,11 @@ def parse(arguments: list[str]) -> Options:
         help="start containerd and pods first; --node=quiet: pods that only sleep",
     )
     parser.add_argument("--cgroup", default="v2", choices=["v2", "v1", "hybrid"], help="cgroup mode (default v2)")
+    parser.add_argument(
+        "--count-instructions",
+        action="store_true",
+        help="one CPU whose clock counts instructions: a nanosecond in the guest is one (QEMU -icount shift=0)",
+    )
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="time for it all (default 900)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     given = parser.parse_args(arguments)
@@ -131,7 +137,8 @@ def parse(arguments: list[str]) -> Options:
         parser.error(f"Debian's {given.kernel} has no cgroup v1 memory controller; use --kernel 5.10 or 6.1")
     node = "quiet" if given.node and os.environ.get("KUBETRACE_NODE") == "quiet" else given.node
     kernel = os.path.abspath(given.kernel) if os.path.isdir(given.kernel) else given.kernel
-    return Options(kernel, node, given.cgroup, given.timeout, command, stage.cache_directory())
+    cache = stage.cache_directory()
+    return Options(kernel, node, given.cgroup, given.timeout, command, cache, given.count_instructions)
 
 
 @contextlib.contextmanager
@@ -150,7 +157,9 @@ def only_one(cache: Path) -> Iterator[None]:
         yield
 
 
-def qemu_command(kernel: kernels.Kernel, run: Path, disks: dict[str, tuple[Path, str]], log: Path) -> list[str]:
+def qemu_command(
+    kernel: kernels.Kernel, run: Path, disks: dict[str, tuple[Path, str]], log: Path, count_instructions: bool = False
+) -> list[str]:
     """The QEMU command line for this kernel, as vng's virtme-run composes it, with our disks and port."""
     # The init mounts the kernel's modules on /lib/modules, which a machine without a kernel package does not have.
     initramfs = run / "initramfs"
@@ -159,7 +168,16 @@ def qemu_command(kernel: kernels.Kernel, run: Path, disks: dict[str, tuple[Path,
     command = [
         *(sys.executable, "-m", "virtme.commands.run", "--show-command", "--dry-run"),
         *("--kimg", str(kernel.image), "--mods=auto"),
-        *("--disable-kvm", "--force-9p", "--cpus", "2", "--memory", "3G", "--name", "node1"),
+        *(
+            "--disable-kvm",
+            "--force-9p",
+            "--cpus",
+            "1" if count_instructions else "2",
+            "--memory",
+            "3G",
+            "--name",
+            "node1",
+        ),
         *("--cwd", str(stage.CHECKOUT), "--rwdir", str(stage.CHECKOUT)),
         *(argument for path in overlays if os.path.isdir(path) for argument in ("--overlay-rwdir", path)),
         *("--save-initramfs", str(initramfs), "--show-boot-console"),
@@ -174,6 +192,8 @@ def qemu_command(kernel: kernels.Kernel, run: Path, disks: dict[str, tuple[Path,
     qemu = shlex.split("\n".join(lines))
     qemu += ["-chardev", f"socket,id=kubetrace,path={run}/port"]
     qemu += ["-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=kubetrace,name={frames.PORT_NAME}"]
+    if count_instructions:
+        qemu += ["-icount", "shift=0"]
     for name, (disk, access) in disks.items():
         qemu += ["-drive", f"if=none,id={name},file={disk},format=raw,cache=unsafe,{access}"]
         qemu += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
@@ -492,7 +512,7 @@ def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, 
         "disk": disk,
     }
     log = options.cache / f"console-{kernel.release}.log"
-    qemu = qemu_command(kernel, run, disks, log)
+    qemu = qemu_command(kernel, run, disks, log, options.count_instructions)
     note(f"booting Linux {kernel.release} under emulation ...")
     return Session(options, kernel, run, log).run(qemu)
 

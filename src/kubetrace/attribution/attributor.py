@@ -6,20 +6,25 @@ improves when they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from kubetrace.attribution import oci
 from kubetrace.attribution.cgroup_path import CgroupPath, QosClass, owners_of, parse
 from kubetrace.attribution.facts import (
     CgroupGone,
     CgroupSeen,
     ContainerSeen,
     Fact,
+    ImageSeen,
+    LayerSeen,
     OverlayGone,
     OverlaySeen,
     PodSeen,
     Source,
 )
+from kubetrace.attribution.mountinfo import absolute_lowerdirs
 
 IdentityKind = Literal["container", "sandbox", "pod", "host", "unknown"]
 AttributedBy = Literal["cgroup", "memory cgroup", "overlay", "host", "none"]
@@ -48,7 +53,44 @@ class Identity:
     names_from: Source | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The layer of an overlay that a file comes from; None is what could not be found.
+
+    `index` is the kernel's: 1 for the topmost lower directory, 0 if it did not tell; `ordinal` counts the image's
+    layers from the lowest, 1, to `layers_total`. `layer_digest` is the diff id. `image` is a reference to the
+    container's own image where that is known; `shared_by` is how many images of the node have this very layer on the
+    same ones below, this one included (0: none is known). `created_by` is the history's line as the builder wrote it.
+    `reason` says, for people, why `created_by` is None. References, lines and directories are untrusted text.
+    """
+
+    index: int
+    snapshot: str | None = None
+    chain_id: str | None = None
+    layer_digest: str | None = None
+    image: str | None = None
+    shared_by: int = 0
+    ordinal: int | None = None
+    layers_total: int | None = None
+    created_by: str | None = None
+    reason: str | None = None
+
+    @property
+    def position(self) -> str | None:
+        """Such as "3 of 5"; None if it is not known."""
+        return None if self.ordinal is None else f"{self.ordinal} of {self.layers_total}"
+
+    @property
+    def line(self) -> str | None:
+        """`created_by` as it stood in the Dockerfile."""
+        return None if self.created_by is None else oci.dockerfile_line(self.created_by)
+
+
+# The reason of a layer whose facts have not been asked for (Node.layers).
+NOT_LOOKED_UP: Final = "not looked up yet"
+
 _UNKNOWN: Final = Identity()
+_MOST_ANSWERS: Final = 50_000
 _OWNED: Final = frozenset({"container", "sandbox", "pod"})
 
 # Best first: the runtime's own records, then what the kubelet leaves in names of files. The last one a container can
@@ -67,12 +109,14 @@ _Subject = tuple[str, int, int] | tuple[str, str]
 _Key = tuple[int, int, int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Mounted:
     # One overlay's time under its device number; `until_ns` is None while it is mounted.
     container_id: str | None
     since_ns: int
     seen_ns: int
+    upperdir: str | None
+    lowerdirs: tuple[str, ...]
     until_ns: int | None = None
 
 
@@ -91,6 +135,11 @@ class Attributor:
         self._container_paths: dict[str, CgroupPath] = {}
         self._pods: dict[str, PodSeen] = {}
         self._overlays: dict[int, list[_Mounted]] = {}
+        self._layers: dict[str, LayerSeen] = {}
+        self._images: dict[str, ImageSeen] = {}
+        # Chain id -> images that have it, and which of their layers it is.
+        self._chains: dict[str, dict[str, int]] = {}
+        self._layer_answers: dict[tuple[_Mounted, int, str | None], Layer] = {}
         self._answers: dict[_Key, Identity] = {}
         self._overlay_answers: dict[tuple[_Key, str], Identity] = {}
         self._readers: dict[_Subject, set[_Key]] = {}
@@ -109,6 +158,11 @@ class Attributor:
             for mounted in self._overlays.get(fact.device, ()):
                 if mounted.until_ns is None and mounted.seen_ns <= fact.time_ns:
                     mounted.until_ns = fact.time_ns
+        elif isinstance(fact, LayerSeen):
+            self._layers[fact.lowerdir] = fact
+            self._layer_answers.clear()
+        elif isinstance(fact, ImageSeen):
+            self._learn_image(fact)
         else:
             # Its id is not given again in this boot (kernfs ids carry a generation), so the name is kept.
             assert isinstance(fact, CgroupGone)
@@ -129,6 +183,11 @@ class Attributor:
         key = (cgroup_id, memory_cgroup_id, memory_hierarchy)
         identity = self._answers.get(key)
         if identity is None:
+            if len(self._answers) >= _MOST_ANSWERS:
+                # More than a node has cgroups: a file made to fill the memory. Answers can be concluded again.
+                self._answers.clear()
+                self._overlay_answers.clear()
+                self._readers.clear()
             identity = self._conclude(key)
         if device is None or identity.kind in _OWNED or device not in self._overlays:
             return identity
@@ -156,6 +215,39 @@ class Attributor:
     def containers_of(self, pod_uid: str) -> list[ContainerSeen]:
         """The containers (and sandbox) known of a pod, oldest knowledge first."""
         return [container for container in self._containers.values() if container.pod_uid == pod_uid]
+
+    def layer(self, device: int, layer_index: int, time_ns: int, container_id: str | None = None) -> Layer | None:
+        """The layer of the overlay that had this device number at that time, by the kernel's index of it.
+
+        Of several overlays in question the one of `container_id` counts; the overlay's own container goes before
+        `container_id` otherwise (a process of another container can write there). None if the overlay is not known.
+        """
+        found = self._mounted_at(device, time_ns)
+        if len(found) > 1:
+            found = [mounted for mounted in found if container_id is not None and mounted.container_id == container_id]
+        if len(found) != 1:
+            return None
+        (mounted,) = found
+        known = self._containers.get(mounted.container_id or container_id or "")
+        key = (mounted, layer_index, known.image if known is not None else None)
+        layer = self._layer_answers.get(key)
+        if layer is None:
+            layer = self._layer_answers[key] = self._layer_of(*key)
+        return layer
+
+    def layers_in(self, lowerdir: str) -> list[Layer]:
+        """The layer that was unpacked in a directory, once for each image that has it, by their references.
+
+        The index is 0: it depends on the overlay. One without an image if none is known to have it; [] if nothing is
+        known of the directory.
+        """
+        seen = self._layers.get(lowerdir)
+        if seen is None:
+            return []
+        base = Layer(0, seen.snapshot, seen.chain_id, reason=seen.problem)
+        images = self._having(seen.chain_id)
+        found = [self._described(base, image_id, len(images)) for image_id in images]
+        return sorted(found, key=lambda layer: str(layer.image)) or [_without_image(base)]
 
     def container_ids(self, prefix: str) -> list[str]:
         """The ids of all known containers that begin so, sorted."""
@@ -226,7 +318,24 @@ class Attributor:
                 last.container_id = fact.container_id
                 return
             last.until_ns = fact.time_ns
-        mounts.append(_Mounted(fact.container_id, min(fact.since_ns, fact.time_ns), fact.time_ns))
+        mounts.append(
+            _Mounted(
+                fact.container_id,
+                min(fact.since_ns, fact.time_ns),
+                fact.time_ns,
+                fact.upperdir,
+                absolute_lowerdirs(fact.lowerdirs, fact.upperdir, fact.workdir),
+            )
+        )
+
+    def _learn_image(self, fact: ImageSeen) -> None:
+        known = self._images.get(fact.image_id)
+        for chain_id in oci.chain_ids(known.diff_ids) if known is not None else ():
+            self._chains[chain_id].pop(fact.image_id, None)
+        self._images[fact.image_id] = fact
+        for position, chain_id in enumerate(oci.chain_ids(fact.diff_ids), 1):
+            self._chains.setdefault(chain_id, {})[fact.image_id] = position
+        self._layer_answers.clear()
 
     def _forget(self, subject: _Subject) -> None:
         for key in self._readers.pop(subject, ()):
@@ -306,15 +415,19 @@ class Attributor:
         )
 
     def _container_at(self, device: int, time_ns: int) -> str | None:
+        found = {mounted.container_id for mounted in self._mounted_at(device, time_ns)}
+        return found.pop() if len(found) == 1 else None
+
+    def _mounted_at(self, device: int, time_ns: int) -> list[_Mounted]:
         # Newest first, the overlay whose time under this number holds the event's. Between the last look that showed
         # the old one and the first that showed the new one it may be either: then neither is named.
-        found: set[str | None] = set()
-        for mounted in reversed(self._overlays[device]):
+        found = []
+        for mounted in reversed(self._overlays.get(device, ())):
             if mounted.since_ns <= time_ns and (mounted.until_ns is None or time_ns < mounted.until_ns):
-                found.add(mounted.container_id)
+                found.append(mounted)
             if mounted.seen_ns <= time_ns:
                 break
-        return found.pop() if len(found) == 1 else None
+        return found
 
     def _through_overlay(self, key: _Key, process: Identity, container_id: str) -> Identity:
         identity = self._overlay_answers.get((key, container_id))
@@ -324,6 +437,90 @@ class Attributor:
                 self._identity_of(owner, process.cgroup_path, "overlay"), host=process.kind == "host"
             )
         return identity
+
+    def _layer_of(self, mounted: _Mounted, index: int, image: str | None) -> Layer:
+        total = len(mounted.lowerdirs)
+        if index == 0:
+            looked = any(lowerdir in self._layers for lowerdir in mounted.lowerdirs) or not mounted.lowerdirs
+            reason = "the kernel did not tell the layer" if looked else NOT_LOOKED_UP
+            return Layer(0, image=self._image_of(mounted, image), reason=reason)
+        if not 0 < index <= total:
+            reason = f"the overlay has {total} lower directories"
+            return Layer(index, image=self._image_of(mounted, image), reason=reason)
+        seen = self._layers.get(mounted.lowerdirs[index - 1])
+        if seen is None:
+            return Layer(index, image=image, reason=NOT_LOOKED_UP)
+        base = Layer(index, seen.snapshot, seen.chain_id, image=image, reason=seen.problem)
+        if seen.snapshot is not None:
+            # containerd gives each layer a directory, also one without files.
+            base = replace(base, ordinal=total - index + 1, layers_total=total)
+        images = self._having(seen.chain_id)
+        if not images:
+            return self._without_blobs(base, image)
+        return self._described(base, self._own(mounted, image, images), len(images))
+
+    def _own(self, mounted: _Mounted, image: str | None, images: Iterable[str]) -> str:
+        """Of images that have a layer the container's own.
+
+        That is the one its user names; else one that has all its layers and no more, and then the first by name.
+        """
+        top = self._layers.get(mounted.lowerdirs[0])
+        whole = self._having(top.chain_id if top is not None else None)
+        name = oci.full_name(image) if image is not None else None
+
+        def rank(image_id: str) -> tuple[bool, bool, str]:
+            known = self._images[image_id]
+            named = name is not None and (name in known.references or name == image_id)
+            return not named, whole.get(image_id) != len(known.diff_ids), _name_of(known)
+
+        return min(images, key=rank)
+
+    def _image_of(self, mounted: _Mounted, image: str | None) -> str | None:
+        # The container's image where no single layer is in question.
+        if image is not None or not mounted.lowerdirs:
+            return image
+        top = self._layers.get(mounted.lowerdirs[0])
+        images = self._having(top.chain_id if top is not None else None)
+        return _name_of(self._images[self._own(mounted, None, images)]) if images else None
+
+    def _having(self, chain_id: str | None) -> dict[str, int]:
+        """The images that have a layer; those that are no longer on the node only if no other has it."""
+        images = self._chains.get(chain_id, {}) if chain_id is not None else {}
+        return {image_id: at for image_id, at in images.items() if self._images[image_id].references} or images
+
+    def _described(self, base: Layer, image_id: str, shared_by: int) -> Layer:
+        assert base.chain_id is not None
+        known, at = self._images[image_id], self._chains[base.chain_id][image_id]
+        line = known.created_by[at - 1] if at <= len(known.created_by) else None
+        reason = None if line is not None else known.problem or "the image's history does not say it"
+        name = oci.full_name(base.image) if base.image is not None else None
+        return replace(
+            base,
+            layer_digest=known.diff_ids[at - 1],
+            # As its user names it, unless that is a number.
+            image=name if name in known.references and not oci.is_digest(name) else _name_of(known),
+            shared_by=shared_by,
+            ordinal=at,
+            layers_total=len(known.diff_ids),
+            created_by=line,
+            reason=reason,
+        )
+
+    def _without_blobs(self, base: Layer, image: str | None) -> Layer:
+        # An image whose manifest or configuration is gone still has its name.
+        name = oci.full_name(image) if image is not None else None
+        for known in self._images.values():
+            if known.problem is not None and name is not None and (name in known.references or name == known.image_id):
+                return replace(base, image=_name_of(known), reason=base.reason or known.problem)
+        return _without_image(base)
+
+
+def _name_of(image: ImageSeen) -> str:
+    return oci.best_reference(image.references) or image.image_id
+
+
+def _without_image(base: Layer) -> Layer:
+    return replace(base, reason=base.reason or "no image on this node is known to have this layer")
 
 
 def _merge(known: ContainerSeen, new: ContainerSeen) -> ContainerSeen:

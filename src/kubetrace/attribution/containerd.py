@@ -246,6 +246,61 @@ def snapshot_number(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def layer_directory(path: str) -> str | None:
+    """The directory of an image layer that a path in snapshots/N is in: .../snapshots/N/fs; None if it is no such."""
+    match = _SNAPSHOT.search(path)
+    return f"{path[: match.end(1)]}/fs" if match else None
+
+
+def layer_directories(host: Host, number: int) -> list[str]:
+    """Where a snapshot of that number may be: a node path for each containerd that is known to be here."""
+    bases = [f"{root}/io.containerd.snapshotter.v1.overlayfs" for root in ROOT_DIRECTORIES]
+    return [f"{base}/snapshots/{number}/fs" for base in bases if os.path.isfile(host.path(f"{base}/metadata.db"))]
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """containerd's images by the digest of what they point at, and the names that containers have for theirs."""
+
+    references: dict[str, tuple[str, ...]]
+    of_containers: dict[str, str]
+
+
+def images(path: str, container_ids: Iterable[str], *, limit: int) -> Images:
+    """The images of all namespaces in containerd's metadata, `limit` names at most, and those of these containers.
+
+    Buckets v1/<namespace>/images/<reference>/target/digest and v1/<namespace>/containers/<id>/image (containerd
+    metadata/buckets.go). BoltError if the database cannot be read.
+    """
+    wanted = list(container_ids)
+
+    def query(root: Bucket) -> Images:
+        references: dict[str, set[str]] = {}
+        of_containers: dict[str, str] = {}
+        left = limit
+        top = root.bucket(b"v1")
+        for _, namespace in top.items() if top is not None else ():
+            if not isinstance(namespace, Bucket):
+                continue
+            named = namespace.bucket(b"images")
+            for reference, record in named.items() if named is not None else ():
+                target = record.bucket(b"target") if isinstance(record, Bucket) else None
+                digest = target.get(b"digest") if target is not None else None
+                if digest:
+                    references.setdefault(os.fsdecode(digest), set()).add(os.fsdecode(reference))
+                    left -= 1
+                if left <= 0:
+                    break
+            for container_id in wanted:
+                container = namespace.bucket(b"containers", os.fsencode(container_id))
+                image = container.get(b"image") if container is not None else None
+                if image:
+                    of_containers[container_id] = os.fsdecode(image)
+        return Images({digest: tuple(sorted(names)) for digest, names in references.items()}, of_containers)
+
+    return read(path, query)
+
+
 def _uvarint(data: bytes) -> int:
     # encoding/binary.PutUvarint: seven bits a byte, the lowest first.
     value = 0

@@ -98,14 +98,48 @@ class OverlayGone:
     time_ns: int
 
 
-Fact = CgroupSeen | CgroupGone | ContainerSeen | PodSeen | OverlaySeen | OverlayGone
+@dataclass(frozen=True, slots=True)
+class LayerSeen:
+    """A lower directory of an overlay, and the layer of images that was unpacked there.
 
-_TYPES: Final[dict[str, type[Fact]]] = {
-    cls.__name__: cls for cls in (CgroupSeen, CgroupGone, ContainerSeen, PodSeen, OverlaySeen, OverlayGone)
-}
+    `lowerdir` is absolute, as the runtime on the node writes it; `snapshot` is the number of containerd's snapshot,
+    None if the directory is none; `chain_id` is the layer with all those below it (image-spec config.md, "Layer
+    ChainID"). `problem` says, for people, why one of them is None. A later fact of the same directory replaces an
+    earlier one.
+    """
+
+    lowerdir: str
+    snapshot: str | None
+    chain_id: str | None
+    problem: str | None
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSeen:
+    """An image on the node, that a seen layer or container is of.
+
+    `image_id` is its configuration's digest, or that of what the references name if this could not be read;
+    `references` are the runtime's names for it, () when it is no longer there; `diff_ids` its layers, the lowest first,
+    and `created_by` the history's line for each of them. `problem` says, for people, what of this is missing. A later
+    fact of the same `image_id` replaces an earlier one.
+    """
+
+    image_id: str
+    references: tuple[str, ...]
+    diff_ids: tuple[str, ...]
+    created_by: tuple[str | None, ...]
+    problem: str | None
+    time_ns: int
+
+
+Fact = CgroupSeen | CgroupGone | ContainerSeen | PodSeen | OverlaySeen | OverlayGone | LayerSeen | ImageSeen
+
+_TYPES: Final[dict[str, type[Fact]]] = {cls.__name__: cls for cls in get_args(Fact)}
 _FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls in _TYPES.items()}
 # Names of fields mean the same in every fact, but for what may be None.
 _INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns", "prepared_ns"})
+_LISTS: Final = frozenset({"lowerdirs", "references", "diff_ids", "created_by"})
 _WORDS: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(Kind), "source": get_args(Source)}
 _NULLABLE: Final = {
     name: frozenset(field.name for field in fields(cls) if str(field.type).endswith("| None"))
@@ -135,9 +169,11 @@ def from_json(text: str | bytes) -> Fact:
         raise ValueError(f"not a fact known to this version: {name!r}")
     given = {field: values[field] for field in _FIELDS[name] if field in values}
     for field, value in given.items():
-        if field == "lowerdirs":
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise ValueError(f"{name}.lowerdirs is not a list of strings")
+        if field in _LISTS:
+            # Only a layer's line in the history may be unknown.
+            kinds = (str, type(None)) if field == "created_by" else (str,)
+            if not isinstance(value, list) or not all(isinstance(item, kinds) for item in value):
+                raise ValueError(f"{name}.{field} is not a list of strings")
             given[field] = tuple(value)
         elif field in _INTEGERS:
             if type(value) is not int and (value is not None or field not in _NULLABLE[name]):

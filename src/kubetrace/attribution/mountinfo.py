@@ -5,8 +5,9 @@ Names come back as str with undecodable bytes as surrogates (os.fsdecode), as ev
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # The kernel writes space, tab, newline, backslash and '#' of a name (fs/proc_namespace.c, mangle) and also ',' and '='
@@ -118,6 +119,21 @@ def overlay_options(super_options: str) -> Overlay:
         elif name == "workdir":
             workdir = _unquote(value)
     return Overlay(tuple(lower + data), upperdir, workdir)
+
+
+def absolute_lowerdirs(lowerdirs: Sequence[str], upperdir: str | None, workdir: str | None) -> tuple[str, ...]:
+    """The lower directories as absolute paths, as far as that can be known.
+
+    containerd and docker shorten them to be relative to the directory that holds all layers when the options would not
+    fit into one page (containerd mount/mount_linux.go, compactLowerdirOption); upperdir and workdir stay absolute and
+    are `<directory>/<layer>/<name>`.
+    """
+    base = next(
+        (os.path.dirname(os.path.dirname(one.rstrip("/"))) for one in (upperdir, workdir) if one and one[0] == "/"), ""
+    )
+    return tuple(
+        os.path.normpath(os.path.join(base, layer)) if base and layer[:1] != "/" else layer for layer in lowerdirs
+    )
 
 
 def _unquote(value: str) -> str:

@@ -16,6 +16,7 @@ from kubetrace.attribution import containerd, cri, kubelet, logs, mountinfo
 from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.cgroup_path import parse
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlayGone, OverlaySeen, PodSeen
+from kubetrace.attribution.layers import Layers
 from kubetrace.attribution.mountinfo import Mount
 from kubetrace.errors import NodeError
 from kubetrace.host import Host
@@ -50,6 +51,7 @@ class _Shown:
     super_options: str
     container_id: str | None
     since_ns: int
+    lowerdirs: tuple[str, ...]
 
 
 class Node:
@@ -74,6 +76,8 @@ class Node:
         self._roots_known = 0
         self._lines: dict[bytes, Mount | None] = {}
         self._overlays: dict[int, _Shown] = {}
+        self._unmounted: dict[int, _Shown] = {}
+        self._layers = Layers(host)
         self._looked_ns = 0
         self._mounts_fd: int | None = None
 
@@ -355,6 +359,7 @@ class Node:
             if other is None or self._preferred(mount, other):
                 shown[mount.device] = mount
         facts: list[Fact] = [OverlayGone(device, now) for device in self._overlays if device not in shown]
+        self._unmounted.update((device, old) for device, old in self._overlays.items() if device not in shown)
         overlays: dict[int, _Shown] = {}
         for device, mount in shown.items():
             container_id = self._container_of(mount)
@@ -365,9 +370,11 @@ class Node:
                 continue
             if old is not None and not same:
                 facts.append(OverlayGone(device, now))
+                self._unmounted[device] = old
             started = old.since_ns if old is not None and same else since
-            overlays[device] = _Shown(mount.mount_point, mount.super_options, container_id, started)
             layers = mountinfo.overlay_options(mount.super_options)
+            lowerdirs = mountinfo.absolute_lowerdirs(layers.lowerdirs, layers.upperdir, layers.workdir)
+            overlays[device] = _Shown(mount.mount_point, mount.super_options, container_id, started, lowerdirs)
             facts.append(
                 OverlaySeen(
                     device,
@@ -397,6 +404,31 @@ class Node:
             return known
         match = _CONTAINER_ROOT.search(mount.mount_point)
         return match[1] if match else None
+
+    # Layers.
+
+    def layers(self, device: int) -> list[Fact]:
+        """The layers and images of an overlay that is mounted, and of the one before it under its device number.
+
+        To be called after `mounts` when an event's layer is NOT_LOOKED_UP (attributor); later calls give [] in some
+        microseconds and open no file. The first takes 7 ms on a node with 50 images of 6 layers, one for a further
+        image 1.5 ms; what is not of the container itself may be left to `layers_again`.
+        """
+        now = _boot_ns()
+        facts: list[Fact] = []
+        for shown in (self._overlays.get(device), self._unmounted.get(device)):
+            if shown is not None:
+                facts += self._layers.look(shown.lowerdirs, shown.container_id, now)
+        return facts
+
+    def layers_again(self) -> list[Fact]:
+        """What `layers` had no time for: to be called at ticks; [] at once if nothing is left. Takes some 5 ms."""
+        return self._layers.more(_boot_ns()) if self._layers.pending else []
+
+    def layer(self, lowerdir: str) -> list[Fact]:
+        """The layer in one directory and all images that have it, however long that takes."""
+        now = _boot_ns()
+        return self._layers.look([lowerdir], None, now) + self._layers.more(now, None)
 
     def mounts_fd(self) -> int:
         """A file descriptor that polls POLLPRI when the node's mounts change (proc(5), /proc/PID/mountinfo).

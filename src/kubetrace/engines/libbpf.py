@@ -19,6 +19,7 @@ from typing import Any
 from kubetrace.engines import support
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.ring import Ring, open_ring
+from kubetrace.engines.tracefs import TracefsReturns
 from kubetrace.errors import EngineError, LibraryMissing, LoadRefused
 from kubetrace.layout import Layout
 
@@ -67,6 +68,7 @@ class Libbpf:
             ("bpf_program__set_autoload", c_int, c_void_p, ctypes.c_bool),
             ("bpf_program__fd", c_int, c_void_p),
             ("bpf_program__attach", c_void_p, c_void_p),
+            ("bpf_program__attach_perf_event", c_void_p, c_void_p, c_int),
             ("bpf_link__destroy", c_int, c_void_p),
             ("bpf_object__next_map", c_void_p, c_void_p, c_void_p),
             ("bpf_map__name", c_char_p, c_void_p),
@@ -124,7 +126,8 @@ class Program:
         self.pointer = pointer
         self.name: str = library().bpf_program__name(pointer).decode()
         section: str = library().bpf_program__section_name(pointer).decode()
-        self.function = section.partition("/")[2]
+        kind, _, self.function = section.partition("/")
+        self.returns = kind == "kretprobe"
         self.group, _, variant = self.name.partition("__")
         self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
 
@@ -165,6 +168,7 @@ class LoadedObject:
         self._attach = attach
         self._object = 0
         self._links: list[int] = []
+        self._returns: TracefsReturns | None = None
         self._rings: list[Ring] = []
         self._attempts: list[str] = []
         self.hooks: dict[str, str] = {}
@@ -246,12 +250,25 @@ class LoadedObject:
         # Returns before entries: nothing begins that would not be seen to end.
         for name in sorted(chosen.values(), key=lambda name: not name.startswith("return")):
             ctypes.set_errno(0)
-            link = self._library.bpf_program__attach(programs[name].pointer)
+            link = self._attach_program(programs[name])
             if not link:
                 return name, ctypes.get_errno()
             self._links.append(link)
             self.hooks[programs[name].group] = programs[name].hook
         return None, 0
+
+    def _attach_program(self, program: Program) -> int:
+        if program.returns:
+            if self._returns is None:
+                self._returns = TracefsReturns()
+            link = self._returns.attach(
+                program.name,
+                program.function,
+                lambda event: int(self._library.bpf_program__attach_perf_event(program.pointer, event) or 0),
+            )
+            if link:
+                return link
+        return int(self._library.bpf_program__attach(program.pointer) or 0)
 
     def _program_in_log(self, chosen: Mapping[str, str]) -> str:
         for line in self._library.log:
@@ -350,8 +367,8 @@ class LoadedObject:
         return sums
 
     def missed_runs(self) -> int:
-        """Runs of attached programs that the kernel skipped: one was still running on that CPU."""
-        missed = 0
+        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept."""
+        missed = self._returns.missed() if self._returns is not None else 0
         for program in self._programs():
             fd = self._library.bpf_program__fd(program.pointer)
             if fd < 0:
@@ -369,6 +386,8 @@ class LoadedObject:
         for link in self._links:
             self._library.bpf_link__destroy(link)
         self._links.clear()
+        if self._returns is not None:
+            self._returns.close()
         self.hooks.clear()
         self._close_object()
 

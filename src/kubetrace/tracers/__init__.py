@@ -8,17 +8,18 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.attributor import Identity, Layer
     from kubetrace.attribution.facts import Fact
     from kubetrace.host import Host
     from kubetrace.layout import Batch, Layout
+    from kubetrace.remedy import Remedy
     from kubetrace.views.columns import Column, Value
 
 
@@ -42,6 +43,30 @@ class Clock(Protocol):
 
     def wall_ns(self, boot_ns: int) -> int:
         """Nanoseconds since 1970 of a moment of CLOCK_BOOTTIME."""
+
+    def layer(self, event: Any, identity: Identity) -> Layer | None:
+        """The image layer that the event's `layer_index` means on its `device`; None where nothing is known."""
+
+
+class Advice(Protocol):
+    """Collects what could be done better, and says it at the end."""
+
+    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+        """Take one event in."""
+
+    def remedies(self) -> Sequence[Remedy]:
+        """The worst first."""
+
+
+class NoAdvice:
+    """Of a tracer that has none to give."""
+
+    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+        """Nothing."""
+
+    def remedies(self) -> Sequence[Remedy]:
+        """None."""
+        return ()
 
 
 class Tracer(Protocol):
@@ -77,6 +102,9 @@ class Tracer(Protocol):
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
         """What goes into the object's .rodata for these options."""
 
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """What these options leave of a recording's events, as the kernel would have; None: all. Raises UsageError."""
+
     def operations(self) -> Sequence[str]:
         """How each measure joins (aggregate.SUM, ...), in the order of `measures`."""
 
@@ -97,6 +125,9 @@ class Tracer(Protocol):
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """The tracer's own keys of the closing summary object, given the sums of all measures by key."""
+
+    def advice(self) -> Advice:
+        """A new collection of what to change, told behind the summary."""
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """The same for a person."""
@@ -135,9 +166,12 @@ class Stateful(Protocol):
         """What to read at each interval."""
 
     def board(
-        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Mapping[str, str], clock: Clock
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
     ) -> Board:
-        """For one run with these options of its own; `missing`: program groups that could not be attached."""
+        """For one run with these options of its own (those left out have their defaults); `missing`: what is not seen.
+
+        `layouts` by the names of the tracer's own streams.
+        """
 
 
 def names() -> list[str]:

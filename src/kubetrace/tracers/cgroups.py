@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows, usage
 from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.cgroup_path import is_own
-from kubetrace.tracers import Grouping
+from kubetrace.tracers import Grouping, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time, parse_duration
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.host import Host
     from kubetrace.layout import Layout
-    from kubetrace.tracers import Clock
+    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 _STATE = Column("state", "STATE", "text", min_width=7, help="running, frozen, or how its first process ended")
@@ -80,6 +80,7 @@ _MEASURES = (
 )
 _KEYS = tuple(column.key for column, _ in _MEASURES)
 _SANDBOX = "(sandbox)"
+_KEEP = "1m"
 # The same cgroup is made in v2's hierarchy and in v1's memory hierarchy (hybrid nodes): one of the two is told.
 _TWINS = 65_536
 
@@ -229,7 +230,7 @@ class CgroupsBoard:
         if identity.kind == "host":
             return ()
         self._time_ns = max(self._time_ns, event.time)
-        if isinstance(event, usage.LAYOUT.event_type):
+        if type(event).__name__ == usage.LAYOUT.name:
             return self._sample(event, identity)
         what = _what(event)
         if what in ("created", "removed"):
@@ -496,7 +497,7 @@ class Cgroups:
             click.Option(
                 ["--keep"],
                 metavar="TIME",
-                default="1m",
+                default=_KEEP,
                 help="Show pods and containers that ended for so long.  [default: 1m]",
             ),
             click.Option(
@@ -520,16 +521,23 @@ class Cgroups:
         return usage.Usage(host)
 
     def board(
-        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Mapping[str, str], clock: Clock
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
     ) -> CgroupsBoard:
         """For one run."""
         layout = layouts["activity"]
         blank = layout.event_type._make(b"" if field.kind == "bytes" else 0 for field in layout.fields)
         return CgroupsBoard(
             node=clock.node,
-            keep_ns=int(parse_duration(options["keep"]) * 1e9),
+            keep_ns=int(parse_duration(options.get("keep", _KEEP)) * 1e9),
             blank=blank,
-            tell_refused="fork" in missing,
+            tell_refused=self.optional["fork"] in missing,
+        )
+
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """--min-stall."""
+        least = int(parse_duration(options["min_stall"]) * 1e9)
+        return lambda event: (
+            type(event).__name__ == usage.LAYOUT.name or _what(event) != "reclaim" or event.duration >= least
         )
 
     def operations(self) -> Sequence[str]:
@@ -595,6 +603,10 @@ class Cgroups:
         """created, removed, execs, oom_kills, throttled_ns, reclaim_ns, forks_refused."""
         keys = ("created", "removed", "execs", "oom_kills", "throttled_ns", "reclaim_ns", "forks_refused")
         return {key: totals[key] for key in keys}
+
+    def advice(self) -> Advice:
+        """None yet."""
+        return NoAdvice()
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """7 cgroups created, 5 removed, 120 programs executed, 1 OOM kill."""

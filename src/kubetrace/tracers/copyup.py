@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
-from kubetrace.aggregate import MAX, SUM
+from kubetrace.aggregate import MAX, SUM, Groups, Key
+from kubetrace.remedy import Offender, remedies, trigger_of
 from kubetrace.tracers import Grouping
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time, parse_size
@@ -16,8 +18,9 @@ from kubetrace.views.units import format_bytes, format_count, format_time, parse
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity
-    from kubetrace.tracers import Clock
+    from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.remedy import Remedy
+    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 _KINDS = {
@@ -51,7 +54,14 @@ _MAX_LATENCY = Column(
     help="longest time that a process waited for one copy-up",
 )
 _ERRORS = Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="copy-ups that failed, such as ENOSPC")
+_LAYER = Column("layer", "LAYER", "text", help="which layer of the image the file came from, counted from the lowest")
+_LINE = Column("created_by", "DOCKERFILE-LINE", "name", min_width=16, weight=3, help="the image's line that made it")
+_LAYER_WIDE = replace(_LAYER, wide=True)
+_LINE_WIDE = replace(_LINE, wide=True)
 _LAST = Column("time", "LAST", "time", wide=True, help="when the newest ended")
+
+# Keys for which a remedy can name the layer; further ones do without.
+_REMEMBERED_LAYERS = 20_000
 
 
 def _kind(mode: int) -> str:
@@ -65,6 +75,68 @@ def _error(code: int) -> str | None:
 def _trigger(event: Any) -> str:
     names: tuple[str, ...] = event.NAMES["trigger"]
     return names[event.trigger] if event.trigger < len(names) else "other"
+
+
+def _layer_cells(event: Any, identity: Identity, clock: Clock) -> dict[str, Value]:
+    layer = clock.layer(event, identity)
+    if layer is None:
+        return {"image": identity.image, "layer": None, "created_by": None}
+    return {
+        "image": layer.image or identity.image,
+        "layer": layer.position,
+        "created_by": layer.line or f"({layer.reason})",
+    }
+
+
+def _layer_record(event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+    layer = clock.layer(event, identity)
+    return {
+        "image": identity.image or (layer.image if layer else None),
+        "layer": layer.ordinal if layer else None,
+        "layers": layer.layers_total if layer else None,
+        "snapshot": layer.snapshot if layer else None,
+        "layer_digest": layer.layer_digest if layer else None,
+        "created_by": layer.created_by if layer else None,
+        "layer_reason": layer.reason if layer else "no overlay of this device number was seen",
+    }
+
+
+class _Advice:
+    """Copy-ups by container, path and trigger: what remedy.py needs of them."""
+
+    def __init__(self) -> None:
+        self._groups = Groups((SUM, SUM), fold=lambda key: (*key[:-3], "", "other", False), weight=lambda row: row[1])
+        self._layers: dict[Key, Layer | None] = {}
+
+    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+        path, cut = rows.path_of(event)
+        if event.error or cut or identity.container_id is None:
+            return
+        names = (identity.namespace, identity.pod, identity.container)
+        key = (names, path, trigger_of(_trigger(event), event.flags), stat.S_ISDIR(event.mode))
+        self._groups.add(key, (1, event.copied))
+        if key not in self._layers and len(self._layers) < _REMEMBERED_LAYERS:
+            self._layers[key] = clock.layer(event, identity)
+
+    def remedies(self) -> Sequence[Remedy]:
+        offenders = []
+        for key, (copies, copied) in self._groups.rows():
+            names, path, trigger, is_directory = key
+            layer = self._layers.get(key)
+            if path:
+                offenders.append(
+                    Offender(
+                        path,  # type: ignore[arg-type]  # the key is made in add()
+                        str(trigger),
+                        copies,
+                        copied,
+                        bool(is_directory),
+                        layer.ordinal if layer else None,
+                        layer.line if layer else None,
+                        "/".join(name or "-" for name in names),  # type: ignore[attr-defined]
+                    )
+                )
+        return remedies(offenders)
 
 
 class Copyup:
@@ -97,9 +169,13 @@ class Copyup:
         "begun": "the loser of two threads that copy one file up counts as a copy",
     }
     groupings: Mapping[str, Grouping] = {
-        "file": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _FILE), (_WHY,)),
-        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER), (rows.IMAGE, rows.QOS)),
+        "file": Grouping(
+            (rows.NAMESPACE, rows.POD, rows.CONTAINER, _FILE), (_WHY, rows.IMAGE_WIDE, _LAYER_WIDE, _LINE_WIDE)
+        ),
+        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER), (rows.IMAGE_WIDE, rows.QOS)),
         "pod": Grouping((rows.NAMESPACE, rows.POD), (rows.QOS,)),
+        "layer": Grouping((rows.IMAGE, _LAYER, _LINE)),
+        "image": Grouping((rows.IMAGE,)),
         "process": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM), (_WHY,)),
         "why": Grouping((_WHY,)),
         "node": Grouping((rows.NODE,)),
@@ -154,6 +230,11 @@ class Copyup:
         """min_size_bytes; raises UsageError for what is no size."""
         return {"min_size_bytes": parse_size(options["min_size"])}
 
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """By --min-size."""
+        least = parse_size(options["min_size"])
+        return (lambda event: bool(event.size >= least)) if least else None
+
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""
         return (SUM, SUM, SUM, MAX, SUM, MAX, SUM, MAX)
@@ -185,6 +266,7 @@ class Copyup:
             "comm": rows.text_of(event.comm),
             "node": clock.node,
             "trigger": _trigger(event),
+            **_layer_cells(event, identity, clock),
         }
 
     def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
@@ -229,7 +311,12 @@ class Copyup:
             "parents_duration_ns": event.parents_duration,
             "is_parent": bool(event.is_parent),
             "layer_index": event.layer_index or None,
+            **_layer_record(event, identity, clock),
         }
+
+    def advice(self) -> Advice:
+        """Of the files that cost most."""
+        return _Advice()
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """copies, parents, copied_bytes, cloned_bytes, max_duration_ns, errors."""

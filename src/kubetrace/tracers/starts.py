@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
 from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.attribution.facts import ContainerSeen, OverlaySeen
-from kubetrace.tracers import Grouping
+from kubetrace.tracers import Grouping, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_count, format_duration, format_time
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.host import Host
     from kubetrace.layout import Layout
-    from kubetrace.tracers import Clock, Gauges
+    from kubetrace.tracers import Advice, Clock, Gauges
     from kubetrace.views.columns import Value
 
 _SLOWEST = Column(
@@ -325,12 +325,16 @@ class Starts:
         return None
 
     def board(
-        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Mapping[str, str], clock: Clock
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
     ) -> StartsBoard:
         """For one run."""
         layout = layouts["steps"]
         blank = layout.event_type._make(b"" if field.kind == "bytes" else 0 for field in layout.fields)
         return StartsBoard(node=clock.node, offset_ns=clock.wall_ns(0), blank=blank)
+
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """All: there are no options that leave any out."""
+        return None
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""
@@ -399,6 +403,10 @@ class Starts:
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """entrypoints (sandboxes' included), steps, max_total_ns."""
         return {"entrypoints": totals["containers"], "steps": totals["steps"], "max_total_ns": totals["total_ns"]}
+
+    def advice(self) -> Advice:
+        """None yet."""
+        return NoAdvice()
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """9 entrypoints executed, the last after at most 2.1 s."""

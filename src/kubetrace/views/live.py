@@ -81,7 +81,7 @@ class LiveTable:
             self._abandon()
             raise
         self._pair = enlist(self._abandon, self._resume)
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGWINCH"):
             self._winch = signal.signal(signal.SIGWINCH, self._resized)
         return self
 

@@ -46,11 +46,11 @@ def defer(action: Callable[[], None]) -> None:
 def enlist(leave: Callable[[], None], enter: Callable[[], None]) -> Pair:
     """Call `leave` before a stop (SIGTSTP), and `enter` after it and after any SIGCONT; both must bear repetition.
 
-    Returns what `discharge` takes. Does nothing outside of the main thread (where Python runs no signal handler) and
-    where SIGTSTP is ignored (a shell without job control).
+    Returns what `discharge` takes. Does nothing outside of the main thread (where Python runs no signal handler),
+    where SIGTSTP is ignored (a shell without job control) and where there is none (Windows).
     """
     pair = (leave, enter)
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGTSTP"):
         return pair
     if not _enlisted and signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN:
         for number, handler in ((signal.SIGTSTP, _stop), (signal.SIGCONT, _resume)):
@@ -73,7 +73,10 @@ def in_foreground(fd: int) -> bool:
     """Whether this process may change the terminal: in the background that would stop it (SIGTTOU)."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:  # not our controlling terminal: there is no job control on it
+    except (
+        AttributeError,
+        OSError,
+    ):  # Windows has none; or not our controlling terminal: there is no job control on it
         return True
 
 

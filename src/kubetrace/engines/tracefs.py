@@ -1,0 +1,101 @@
+"""kretprobes for functions that sleep: as many instances as may be asleep in them at once.
+
+A kretprobe remembers each call until it returns, in a fixed number of instances. The perf interface that libbpf
+attaches by gives one per CPU on kernels without preemption (kernel/kprobes.c, register_kretprobe): the third of three
+copy-ups at once on a two-CPU node would not be seen to end. Only tracefs lets the number be chosen (r64:GROUP/EVENT
+FUNCTION, Documentation/trace/kprobetrace.rst), so that is tried first; where no tracefs is mounted the perf interface
+has to do, and the missed returns are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Callable
+
+_ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing", "/host/sys/kernel/tracing")
+_GROUP = "kubetrace_"
+# About 100 bytes each; the kernel allows 4096 (KRETPROBE_MAXACTIVE_MAX).
+_INSTANCES = 1024
+_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_FLAG_FD_CLOEXEC = 8
+
+
+class TracefsReturns:
+    """This process's kretprobes in tracefs, under a group of its own; `close` after their links are destroyed."""
+
+    def __init__(self) -> None:
+        """Finds tracefs, and clears away what a killed kubetrace left there."""
+        self._root = next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+        self._group = f"{_GROUP}{os.getpid()}_{id(self):x}"
+        self._events: list[str] = []
+        if self._root is not None:
+            self._remove_stale()
+
+    def _command(self, text: str) -> None:
+        with open(f"{self._root}/kprobe_events", "a", encoding="ascii") as file:
+            file.write(text + "\n")
+
+    def _remove_stale(self) -> None:
+        with contextlib.suppress(OSError):
+            for group in os.listdir(f"{self._root}/events"):
+                owner = group.removeprefix(_GROUP).partition("_")[0]
+                if group.startswith(_GROUP) and owner.isdecimal() and not os.path.exists(f"/proc/{owner}"):
+                    for event in os.listdir(f"{self._root}/events/{group}"):
+                        if os.path.isdir(f"{self._root}/events/{group}/{event}"):
+                            self._command(f"-:{group}/{event}")
+
+    def attach(self, name: str, function: str, attach: Callable[[int], int]) -> int:
+        """A link made by `attach` from the perf event of a new kretprobe; 0 where tracefs cannot make one."""
+        if self._root is None:
+            return 0
+        try:
+            self._command(f"r{_INSTANCES}:{self._group}/{name} {function}")
+            self._events.append(name)
+            with open(f"{self._root}/events/{self._group}/{name}/id", encoding="ascii") as file:
+                event = _open_tracepoint(int(file.read()))
+        except (OSError, ValueError):
+            return 0
+        link = attach(event)
+        if not link:
+            os.close(event)
+        return link
+
+    def missed(self) -> int:
+        """Calls that were not followed since the start (kprobe_profile's third column)."""
+        if not self._events:
+            return 0
+        with contextlib.suppress(OSError, ValueError), open(f"{self._root}/kprobe_profile", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+            return sum(int(row[2]) for row in rows if len(row) == 3 and row[0] in self._events)
+        return 0
+
+    def close(self) -> None:
+        """Remove the probes."""
+        for name in self._events:
+            with contextlib.suppress(OSError):
+                self._command(f"-:{self._group}/{name}")
+        self._events.clear()
+
+
+def _open_tracepoint(number: int) -> int:
+    """perf_event_open(2) of a tracepoint on all processes, by its id in tracefs; raises OSError."""
+    # struct perf_event_attr, first published size: type, size, config, sample_period, sample_type, read_format,
+    # flags, wakeup_events, bp_type, bp_addr
+    attributes = struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    event: int = libc.syscall(
+        ctypes.c_long(_PERF_EVENT_OPEN[platform.machine()]),
+        attributes,
+        ctypes.c_int(-1),
+        ctypes.c_int(0),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
+    )
+    if event < 0:
+        raise OSError(ctypes.get_errno(), "perf_event_open")
+    return event

@@ -1,0 +1,247 @@
+"""The running node as a source of steps: kernel rings and the node's files, in one thread.
+
+    births of cgroups ---> node's files ---> facts ---.
+    changes of mounts ---> node's files ---> facts ---+--> Step
+    rings, losses, clock -------every 100 ms----------'
+
+It wakes for the birth of a cgroup (the container's config.json may be gone 30 ms later), for a change of the node's
+mounts, and for whatever descriptor it is told to watch (a key); events wait in their rings until `drain`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from kubetrace.layout import Batch
+from kubetrace.steps import Step, Tick, split, stream_key
+
+if TYPE_CHECKING:
+    from kubetrace.attribution.facts import Fact
+    from kubetrace.layout import Layout
+    from kubetrace.tracers import Gauges
+
+DRAIN_INTERVAL_S = 0.1
+# How often the node's files are asked again about what has no name yet, and how soon after one another mounts are read.
+_ASK_AGAIN_S = 1.0
+_MOUNTS_AGAIN_S = 0.02
+# What a ring (bpf/*.bpf.c: 8 MiB) may hold when it is drained, and the shortest time between two drains.
+_COMFORTABLE_BYTES = 2 << 20
+_SHORTEST_S = 0.004
+_BIRTHS = "cgroups"
+
+
+class Kernel(Protocol):
+    """One tracer in the kernel (engines.source.KernelSource)."""
+
+    layouts: Mapping[str, Layout]
+
+    @property
+    def births_fd(self) -> int:
+        """Readable when the stream `cgroups` has something."""
+
+    def read(self, *streams: str) -> Iterable[Batch]:
+        """What has come since the last call."""
+
+    def losses(self) -> dict[str, int]:
+        """Kind of loss -> count since the start."""
+
+    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
+        """Do not send events of this cgroup any more."""
+
+
+class NodeFiles(Protocol):
+    """The node's files as facts (attribution.node.Node)."""
+
+    def scan(self) -> Iterable[Fact]:
+        """Everything there is now."""
+
+    def cgroup_created(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
+        """What the files say about a cgroup that was just made."""
+
+    def resolve_again(self) -> Sequence[Fact]:
+        """What they say now about containers without a name."""
+
+    def mounts(self) -> Sequence[Fact]:
+        """Overlays that came and went since the last look."""
+
+    def layers(self, device: int) -> Sequence[Fact]:
+        """What they say about the image layers below this overlay; read once."""
+
+    def layers_again(self) -> Sequence[Fact]:
+        """What was left over from that."""
+
+    def mounts_fd(self) -> int:
+        """Polls POLLPRI when the node's mounts change."""
+
+
+class LiveSource:
+    """The tracers that are attached, and the node around them. Time runs from its making."""
+
+    def __init__(
+        self,
+        kernels: Mapping[str, Kernel],
+        files: NodeFiles,
+        gauges: Mapping[str, Gauges] | None = None,
+        *,
+        interval_s: float = 1.0,
+    ) -> None:
+        """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close.
+
+        `gauges`: tracer -> what is read for it once an `interval_s`.
+        """
+        self._kernels = dict(kernels)
+        self._gauges = dict(gauges or {})
+        self._interval_s = interval_s
+        self._sampled = -interval_s
+        self._files = files
+        self.layouts: dict[str, Layout] = {
+            stream_key(tracer, stream): layout
+            for tracer, kernel in kernels.items()
+            for stream, layout in kernel.layouts.items()
+            if stream != _BIRTHS
+        }
+        for tracer, gauge in self._gauges.items():
+            self.layouts |= {stream_key(tracer, stream): layout for stream, layout in gauge.layouts.items()}
+        self._facts: list[Fact] = []
+        self._losses: dict[str, dict[str, int]] = {}
+        self._begun_ns = time.monotonic_ns()
+        self._cpu_ns = time.process_time_ns()
+        self._asked = self._scanned = -_ASK_AGAIN_S
+        self._mounts_fd = files.mounts_fd()
+        self._mounts_changed = False
+        self._mounts_read = 0.0
+        self._look_again = False
+        self._drained = time.monotonic()
+        self.pause_s = DRAIN_INTERVAL_S
+        """Seconds until the rings should be drained again, by how fast they filled."""
+        self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
+        self._poller = select.poll()
+        for fd in self._births_fds:
+            self._poller.register(fd, select.POLLIN)
+        self._poller.register(self._mounts_fd, select.POLLPRI)
+
+    def watch(self, fd: int) -> None:
+        """Let `wait` return when this descriptor can be read (the keyboard)."""
+        self._poller.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching it (it was closed at the other end)."""
+        self._poller.unregister(fd)
+
+    def start(self) -> None:
+        """Learn the node as it is; the tracers are attached already, so nothing is born unseen."""
+        self._facts.extend(self._files.scan())
+
+    def wait(self, timeout_s: float) -> set[int]:
+        """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
+        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s) * 1000)}
+        for fd, kernel in self._births_fds.items():
+            if fd in ready:
+                self._births(kernel)
+        if self._mounts_fd in ready:
+            self._mounts_changed = True
+        if self._mounts_changed and time.monotonic() - self._mounts_read >= _MOUNTS_AGAIN_S:
+            self._mounts()
+        return ready - self._births_fds.keys() - {self._mounts_fd}
+
+    def drain(self, *, last: bool = False) -> list[Step]:
+        """All that is there, as steps of which the last has a tick; with `last` the gauges as they stand at the end."""
+        # Events first: whatever they are about was born before them, and its birth is read now.
+        read = {
+            tracer: list(kernel.read(*(stream for stream in kernel.layouts if stream != _BIRTHS)))
+            for tracer, kernel in self._kernels.items()
+        }
+        for kernel in self._kernels.values():
+            self._births(kernel)
+        if self._mounts_changed:
+            self._mounts()
+        if time.monotonic() - self._asked >= _ASK_AGAIN_S:
+            self._asked = time.monotonic()
+            self._facts.extend(self._files.resolve_again())
+            self._facts.extend(self._files.layers_again())
+        batches: list[Batch] = []
+        losses: dict[str, dict[str, int]] = {}
+        for tracer, kernel in self._kernels.items():
+            batches += [Batch(stream_key(tracer, batch.stream), batch.data) for batch in read[tracer]]
+            now = kernel.losses()
+            before = self._losses.get(tracer, {})
+            if now != before:
+                # What was lost may have been the birth of a cgroup.
+                self._look_again |= any(count > before.get(kind, 0) for kind, count in now.items())
+                losses[tracer] = self._losses[tracer] = now
+        if self._look_again and (found := self.ask(unknown=True)):
+            self._look_again = False
+            self._facts.extend(found)
+        self._measure(batches)
+        batches += self._sample(last)
+        facts, self._facts = self._facts, []
+        parts = list(split(batches, self.layouts)) or [[]]
+        steps = [Step(facts=facts if not at else (), batches=part) for at, part in enumerate(parts)]
+        steps[-1] = Step(facts=steps[-1].facts, batches=parts[-1], losses=losses, tick=self._tick())
+        return steps
+
+    def _sample(self, now: bool) -> list[Batch]:
+        for gauge in self._gauges.values():
+            for fact in self._facts:
+                gauge.learn(fact)
+        if not now and time.monotonic() - self._sampled < self._interval_s:
+            return []
+        self._sampled = time.monotonic()
+        return [
+            Batch(stream_key(tracer, batch.stream), batch.data)
+            for tracer, gauge in self._gauges.items()
+            for batch in gauge.read()
+        ]
+
+    def _measure(self, batches: list[Batch]) -> None:
+        # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
+        now = time.monotonic()
+        most = max((len(batch.data) for batch in batches), default=0)
+        if most:
+            self.pause_s = min(DRAIN_INTERVAL_S, max(_SHORTEST_S, (now - self._drained) * _COMFORTABLE_BYTES / most))
+        else:
+            self.pause_s = DRAIN_INTERVAL_S
+        self._drained = now
+
+    def ask(self, unknown: bool) -> list[Fact]:
+        """Once a second at most: the node is looked at again for the nameless, as a whole for the `unknown`."""
+        now = time.monotonic()
+        facts: list[Fact] = []
+        if unknown and now - self._scanned >= _ASK_AGAIN_S:
+            self._scanned = now
+            facts.extend(self._files.scan())
+        if now - self._asked >= _ASK_AGAIN_S:
+            self._asked = now
+            facts.extend(self._files.resolve_again())
+        for gauge in self._gauges.values():
+            for fact in facts:
+                gauge.learn(fact)
+        return facts
+
+    def layers(self, device: int) -> Sequence[Fact]:
+        """The image layers below this overlay."""
+        return self._files.layers(device)
+
+    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
+        """Do not send events of this cgroup any more."""
+        for kernel in self._kernels.values():
+            kernel.exclude(hierarchy, cgroup_id)
+
+    def _births(self, kernel: Kernel) -> None:
+        for batch in kernel.read(_BIRTHS):
+            for event in kernel.layouts[_BIRTHS].decode(batch.data):
+                if event.step == 0:
+                    path = os.fsdecode(event.path[: event.path_bytes])
+                    self._facts.extend(self._files.cgroup_created(event.hierarchy, event.cgroup_id, path, event.time))
+
+    def _mounts(self) -> None:
+        self._mounts_changed = False
+        self._mounts_read = time.monotonic()
+        self._facts.extend(self._files.mounts())
+
+    def _tick(self) -> Tick:
+        return Tick(time.monotonic_ns() - self._begun_ns, time.time_ns(), time.process_time_ns() - self._cpu_ns)

@@ -1,0 +1,193 @@
+"""kubetrace record: what tracers see, to a file and nothing else; records are compressed as they come, not decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubetrace import options, tracers
+from kubetrace.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from kubetrace.live import LiveSource
+    from kubetrace.pipeline import Attribution
+    from kubetrace.recording.writer import Recorder
+    from kubetrace.session import Options, Stop
+    from kubetrace.tracers import Tracer
+
+_PROGRESS_S = 0.5
+
+
+def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
+    """Record until the duration is over or the user ends it. Raises KubetraceError."""
+    from kubetrace import session
+    from kubetrace.host import Host
+    from kubetrace.live import LiveSource
+    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.recording.writer import Recorder, refuse_existing
+    from kubetrace.selection import Selection
+
+    refuse_existing(file, force=asked.force)
+    constants = {tracer.name: session.constants_of(tracer, asked) for tracer in chosen}
+    host = Host.find(asked.host_root)
+    clock = Wall(host.node_name(), host.boot_to_wall_ns())
+    with session.Stop() as stop, contextlib.ExitStack() as stack:
+        kernels = {}
+        for tracer in chosen:
+            kernel = session.attach(tracer, asked, constants[tracer.name], stop, None)
+            if kernel is None:
+                return
+            stack.callback(kernel.close)
+            kernels[tracer.name] = (tracer, kernel)
+            for notice in filter(None, kernel.missing.values()):
+                click.echo(f"kubetrace: {tracer.name}: {notice}", err=True)
+        files = session.node_files(host, asked)
+        stack.callback(files.close)
+        gauges = session.gauges_of(chosen, host)
+        source = LiveSource({name: kernel for name, (_, kernel) in kernels.items()}, files, gauges)
+        header = session.header_of(host, clock, kernels, asked, gauges)
+        recorder = Recorder(file, header, force=asked.force, max_size=asked.max_size)
+        with contextlib.closing(recorder):
+            source.start()
+            if asked.ready_file is not None:
+                session.touch(asked.ready_file)
+            # Only to tell the kernel whose events are not wanted.
+            selection = asked.selection
+            attribution = Attribution(selection, source.exclude) if selection else None
+            assert isinstance(selection, Selection)
+            _loop(source, recorder, attribution, asked, stop)
+    if recorder.trouble:
+        raise OutputError(
+            f"the recording stopped: {recorder.trouble}.",
+            why=f"What came before that is in {file}.",
+            do=f"kubetrace replay {file}, or record where there is room",
+        )
+    click.echo(session.recorded(recorder))
+
+
+def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | None, asked: Options, stop: Stop) -> None:
+    begun = time.monotonic()
+    end = begun + asked.duration_s if asked.duration_s is not None else None
+    progress = _Progress(recorder)
+    next_drain = begun
+    while not stop.asked and not recorder.trouble:
+        now = time.monotonic()
+        if end is not None and now >= end:
+            break
+        source.wait(min(next_drain, end if end is not None else next_drain) - now)
+        if time.monotonic() >= next_drain:
+            _drain(source, recorder, attribution)
+            next_drain = time.monotonic() + source.pause_s
+            progress.show()
+    _drain(source, recorder, attribution)
+    progress.clear()
+
+
+def _drain(source: LiveSource, recorder: Recorder, attribution: Attribution | None) -> None:
+    for step in source.drain():
+        if attribution is not None:
+            attribution.learn(step.facts)
+        recorder.write(step)
+
+
+class _Progress:
+    """One line on stderr that is written over, where that is a terminal."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._shown = 0.0
+        self._terminal = sys.stderr.isatty()
+
+    def show(self) -> None:
+        """Twice a second: elapsed, events, bytes, lost."""
+        if not self._terminal or time.monotonic() - self._shown < _PROGRESS_S:
+            return
+        from kubetrace.views.units import format_bytes, format_count, format_elapsed
+
+        self._shown = time.monotonic()
+        recorder = self._recorder
+        lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
+        rows = sum(recorder.rows.values())
+        text = (
+            f"recording {format_elapsed(recorder.last.elapsed_ns / 1e9)}  {format_count(rows)} events"
+            f"  {format_bytes(recorder.bytes)}  {lost} lost  (Ctrl-C ends it)"
+        )
+        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+
+    def clear(self) -> None:
+        """Leave no line."""
+        if self._terminal:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _run(what: tuple[str, ...], **given: Any) -> None:
+    from kubetrace import session
+    from kubetrace.selection import Selection
+    from kubetrace.views.units import parse_duration
+
+    *names, file = what
+    known = tracers.names()
+    usage = f"kubetrace record {'|'.join(known)} FILE"
+    if not names:
+        raise UsageError("record needs at least one tracer and a FILE.", do=usage)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no tracer {name!r}.", do=usage)
+    if file in known:
+        raise UsageError(f"{file!r} is a tracer; the last argument is the FILE to write.", do=usage)
+    if len(set(names)) != len(names):
+        raise UsageError("a tracer is named twice.", do=usage)
+    chosen = [tracers.find(name) for name in names]
+    run(
+        chosen,
+        Path(file),
+        session.Options(
+            selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
+            by="",
+            sort="",
+            duration_s=parse_duration(given["duration"]) if given["duration"] else None,
+            ready_file=given["ready_file"],
+            hook=given["hook"],
+            host_root=given["host_root"],
+            cri_socket=given["cri_socket"],
+            force=given["force"],
+            max_size=options.max_size(given),
+            own={name: value for tracer in chosen for name, value in options.own_of(tracer, given).items()},
+        ),
+    )
+
+
+_HELP = """Record what tracers see to FILE, for later and elsewhere.
+
+Every event is kept as the kernel gave it, with all that is known of its pod (names, image, layers) and with what was
+lost: a replay needs neither the node nor the cluster. The file is written at least once a second and is readable
+whatever happens to the recorder. It is created for its owner only (mode 0600).
+
+\b
+Examples:
+  kubetrace record copyup node.ktrace -d 60              one minute
+  kubetrace record copyup node.ktrace --max-size 100Mi   for days: the newest 100 to 200 MiB
+  kubetrace record copyup shop.ktrace -n shop            one namespace
+"""
+
+
+def _command() -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["what"], nargs=-1, required=True, metavar="TRACER... FILE"),
+        *options.selecting(),
+        *options.of_tracers(tracers.find(name) for name in tracers.names()),
+        *options.lasting(),
+        *options.keeping(),
+        *options.attaching(),
+        *options.verbose(),
+    ]
+    return click.Command("record", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
+
+
+command = _command()

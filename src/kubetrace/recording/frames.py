@@ -1,0 +1,199 @@
+"""Frames of a .ktrace file: packing, and reading that survives any damage; the format is in recording/__init__.py."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from kubetrace.errors import RecordingError
+
+if TYPE_CHECKING or sys.version_info < (3, 14):
+    from backports import zstd
+else:
+    from compression import zstd
+
+MAGIC = b"KTF1"
+MAX_SIZE = 8 << 20
+_MAX_LENGTH = MAX_SIZE + (64 << 10)
+_HEADER = struct.Struct("<4sBBHIIIIIQQI")
+_CHECK = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size + _CHECK.size
+_ZSTD = 1
+# A window of 8 MiB: no frame of ours is larger, and no foreign one makes the reader reserve more.
+_WINDOW_LOG = 23
+_LEVEL = 1
+_SMALL = 128
+_CHUNK = 1 << 16
+_MOST_DAMAGE = 1000
+_TORN = "incomplete: the last {} bytes are no whole frame"
+
+HEADER, STEPS, FACTS, BATCH, LOSSES, END = b"HSFBLE"
+
+
+class Frame(NamedTuple):
+    """One whole frame. `payload` is unpacked; `begin` and `end` are nanoseconds since the recording began."""
+
+    kind: int
+    stream: int
+    segment: int
+    rows: int
+    first: int
+    begin: int
+    end: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of the file that are no whole frame."""
+
+    offset: int
+    size: int
+    what: str
+
+    def __str__(self) -> str:
+        """As a person reads it."""
+        return f"{self.size} bytes at {self.offset}: {self.what}"
+
+
+def pack(
+    kind: int,
+    payload: bytes | memoryview,
+    *,
+    rows: int,
+    stream: int = 0,
+    segment: int = 0,
+    first: int = 0,
+    begin: int = 0,
+    end: int = 0,
+) -> bytes:
+    """A frame, compressed if that pays. The payload has at most MAX_SIZE bytes."""
+    size, flags, packed = len(payload), 0, bytes(payload) if len(payload) < _SMALL else b""
+    if not packed and size:
+        packed, flags = zstd.compress(payload, level=_LEVEL), _ZSTD
+    head = _HEADER.pack(
+        MAGIC, kind, flags, stream, segment, rows, first, size, len(packed), begin, end, zlib.crc32(packed)
+    )
+    return head + _CHECK.pack(zlib.crc32(head)) + packed
+
+
+def unpack_payload(data: bytes, size: int) -> bytes | None:
+    """The payload of `size` bytes; None if `data` is not one zstd frame of exactly so many."""
+    options = {int(zstd.DecompressionParameter.window_log_max): _WINDOW_LOG}
+    machine = zstd.ZstdDecompressor(options=options)
+    try:
+        found = machine.decompress(data, max_length=size + 1)
+    except zstd.ZstdError:
+        return None
+    return found if len(found) == size and machine.eof and not machine.unused_data else None
+
+
+class FrameReader:
+    """Every whole frame of a file, in order, in bounded memory whatever the file says.
+
+    `damage` is complete when `frames` is exhausted. A file that grows is read up to the size that it had at first.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises RecordingError if there is no such regular file."""
+        self.path = Path(path)
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise RecordingError(f"{self.path} is no regular file.", do="give a file that kubetrace record made")
+            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115  # closed by close()
+        except OSError as error:
+            raise RecordingError(f"cannot read {self.path}: {error.strerror or error}.") from error
+        self.size = status.st_size
+        self.damage: list[Damage] = []
+        self.unknown = 0
+        """Frames of kinds, or with flags, that this version does not know."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def frames(self, wanted: bytes = b"HSFBLE", *, batches_from: int = 0) -> Iterator[Frame]:
+        """Frames of the wanted kinds, from the start of the file; batches only of segments that end late enough.
+
+        `batches_from`: nanoseconds since the recording began.
+        """
+        self.damage.clear()
+        self.unknown = 0
+        at = 0
+        while at < self.size:
+            head = self._read(at, HEADER_BYTES)
+            if not _whole(head, 0):
+                at = self._resync(at)
+                continue
+            _, kind, flags, stream, segment, rows, first, size, length, begin, end, crc = _HEADER.unpack_from(head)
+            if size > MAX_SIZE or length > _MAX_LENGTH:
+                self._damaged(at, HEADER_BYTES, "a frame of an impossible size")
+                at += HEADER_BYTES
+                continue
+            whole = HEADER_BYTES + length
+            if at + whole > self.size:
+                # Only a torn tail, unless the file lost bytes in the middle: then frames follow.
+                at = self._resync(at)
+                continue
+            at += whole
+            if kind not in b"HSFBLE" or flags & ~_ZSTD:
+                self.unknown += 1
+                continue
+            if kind not in wanted or (kind == BATCH and end < batches_from):
+                continue
+            payload: bytes | None = self._read(at - length, length)
+            if payload is None or len(payload) != length or zlib.crc32(payload) != crc:
+                self._damaged(at - whole, whole, "a frame that was changed")
+                continue
+            payload = unpack_payload(payload, size) if flags & _ZSTD else payload if length == size else None
+            if payload is None:
+                self._damaged(at - whole, whole, "a frame that does not unpack")
+                continue
+            yield Frame(kind, stream, segment, rows, first, begin, end, payload)
+
+    def _read(self, at: int, size: int) -> bytes:
+        try:
+            self._file.seek(at)
+            return self._file.read(size)
+        except OSError as error:
+            raise RecordingError(f"cannot read {self.path}: {error.strerror or error}.") from error
+
+    def _resync(self, start: int) -> int:
+        # Where the next header that checks begins, behind `start`; the end of the file if there is none.
+        at = start + 1
+        while at + HEADER_BYTES <= self.size:
+            chunk = self._read(at, min(_CHUNK, self.size - at))
+            if len(chunk) < HEADER_BYTES:
+                break
+            found = chunk.find(MAGIC)
+            while 0 <= found <= len(chunk) - HEADER_BYTES:
+                if _whole(chunk, found):
+                    self._damaged(start, at + found - start, "no whole frame")
+                    return at + found
+                found = chunk.find(MAGIC, found + 1)
+            at += len(chunk) - HEADER_BYTES + 1
+        self._damaged(start, self.size - start, _TORN)
+        return self.size
+
+    def _damaged(self, offset: int, size: int, what: str) -> None:
+        # A hostile file can hold any number of flaws: neighbours are one, and a list of them is bounded.
+        last = self.damage[-1] if self.damage else None
+        if last is not None and (last.offset + last.size == offset or len(self.damage) >= _MOST_DAMAGE):
+            self.damage.pop()
+            offset, size = last.offset, offset + size - last.offset
+        self.damage.append(Damage(offset, size, what.format(size)))
+
+
+def _whole(data: bytes, at: int) -> bool:
+    if len(data) < at + HEADER_BYTES or data[at : at + 4] != MAGIC:
+        return False
+    check = _CHECK.unpack_from(data, at + _HEADER.size)[0]
+    return bool(zlib.crc32(data[at : at + _HEADER.size]) == check)

@@ -1,0 +1,354 @@
+"""kubetrace replay: a recording through the pipeline and views of a live run; needs no Linux, no root, no cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubetrace import options, tracers
+from kubetrace.errors import RecordingError, UsageError
+
+if TYPE_CHECKING:
+    from kubetrace.pipeline import Pipeline, Wall
+    from kubetrace.recording.header import Traced
+    from kubetrace.recording.reader import Recording
+    from kubetrace.selection import Both, Selection
+    from kubetrace.session import Options, Stop, View
+    from kubetrace.steps import Step, Tick
+    from kubetrace.tracers import Tracer
+
+# A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
+_LONGEST_WAIT_S = 2.0
+_MOST_DAMAGE_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Span:
+    """From when to when, in nanoseconds since the recording began; None: to the end."""
+
+    begin_ns: int = 0
+    end_ns: int | None = None
+
+    def cut(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """Without the records outside; what was learned before stays learned."""
+        elapsed = 0
+        for step in steps:
+            # A step without a tick is a part of the reading that the next tick ends: the time before it is near enough.
+            if step.tick is not None:
+                elapsed = step.tick.elapsed_ns
+            if self.end_ns is not None and elapsed > self.end_ns:
+                return
+            if elapsed >= self.begin_ns:
+                yield step
+            elif step.facts or step.losses:
+                yield replace(step, batches=(), tick=None)
+
+
+def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
+    """The tracer to show: the one that is named, or the only one. Raises UsageError, RecordingError."""
+    header = recording.header
+    held = [item.name for item in header.tracers]
+    if name is None:
+        if len(held) != 1:
+            raise UsageError(
+                f"{recording.path} holds {' and '.join(held) or 'no tracer'}.",
+                do=f"kubetrace replay {recording.path} {'|'.join(held)}",
+            )
+        name = held[0]
+    found = header.tracer(name)
+    if found is None:
+        raise UsageError(f"{recording.path} does not hold {name!r}.", do=f"one of {', '.join(held)}")
+    if name not in tracers.names():
+        raise RecordingError(
+            f"this kubetrace has no tracer {name!r}.",
+            why=f"The recording was made by kubetrace {header.kubetrace[:40]}.",
+            do="that version of kubetrace",
+        )
+    tracer = tracers.find(name)
+    fits(tracer, found)
+    return tracer, found
+
+
+def fits(tracer: Tracer, found: Traced) -> None:
+    """Raises RecordingError unless every event of the recording has what the tracer reads, as it reads it."""
+    from kubetrace.attribution.attributor import Identity
+    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.selection import Selection
+
+    clock = Wall("", 0)
+    for stream in found.streams:
+        try:
+            (event,) = stream.layout.decode(bytes(stream.layout.stride))
+            Attribution(Selection()).identify(event)
+            values = tracer.values(event, clock)
+            if not all(isinstance(value, int) for value in values) or not isinstance(event.time, int):
+                raise TypeError("a measure is no number")
+            tracer.key_cells(event, Identity(), clock)
+            tracer.event_cells(event, Identity(), clock)
+            tracer.record(event, Identity(), clock)
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
+            raise RecordingError(
+                f"its {stream.name[:40]} records are not those that this version's {tracer.name} reads.",
+                why="The recording was made by a version that this one does not understand, or was changed.",
+                detail=str(error),
+            ) from error
+
+
+def selection_of(found: Traced, given: Selection) -> Selection | Both:
+    """What was recorded, and of that what is asked for."""
+    from kubetrace.selection import Both, Selection
+
+    try:
+        recorded = Selection.from_texts(found.selection)
+    except UsageError as error:
+        raise RecordingError("its header names a selection that is none.") from error
+    return Both(recorded, given) if recorded else given
+
+
+def clock_of(recording: Recording) -> Wall:
+    """The node's name and clock."""
+    from kubetrace.pipeline import Wall
+
+    return Wall(recording.header.node, recording.header.clock_offset_ns)
+
+
+def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options], how: _How) -> None:
+    """Show a recording. Raises KubetraceError."""
+    from kubetrace import session
+    from kubetrace.pipeline import Pipeline
+    from kubetrace.recording.reader import Recording
+    from kubetrace.steps import Tick
+
+    with Recording(file) as recording, session.Stop() as stop:
+        tracer, found = traced(recording, name)
+        asked = make(tracer, found)
+        keep = tracer.keeps(asked.own)
+        span = how.span(recording)
+        clock = clock_of(recording)
+        view = session.open_view(tracer, asked, clock, recording.header.kernel)
+        with contextlib.ExitStack() as stack:
+            if isinstance(view, session.TableView):
+                stack.enter_context(view.open())
+                view.pause_notice = "paused: space goes on"
+            pipeline = Pipeline(
+                tracer,
+                recording.layouts,
+                clock,
+                asked.selection,
+                groupings=view.groupings,
+                events=view.events,
+                keep=keep,
+                own=asked.own,
+                missing=found.missing,
+            )
+            view.attached(found.hook, found.missing)
+            tick = Tick(span.begin_ns, 0, 0)
+            steps = span.cut(recording.steps(span.begin_ns))
+            pace = session.Pace(asked.interval_s)
+            wait = _Wait(how.speed, pipeline, view, stop)
+            for step in steps:
+                if step.tick is not None and not wait.until(step.tick):
+                    break
+                pipeline.take(step)
+                if step.tick is None:
+                    continue
+                tick = step.tick
+                if pace.due(tick, pipeline.counts.events) and not how.final:
+                    view.show(pipeline, tick)
+            view.last(pipeline, tick)
+        view.end(pipeline, tick)
+        warn(recording, whole=not stop.asked and span.end_ns is None)
+
+
+def warn(recording: Recording, *, whole: bool = True) -> None:
+    """On stderr, what is missing from a recording that was read (`whole`: to its end)."""
+    from kubetrace.views.text import visible
+
+    notices = [str(damage) for damage in recording.damage[:_MOST_DAMAGE_SHOWN]]
+    if len(recording.damage) > _MOST_DAMAGE_SHOWN:
+        notices.append(f"and {len(recording.damage) - _MOST_DAMAGE_SHOWN} more")
+    if whole and recording.end is None:
+        notices.append("its recorder was killed: up to a second may be missing at the end")
+    if recording.ignored_facts:
+        notices.append(f"{recording.ignored_facts} facts are unknown to this version, or too many")
+    if recording.unknown:
+        notices.append(f"{recording.unknown} frames are of a later version")
+    for notice in notices:
+        click.echo(f"kubetrace: {visible(str(recording.path))}: {visible(notice)}", err=True)
+
+
+class _Wait:
+    """Keeps to the recorded speed, and looks at the keys meanwhile."""
+
+    def __init__(self, speed: float | None, pipeline: Pipeline, view: View, stop: Stop) -> None:
+        self._speed = speed
+        self._pipeline = pipeline
+        self._view = view
+        self._stop = stop
+        self._last: Tick | None = None
+        self._due = time.monotonic()
+
+    def until(self, tick: Tick) -> bool:
+        """Sleep until it is time for this tick; False when the user wants the end."""
+        last, self._last = self._last, tick
+        if self._speed is None:
+            return not self._stop.asked
+        if last is None:
+            self._due = time.monotonic()
+            return not self._stop.asked
+        passed = max(0.0, (tick.elapsed_ns - last.elapsed_ns) / 1e9)
+        self._due += min(passed, _LONGEST_WAIT_S) / self._speed
+        while not self._stop.asked:
+            left = self._due - time.monotonic()
+            paused = self._view.paused
+            if left <= 0 and not paused:
+                return True
+            before = time.monotonic()
+            if not self._keys(last, min(max(left, 0.0) or 0.1, 0.1)):
+                return False
+            if paused:
+                self._due += time.monotonic() - before
+        return False
+
+    def _keys(self, tick: Tick, timeout_s: float) -> bool:
+        keyboard = self._view.keyboard()
+        if keyboard is None:
+            time.sleep(timeout_s)
+            return True
+        import select
+
+        ready, _, _ = select.select([keyboard], [], [], timeout_s)
+        return not ready or self._view.typed(self._pipeline, tick)
+
+
+@dataclass(frozen=True)
+class _How:
+    """`speed`: 1 is as recorded, None at once."""
+
+    speed: float | None
+    final: bool
+    begin: str | None
+    end: str | None
+
+    def span(self, recording: Recording) -> Span:
+        """--from and --to. Raises UsageError."""
+        return span_of(recording, self.begin, self.end)
+
+
+def span_of(recording: Recording, begin: str | None, end: str | None) -> Span:
+    """From --from and --to: offsets or wall times. Raises UsageError."""
+    if begin is None and end is None:
+        return Span()
+    first = next((step.tick for step in recording.steps() if step.tick is not None), None)
+    wall_ns = first.wall_ns - first.elapsed_ns if first is not None else 0
+    begin_ns = _moment("--from", begin, wall_ns) if begin is not None else 0
+    end_ns = _moment("--to", end, wall_ns) if end is not None else None
+    if end_ns is not None and end_ns < begin_ns:
+        raise UsageError("--to lies before --from.", do="--from 30s --to 2m")
+    return Span(max(0, begin_ns), end_ns)
+
+
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
+
+
+def _moment(option: str, text: str, begun_ns: int) -> int:
+    """Nanoseconds since the recording began, of `90s`, `2026-11-23T18:02:03Z` or a local `18:02:03`."""
+    from kubetrace.views.units import parse_duration
+
+    try:
+        if _CLOCK.fullmatch(text):
+            begun = datetime.datetime.fromtimestamp(begun_ns / 1e9)
+            at = datetime.datetime.combine(begun.date(), datetime.time.fromisoformat(text.zfill(5)))
+            if at < begun.replace(microsecond=0):
+                at += datetime.timedelta(days=1)
+            return int(at.timestamp()) * 10**9 + at.microsecond * 1000 - begun_ns
+        if len(text) > 9 and text[4:5] == "-":
+            at = datetime.datetime.fromisoformat(text)
+            return int(at.timestamp()) * 10**9 + at.microsecond * 1000 - begun_ns
+        return int(parse_duration(text) * 1e9)
+    except (ValueError, OverflowError, OSError, UsageError) as error:
+        raise UsageError(
+            f"{option} {text[:40]!r} is no moment.",
+            why="A moment is a time since the beginning, a time of day (local), or a date with a time.",
+            do=f"{option} 90s, {option} 18:02:03 or {option} 2026-11-23T18:02:03Z",
+        ) from error
+
+
+def _run(file: Path, name: str | None, **given: Any) -> None:
+    from kubetrace import session
+    from kubetrace.selection import Selection
+
+    if given["speed"] is not None and given["final"]:
+        raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
+
+    def make(tracer: Tracer, found: Traced) -> Options:
+        by, sort = session.check(tracer, given["by"], given["sort"])
+        selection = Selection.parse(given["namespace"], given["pod"], given["container"])
+        return session.Options(
+            selection=selection_of(found, selection),
+            by=by,
+            sort=sort,
+            output=given["output"],
+            events=given["events"],
+            headers=not given["no_headers"],
+            top=given["top"],
+            interval_s=options.interval_s(given),
+            own=options.own_of(tracer, given),
+        )
+
+    speed = None if given["final"] else given["speed"] or 1.0
+    run(file, name, make, _How(speed, given["final"], given["begin"], given["end"]))
+
+
+def spanning() -> list[click.Parameter]:
+    """--from and --to."""
+    moment = "90s from its beginning, a local 18:02:03, or 2026-11-23T18:02:03Z."
+    return [
+        click.Option(["--from", "begin"], metavar="TIME", help=f"Leave out what was before: {moment}"),
+        click.Option(["--to", "end"], metavar="TIME", help="Leave out what was after."),
+    ]
+
+
+_HELP = """Show the recording FILE as it was shown live, or as it would have been with other options.
+
+Runs anywhere: no Linux, no root, no cluster. Each pod has the name that it had. A recording of several tracers needs
+the TRACER to show.
+
+\b
+Examples:
+  kubetrace replay node.ktrace                          the table, at the speed of then
+  kubetrace replay node.ktrace --final --by pod         the last table, at once
+  kubetrace replay node.ktrace --final -o json          every event
+  kubetrace replay node.ktrace --from 18:02 --speed 10  from that (local) time on, ten times as fast
+"""
+
+
+def _command() -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["file"], type=click.Path(path_type=Path)),
+        click.Argument(["name"], required=False, metavar="[TRACER]"),
+        *options.selecting(),
+        *options.of_tracers(tracers.find(name) for name in tracers.names()),
+        *options.showing(),
+        click.Option(
+            ["--speed"],
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="N",
+            help="N times as fast as it was.  [default: 1]",
+        ),
+        click.Option(["--final"], is_flag=True, help="Do not wait: the last table, or all the lines, at once."),
+        *spanning(),
+        *options.verbose(),
+    ]
+    return click.Command("replay", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
+
+
+command = _command()

@@ -1,0 +1,178 @@
+"""Recordings of real runs on this machine's kernel: a replay prints what the live run printed, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Workload
+from .test_copyup_native import KUBETRACE, NAME, finish, start
+
+
+def run(environment: dict[str, str], *arguments: object) -> tuple[str, str]:
+    done = subprocess.run([*KUBETRACE, *map(str, arguments)], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode("utf-8", "surrogateescape"), done.stderr.decode()
+
+
+def wait_for(ready: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while not ready.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "never ready"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-o", "json"], ["-o", "csv"], ["--events", "-o", "wide"], ["-i", "100ms", "--by", "process"], ["-o", "wide"]],
+    ids=" ".join,
+)
+def test_a_replay_prints_the_bytes_of_the_live_run(
+    environment: dict[str, str], workload: Workload, tmp_path: Path, options: list[str]
+) -> None:
+    file = tmp_path / "a.ktrace"
+    process = start(environment, tmp_path, "--record", str(file), *options)
+    for count in (23, 5, 101):
+        workload.fire(bytes(tmp_path) + NAME, count)
+    workload.fire(bytes(tmp_path) + b"/" + b"/".join([b"d" * 200] * 3), 7)
+    out, err = finish(process)
+    assert f"View it: kubetrace replay {file}" in err and out.count("\n") > 4
+    assert run(environment, "replay", file, "--speed", 20, *options)[0] == out
+
+
+def test_record_keeps_what_a_live_run_would_have_printed(
+    environment: dict[str, str], workload: Workload, tmp_path: Path
+) -> None:
+    file, ready = tmp_path / "a.ktrace", tmp_path / "ready"
+    process = subprocess.Popen(
+        [*KUBETRACE, "record", "copyup", str(file), "--ready-file", str(ready)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for(ready, process)
+    workload.fire(bytes(tmp_path) + NAME, 1009)
+    out, err = finish(process)
+    assert out.startswith("Recorded ") and out.endswith(f" to {file}. View it: kubetrace replay {file}\n") and err == ""
+    objects = [json.loads(line) for line in run(environment, "replay", file, "--final", "-o", "json")[0].splitlines()]
+    mine = [o for o in objects if o.get("pid") == workload.pid]
+    assert len(mine) == 1009 and mine[0]["path"].encode("utf-8", "surrogateescape").endswith(b"red\n\xff")
+    assert objects[-1]["type"] == "summary" and objects[-1]["lost"] == 0
+    assert "Complete:  yes" in run(environment, "info", file)[0]
+
+
+def test_kill_9_costs_at_most_the_last_second(environment: dict[str, str], workload: Workload, tmp_path: Path) -> None:
+    file = tmp_path / "a.ktrace"
+    process = start(environment, tmp_path, "--by", "node", "--record", str(file))
+    workload.fire(bytes(tmp_path) + b"/before", 503)
+    time.sleep(1.0)
+    workload.fire(bytes(tmp_path) + b"/after", 5)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    out, err = run(environment, "replay", file, "--final", "-o", "json")
+    mine = [o for o in map(json.loads, out.splitlines()) if o.get("pid") == workload.pid]
+    assert sum(o["path"].endswith("/before") for o in mine) == 503
+    assert "its recorder was killed: up to a second may be missing" in err and "incomplete" not in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tiny tmpfs needs root")
+def test_a_full_disk_stops_the_recording_and_not_the_tracing(
+    environment: dict[str, str], workload: Workload, tmp_path: Path
+) -> None:
+    (tmp_path / "small").mkdir()
+    ready, copy = tmp_path / "ready", tmp_path / "copy.ktrace"
+    trace = f"{sys.executable} -m kubetrace copyup -o json --ready-file {ready} --record {tmp_path}/small/a.ktrace"
+    script = (
+        f"mount -t tmpfs -o size=32k none {tmp_path}/small && {trace} > {tmp_path}/out; cp {tmp_path}/small/* {copy}"
+    )
+    process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", f"trap : INT; {script}"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait_for(ready, process)
+    for number in range(12):
+        workload.fire(bytes(tmp_path) + b"/x%d" % number, 997)
+        time.sleep(0.15)
+    time.sleep(0.7)
+    os.killpg(process.pid, signal.SIGINT)
+    text = process.communicate(timeout=20)[1].decode()
+    out = (tmp_path / "out").read_bytes()
+    assert "kubetrace: the recording stopped: No space left on device; tracing goes on" in text
+    assert "What is there can be read: kubetrace replay " in text and "Traceback" not in text
+    mine = [line for line in out.splitlines() if b'"pid":%d,' % workload.pid in line]
+    assert len(mine) == 12 * 997
+    kept = [
+        line
+        for line in run(environment, "replay", copy, "--final", "-o", "json")[0].encode().splitlines()
+        if b'"pid":%d,' % workload.pid in line
+    ]
+    assert 997 <= len(kept) < len(mine) and kept == mine[: len(kept)]
+    assert '"damage":[]' in run(environment, "info", copy, "-o", "json")[0]
+
+
+_TWO = """
+import sys
+from kubetrace import tracers
+tracers.__path__.append({directory!r})
+from kubetrace.cli import main
+main()
+"""
+
+
+def test_two_tracers_share_a_file_and_keep_apart(
+    objects: Path, environment: dict[str, str], workload: Workload, tmp_path: Path
+) -> None:
+    (tmp_path / "objects").mkdir()
+    for name in ("copyup", "second"):
+        shutil.copy(objects / "copyup.bpf.o", tmp_path / "objects" / f"{name}.bpf.o")
+    (tmp_path / "tracers").mkdir()
+    (tmp_path / "tracers" / "second.py").write_text(
+        '"""second: the same again."""\n'
+        "from kubetrace.tracers.copyup import Copyup\n"
+        "class Second(Copyup):\n    name = 'second'\n"
+        "TRACER = Second()\n"
+    )
+    environment = {
+        **environment,
+        "KUBETRACE_OBJECTS": str(tmp_path / "objects"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    kubetrace = [sys.executable, "-c", _TWO.format(directory=str(tmp_path / "tracers"))]
+    file, ready = tmp_path / "a.ktrace", tmp_path / "ready"
+    process = subprocess.Popen(
+        [*kubetrace, "record", "copyup", "second", str(file), "--ready-file", str(ready)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for(ready, process)
+    workload.fire(bytes(tmp_path) + NAME, 211)
+    finish(process)
+    for name in ("copyup", "second"):
+        done = subprocess.run(
+            [*kubetrace, "replay", str(file), name, "--final", "-o", "json"],
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
+        objects_found = [json.loads(line) for line in done.stdout.splitlines()]
+        mine = [o for o in objects_found if o.get("pid") == workload.pid]
+        assert len(mine) == 211 and {o["type"] for o in mine} == {name}
+    both = subprocess.run(
+        [*kubetrace, "export", str(file), "--format", "jsonl"], env=environment, capture_output=True, check=True
+    )
+    found = [json.loads(line) for line in both.stdout.splitlines()]
+    assert sum(o.get("pid") == workload.pid for o in found) == 422
+    asked = subprocess.run([*kubetrace, "replay", str(file)], env=environment, capture_output=True, check=False)
+    assert asked.returncode == 2 and b"holds copyup and second" in asked.stderr
