@@ -12,12 +12,16 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.cgroup_path import is_own
-from kubetrace.attribution.facts import CgroupSeen, Fact
-from kubetrace.host import Host
+from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.layout import RING_HEADER_BYTES, Batch, Field, Layout
+
+if TYPE_CHECKING:
+    from kubetrace.attribution.facts import Fact
+    from kubetrace.host import Host
 
 STREAM = "usage"
 UNKNOWN = -1
