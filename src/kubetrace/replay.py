@@ -82,12 +82,21 @@ def fits(tracer: Tracer, found: Traced) -> None:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.pipeline import Attribution, Wall
     from kubetrace.selection import Selection
+    from kubetrace.tracers import Stateful
 
     clock = Wall("", 0)
     for stream in found.streams:
         try:
             (event,) = stream.layout.decode(bytes(stream.layout.stride))
             Attribution(Selection()).identify(event)
+            if stream.name not in tracer.streams and isinstance(tracer, Stateful):
+                # a gauge's: it is for the board alone, which looks at differences
+                board = tracer.board({}, {s.name: s.layout for s in found.streams}, (), clock)
+                for _ in range(2):
+                    list(board.take(event, Identity(kind="pod", pod_uid="")))
+                for by in tracer.groupings:
+                    board.rows(by)
+                continue
             values = tracer.values(event, clock)
             if not all(isinstance(value, int) for value in values) or not isinstance(event.time, int):
                 raise TypeError("a measure is no number")

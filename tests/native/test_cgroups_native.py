@@ -361,3 +361,25 @@ def test_the_table_shows_what_was_there_before(pod: Pod, tmp_path: Path) -> None
     assert (row["NAMESPACE"], row["CONTAINER"], row["STATE"], row["QOS"]) == ("shop", "app", "running", "Burstable")
     assert (row["PROCS"], row["CPU-LIMIT"], row["MEM-LIMIT"]) == ("7", "250m", "64 MiB")
     assert (row["OOM"], row["RESTARTS"], by_pod["PROCS"]) == ("0", "0", "7")
+
+
+def test_a_replay_tells_what_the_live_run_told(tmp_path: Path) -> None:
+    recording = tmp_path / "node.ktrace"
+    run = Run(tmp_path, "--record", str(recording))
+    pod = Pod()
+    container = pod.container("app")
+    quota = container.file("cpu.max", ("cpu", "cpu.cfs_quota_us"))
+    quota.write_text("10000" if quota.name.startswith("cpu.cfs") else "10000 100000")
+    container.run("/usr/bin/timeout", "0.4", "/bin/sh", "-c", "while :; do :; done")
+    run.wait_for(lambda o: o.get("event") == "throttled" and o["container_id"] == container.id)
+    pod.remove()
+    live = [o for o in run.end() if o["type"] == "cgroup"]
+    replayed = subprocess.run(
+        [sys.executable, "-m", "kubetrace", "replay", str(recording), "--final", "-o", "json"],
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [o for o in map(json.loads, replayed.stdout.splitlines()) if o["type"] == "cgroup"] == live
+    assert {"created", "throttled", "exit", "removed"} <= {o["event"] for o in live}
