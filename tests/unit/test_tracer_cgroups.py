@@ -12,6 +12,8 @@ from kubetrace.attribution.attributor import Identity
 from kubetrace.layout import Field, Layout
 from kubetrace.pipeline import Wall
 from kubetrace.tracers.cgroups import CgroupsBoard
+from kubetrace.views.table import plain, render
+from kubetrace.views.window import Window
 
 CGROUPS: Any = tracers.find("cgroups")
 NAMES = (
@@ -227,3 +229,15 @@ def test_the_end_by_a_signal_and_by_a_status_are_told_apart() -> None:
     assert CGROUPS.record(event, who(), clock)["signal"] == "SIGSEGV"
     (event,) = told.tell("exit", 1, who(), status=40)
     assert CGROUPS.record(event, who(), clock)["signal"] == "SIG40"
+
+
+def test_what_matters_fits_80_cells() -> None:
+    told = Told()
+    told.sample(1, who(), cpu=0, periods=0, throttled_periods=0, memory=1 << 20, procs=1)
+    told.sample(2, who(), cpu=S, periods=10, throttled_periods=10, throttled=S, memory=64 << 20, procs=7)
+    columns = [*CGROUPS.groupings["container"].columns, *CGROUPS.measures]
+    lines = [plain(line) for line in render(Window(columns, told.board.rows("container"), sort="cpu_milli"), 80)]
+    header = next(line for line in lines if "NAMESPACE" in line)
+    assert all(len(line) <= 80 for line in lines) and "…" not in header
+    assert header.split()[:4] == ["NAMESPACE", "POD", "CONTAINER", "STATE"]
+    assert header.replace("▼", "").split()[-5:] == ["CPU", "THR", "MEM", "OOM", "RST"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kubetrace.views.columns import Value
 
 _STATE = Column("state", "STATE", "text", min_width=7, help="running, frozen, or how its first process ended")
-_QOS = Column("qos_class", "QOS", "text", spare=True, help="quality of service class of the pod")
+_QOS = Column("qos_class", "QOS", "text", min_width=10, spare=True, help="quality of service class of the pod")
 _AGE = Column("age_ns", "AGE", "duration", spare=True, help="time since it began, or for how long it was there")
 _PROCS = Column("procs", "PROCS", "count", spare=True, help="processes in it")
 _CPU = Column("cpu_milli", "CPU", "cpu", help="CPU used in the last interval, in thousandths of one")
