@@ -42,6 +42,10 @@ class Kernel(Protocol):
     def births_fd(self) -> int:
         """Readable when the stream `cgroups` has something."""
 
+    @property
+    def ring_fds(self) -> Sequence[int]:
+        """Of all other streams: wake once when half full."""
+
     def read(self, *streams: str) -> Iterable[Batch]:
         """What has come since the last call."""
 
@@ -103,14 +107,20 @@ class LiveSource:
         self.pause_s = DRAIN_INTERVAL_S
         """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
-        self._poller = select.poll()
+        self.half_full = False
+        """Whether a ring has asked to be drained before its time (kt_output in bpf/kubetrace.bpf.h)."""
+        self._ring_fds = {fd for kernel in kernels.values() for fd in kernel.ring_fds}
+        self._poller = select.epoll()
         for fd in self._births_fds:
-            self._poller.register(fd, select.POLLIN)
-        self._poller.register(self._mounts_fd, select.POLLPRI)
+            self._poller.register(fd, select.EPOLLIN)
+        # Edge-triggered: a ring is readable with its first record, but wakes only when it is half full.
+        for fd in self._ring_fds:
+            self._poller.register(fd, select.EPOLLIN | select.EPOLLET)
+        self._poller.register(self._mounts_fd, select.EPOLLPRI)
 
     def watch(self, fd: int) -> None:
         """Let `wait` return when this descriptor can be read (the keyboard)."""
-        self._poller.register(fd, select.POLLIN)
+        self._poller.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching it (it was closed at the other end)."""
@@ -122,7 +132,7 @@ class LiveSource:
 
     def wait(self, timeout_s: float) -> set[int]:
         """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
-        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s) * 1000)}
+        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s))}
         for fd, kernel in self._births_fds.items():
             if fd in ready:
                 self._births(kernel)
@@ -130,10 +140,13 @@ class LiveSource:
             self._mounts_changed = True
         if self._mounts_changed and time.monotonic() - self._mounts_read >= _MOUNTS_AGAIN_S:
             self._mounts()
-        return ready - self._births_fds.keys() - {self._mounts_fd}
+        if ready & self._ring_fds:
+            self.half_full = True
+        return ready - self._births_fds.keys() - self._ring_fds - {self._mounts_fd}
 
     def drain(self) -> list[Step]:
         """All that is there, as steps of which the last has a tick."""
+        self.half_full = False
         for kernel in self._kernels.values():
             self._births(kernel)
         if self._mounts_changed:

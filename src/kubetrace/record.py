@@ -81,7 +81,7 @@ def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | Non
         if end is not None and now >= end:
             break
         source.wait(min(next_drain, end if end is not None else next_drain) - now)
-        if time.monotonic() >= next_drain:
+        if time.monotonic() >= next_drain or source.half_full:
             _drain(source, recorder, attribution)
             next_drain = time.monotonic() + source.pause_s
             progress.show()

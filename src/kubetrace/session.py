@@ -270,7 +270,7 @@ def _loop(
             if view.keyboard() is None:  # the terminal hung up
                 source.unwatch(keyboard)
                 keyboard = None
-        if now >= next_drain:
+        if now >= next_drain or source.half_full:
             tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
             next_drain = now + min(pause_s, source.pause_s)

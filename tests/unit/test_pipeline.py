@@ -101,6 +101,7 @@ class ListSource:
         self.excluded: list[tuple[int, int]] = []
         self.losses_now = {"ring_full": 0}
         self.births_fd, self._write = os.pipe()
+        self.ring_fds: list[int] = []
 
     def put(self, stream: str, *records: bytes) -> None:
         self.pending.setdefault(stream, []).extend(records)
