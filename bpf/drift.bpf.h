@@ -26,9 +26,9 @@ static __always_inline __u64 kt_inode_number(const struct inode *inode)
 }
 
 /*
- * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12): the user namespace of the
- * mount (vfsmount.mnt_userns, a6435940b62f), since 6.3 its mnt_idmap. (struct renamedata, of the same series, says
- * nothing: 5.10.220 got it for nfsd alone.)
+ * Inode operations have a leading argument since idmapped mounts (549c7297717c, 5.12): the user namespace of
+ * the mount (vfsmount.mnt_userns, a6435940b62f), since 6.3 its mnt_idmap. (struct renamedata, of the same
+ * series, says nothing: 5.10.220 got it for nfsd alone.)
  */
 struct vfsmount {
 	void *mnt_userns;
