@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from kubetrace.attribution.facts import OverlaySeen
 from kubetrace.layout import Batch
 from kubetrace.steps import Step, Tick, split, stream_key
 
@@ -30,6 +31,7 @@ _MOUNTS_AGAIN_S = 0.02
 # What a ring (bpf/*.bpf.c: 8 MiB) may hold when it is drained, and the shortest time between two drains.
 _COMFORTABLE_BYTES = 2 << 20
 _SHORTEST_S = 0.004
+_LAYERS_AT_ONCE = 4
 _BIRTHS = "cgroups"
 
 
@@ -72,7 +74,7 @@ class NodeFiles(Protocol):
         """Overlays that came and went since the last look."""
 
     def layers(self, device: int) -> Sequence[Fact]:
-        """What they say about the image layers below this overlay; read once."""
+        """What the files say about the image layers below this overlay; read once."""
 
     def layers_again(self) -> Sequence[Fact]:
         """What was left over from that."""
@@ -84,8 +86,14 @@ class NodeFiles(Protocol):
 class LiveSource:
     """The tracers that are attached, and the node around them. Time runs from its making."""
 
-    def __init__(self, kernels: Mapping[str, Kernel], files: NodeFiles) -> None:
-        """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close."""
+    def __init__(self, kernels: Mapping[str, Kernel], files: NodeFiles, *, all_layers: bool = False) -> None:
+        """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close.
+
+        `all_layers`: look up the image layers of every container's overlay, not only where an event asks for them
+        (a recorder does not decode events).
+        """
+        self._all_layers = all_layers
+        self._overlays: list[int] = []
         self._kernels = dict(kernels)
         self._files = files
         self.layouts: dict[str, Layout] = {
@@ -169,12 +177,21 @@ class LiveSource:
         if self._look_again and (found := self.ask(unknown=True)):
             self._look_again = False
             self._facts.extend(found)
+        if self._all_layers:
+            self._look_at_layers()
         self._measure(batches)
         facts, self._facts = self._facts, []
         parts = list(split(batches, self.layouts)) or [[]]
         steps = [Step(facts=facts if not at else (), batches=part) for at, part in enumerate(parts)]
         steps[-1] = Step(facts=steps[-1].facts, batches=parts[-1], losses=losses, tick=self._tick())
         return steps
+
+    def _look_at_layers(self) -> None:
+        # A few at a time: the rings go on filling meanwhile.
+        self._overlays += [f.device for f in self._facts if isinstance(f, OverlaySeen) and f.container_id is not None]
+        for device in self._overlays[:_LAYERS_AT_ONCE]:
+            self._facts.extend(self._files.layers(device))
+        del self._overlays[:_LAYERS_AT_ONCE]
 
     def _measure(self, batches: list[Batch]) -> None:
         # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
@@ -196,10 +213,11 @@ class LiveSource:
         if now - self._asked >= _ASK_AGAIN_S:
             self._asked = now
             facts.extend(self._files.resolve_again())
+            facts.extend(self._files.layers_again())
         return facts
 
     def layers(self, device: int) -> Sequence[Fact]:
-        """The image layers below this overlay."""
+        """What the node's files say about the image layers below this overlay; read once."""
         return self._files.layers(device)
 
     def exclude(self, hierarchy: int, cgroup_id: int) -> None:

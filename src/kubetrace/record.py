@@ -49,7 +49,7 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
                 click.echo(f"kubetrace: {tracer.name}: {notice}", err=True)
         files = session.node_files(host, asked)
         stack.callback(files.close)
-        source = LiveSource({name: kernel for name, (_, kernel) in kernels.items()}, files)
+        source = LiveSource({name: kernel for name, (_, kernel) in kernels.items()}, files, all_layers=True)
         recorder = Recorder(
             file, session.header_of(host, clock, kernels, asked), force=asked.force, max_size=asked.max_size
         )
