@@ -105,7 +105,7 @@ static __always_inline void activity_process(struct cgroups_activity *event)
 
 static __always_inline void activity_end(struct cgroups_activity *event)
 {
-	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(event, kt_wake(&activity, sizeof(*event)));
 }
 
 SEC("raw_tp/cgroup_mkdir")

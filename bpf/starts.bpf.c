@@ -100,7 +100,7 @@ static __always_inline void step_process(struct starts_step *event)
 
 static __always_inline void step_end(struct starts_step *event)
 {
-	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(event, kt_wake(&steps, sizeof(*event)));
 }
 
 static __always_inline int step_cgroup(struct bpf_raw_tracepoint_args *ctx, __u32 phase)

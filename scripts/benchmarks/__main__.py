@@ -5,9 +5,9 @@ import json
 import os
 import platform
 
-from benchmarks import cost, start
+from benchmarks import cost, record, start
 
-BENCHMARKS = {"cost": cost.run, "start": start.run}
+BENCHMARKS = {"cost": cost.run, "record": record.run, "start": start.run}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from kubetrace.attribution.facts import OverlaySeen
 from kubetrace.layout import Batch
 from kubetrace.steps import Step, Tick, split, stream_key
 
@@ -31,6 +32,7 @@ _MOUNTS_AGAIN_S = 0.02
 # What a ring (bpf/*.bpf.c: 8 MiB) may hold when it is drained, and the shortest time between two drains.
 _COMFORTABLE_BYTES = 2 << 20
 _SHORTEST_S = 0.004
+_LAYERS_AT_ONCE = 4
 _BIRTHS = "cgroups"
 
 
@@ -42,6 +44,10 @@ class Kernel(Protocol):
     @property
     def births_fd(self) -> int:
         """Readable when the stream `cgroups` has something."""
+
+    @property
+    def ring_fds(self) -> Sequence[int]:
+        """Of all other streams: wake once when half full."""
 
     def read(self, *streams: str) -> Iterable[Batch]:
         """What has come since the last call."""
@@ -69,7 +75,7 @@ class NodeFiles(Protocol):
         """Overlays that came and went since the last look."""
 
     def layers(self, device: int) -> Sequence[Fact]:
-        """What they say about the image layers below this overlay; read once."""
+        """What the files say about the image layers below this overlay; read once."""
 
     def layers_again(self) -> Sequence[Fact]:
         """What was left over from that."""
@@ -88,11 +94,15 @@ class LiveSource:
         gauges: Mapping[str, Gauges] | None = None,
         *,
         interval_s: float = 1.0,
+        all_layers: bool = False,
     ) -> None:
         """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close.
 
-        `gauges`: tracer -> what is read for it once an `interval_s`.
+        `gauges`: tracer -> what is read for it once an `interval_s`. `all_layers`: look up the image layers of every
+        container's overlay, not only where an event asks for them (a recorder does not decode events).
         """
+        self._all_layers = all_layers
+        self._overlays: list[int] = []
         self._kernels = dict(kernels)
         self._gauges = dict(gauges or {})
         self._interval_s = interval_s
@@ -119,14 +129,20 @@ class LiveSource:
         self.pause_s = DRAIN_INTERVAL_S
         """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
-        self._poller = select.poll()
+        self.half_full = False
+        """Whether a ring has asked to be drained before its time (kt_output in bpf/kubetrace.bpf.h)."""
+        self._ring_fds = {fd for kernel in kernels.values() for fd in kernel.ring_fds}
+        self._poller = select.epoll()
         for fd in self._births_fds:
-            self._poller.register(fd, select.POLLIN)
-        self._poller.register(self._mounts_fd, select.POLLPRI)
+            self._poller.register(fd, select.EPOLLIN)
+        # Edge-triggered: a ring is readable with its first record, but wakes only when it is half full.
+        for fd in self._ring_fds:
+            self._poller.register(fd, select.EPOLLIN | select.EPOLLET)
+        self._poller.register(self._mounts_fd, select.EPOLLPRI)
 
     def watch(self, fd: int) -> None:
         """Let `wait` return when this descriptor can be read (the keyboard)."""
-        self._poller.register(fd, select.POLLIN)
+        self._poller.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching it (it was closed at the other end)."""
@@ -138,7 +154,7 @@ class LiveSource:
 
     def wait(self, timeout_s: float) -> set[int]:
         """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
-        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s) * 1000)}
+        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s))}
         for fd, kernel in self._births_fds.items():
             if fd in ready:
                 self._births(kernel)
@@ -146,10 +162,13 @@ class LiveSource:
             self._mounts_changed = True
         if self._mounts_changed and time.monotonic() - self._mounts_read >= _MOUNTS_AGAIN_S:
             self._mounts()
-        return ready - self._births_fds.keys() - {self._mounts_fd}
+        if ready & self._ring_fds:
+            self.half_full = True
+        return ready - self._births_fds.keys() - self._ring_fds - {self._mounts_fd}
 
     def drain(self, *, last: bool = False) -> list[Step]:
         """All that is there, as steps of which the last has a tick; with `last` the gauges as they stand at the end."""
+        self.half_full = False
         # Events first: whatever they are about was born before them, and its birth is read now.
         read = {
             tracer: list(kernel.read(*(stream for stream in kernel.layouts if stream != _BIRTHS)))
@@ -176,6 +195,8 @@ class LiveSource:
         if self._look_again and (found := self.ask(unknown=True)):
             self._look_again = False
             self._facts.extend(found)
+        if self._all_layers:
+            self._look_at_layers()
         self._measure(batches)
         batches += self._sample(last)
         facts, self._facts = self._facts, []
@@ -197,6 +218,13 @@ class LiveSource:
             for batch in gauge.read()
         ]
 
+    def _look_at_layers(self) -> None:
+        # A few at a time: the rings go on filling meanwhile.
+        self._overlays += [f.device for f in self._facts if isinstance(f, OverlaySeen) and f.container_id is not None]
+        for device in self._overlays[:_LAYERS_AT_ONCE]:
+            self._facts.extend(self._files.layers(device))
+        del self._overlays[:_LAYERS_AT_ONCE]
+
     def _measure(self, batches: list[Batch]) -> None:
         # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
         now = time.monotonic()
@@ -217,13 +245,14 @@ class LiveSource:
         if now - self._asked >= _ASK_AGAIN_S:
             self._asked = now
             facts.extend(self._files.resolve_again())
+            facts.extend(self._files.layers_again())
         for gauge in self._gauges.values():
             for fact in facts:
                 gauge.learn(fact)
         return facts
 
     def layers(self, device: int) -> Sequence[Fact]:
-        """The image layers below this overlay."""
+        """What the node's files say about the image layers below this overlay; read once."""
         return self._files.layers(device)
 
     def exclude(self, hierarchy: int, cgroup_id: int) -> None:

@@ -312,12 +312,18 @@ class Pipeline:
 
     def _missing_layers(self, asked: Asked, events: Sequence[Any], identities: Sequence[Identity]) -> list[Fact]:
         """Facts about the layers of overlays that these events are the first of."""
-        devices = []
+        devices: dict[int, None] = {}
+        looked: set[tuple[int, int, str | None]] = set()
         for event, identity in zip(events, identities, strict=True):
-            if getattr(event, "layer_index", None) is not None and event.device not in devices:
-                layer = self.attribution.layer(event, identity)
-                if layer is None or layer.reason == NOT_LOOKED_UP:
-                    devices.append(event.device)
+            if not hasattr(event, "layer_index"):
+                continue
+            key = (event.device, event.layer_index, identity.container_id)
+            if key in looked or (self._selection and not self._selection.match(identity)):
+                continue
+            looked.add(key)
+            layer = self.attribution.layer(event, identity)
+            if layer is None or layer.reason == NOT_LOOKED_UP:
+                devices[event.device] = None
         return [fact for device in devices for fact in asked.layers(device)]
 
     def total(self) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
         files = session.node_files(host, asked)
         stack.callback(files.close)
         gauges = session.gauges_of(chosen, host)
-        source = LiveSource({name: kernel for name, (_, kernel) in kernels.items()}, files, gauges)
+        attached = {name: kernel for name, (_, kernel) in kernels.items()}
+        source = LiveSource(attached, files, gauges, all_layers=True)
         header = session.header_of(host, clock, kernels, asked, gauges)
         recorder = Recorder(file, header, force=asked.force, max_size=asked.max_size)
         with contextlib.closing(recorder):
@@ -81,7 +82,7 @@ def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | Non
         if end is not None and now >= end:
             break
         source.wait(min(next_drain, end if end is not None else next_drain) - now)
-        if time.monotonic() >= next_drain:
+        if time.monotonic() >= next_drain or source.half_full:
             _drain(source, recorder, attribution)
             next_drain = time.monotonic() + source.pause_s
             progress.show()

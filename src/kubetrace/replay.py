@@ -103,6 +103,8 @@ def fits(tracer: Tracer, found: Traced) -> None:
             tracer.key_cells(event, Identity(), clock)
             tracer.event_cells(event, Identity(), clock)
             tracer.record(event, Identity(), clock)
+            tracer.folded(event)
+            tracer.advice().add(event, Identity(), clock)
         except (AttributeError, TypeError, ValueError, LookupError) as error:
             raise RecordingError(
                 f"its {stream.name[:40]} records are not those that this version's {tracer.name} reads.",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
+_NODE_MODULES = ("kubetrace.live", "kubetrace.attribution.node")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
 
@@ -102,11 +105,17 @@ def run(tracer: Tracer, options: Options) -> None:
     with Stop() as stop:
         view = open_view(tracer, options, clock, host.kernel_release())
         with contextlib.ExitStack() as stack:
+            # What refuses to attach says so on the normal screen; only who has to wait takes the screen first.
+            kernel = None
+            if not tracer.needs_overlay or hookable(tracer.name):
+                kernel = attach_now(tracer, options, constants, view.modules)
+                stack.callback(kernel.close)
             screen = stack.enter_context(view.open()) if isinstance(view, TableView) else None
-            kernel = attach(tracer, options, constants, stop, screen)
             if kernel is None:
-                return
-            stack.callback(kernel.close)
+                kernel = attach(tracer, options, constants, stop, screen)
+                if kernel is None:
+                    return
+                stack.callback(kernel.close)
             files = node_files(host, options)
             stack.callback(files.close)
             from kubetrace.live import LiveSource
@@ -207,6 +216,29 @@ def touch(path: Path) -> None:
         raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error
 
 
+def hookable(tracer: str) -> bool:
+    """Whether overlayfs is in the kernel."""
+    from kubetrace.engines import source
+
+    return source.hookable(tracer)
+
+
+def attach_now(
+    tracer: Tracer, options: Options, constants: Mapping[str, int], modules: Sequence[str] = ()
+) -> KernelSource:
+    """Attach; `modules` are imported while the kernel verifies the programs."""
+    from kubetrace.engines import source
+
+    meanwhile = threading.Thread(target=lambda: [importlib.import_module(name) for name in modules])
+    meanwhile.start()
+    try:
+        return source.KernelSource(
+            tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook
+        )
+    finally:
+        meanwhile.join()
+
+
 def attach(
     tracer: Tracer,
     options: Options,
@@ -215,10 +247,8 @@ def attach(
     screen: TableView | None,
 ) -> KernelSource | None:
     """Attach now, or as soon as overlayfs is in the kernel; None when the user gave up before."""
-    from kubetrace.engines import source
-
     begun, told = time.monotonic(), False
-    while tracer.needs_overlay and not source.hookable(tracer.name):
+    while tracer.needs_overlay and not hookable(tracer.name):
         notice = "overlayfs is not loaded on this node yet; attaching when it appears"
         if screen is not None:
             screen.waiting(notice)
@@ -228,9 +258,7 @@ def attach(
         time.sleep(_WAIT_FOR_HOOK_S)
         if stop.asked or (options.duration_s is not None and time.monotonic() - begun >= options.duration_s):
             return None
-    return source.KernelSource(
-        tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook
-    )
+    return attach_now(tracer, options, constants)
 
 
 class Pace:
@@ -289,7 +317,7 @@ def _loop(
             if view.keyboard() is None:  # the terminal hung up
                 source.unwatch(keyboard)
                 keyboard = None
-        if now >= next_drain:
+        if now >= next_drain or source.half_full:
             tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
             next_drain = now + min(pause_s, source.pause_s)
@@ -319,6 +347,8 @@ class View(Protocol):
     groupings: Sequence[str]
     events: EventView | None
     paused: bool
+    modules: Sequence[str]
+    """What it will import when it is opened, and the run with it."""
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
         """The hook, and what is not seen."""
@@ -366,6 +396,7 @@ class TableView:
         self._by = options.by
         self._sort = options.sort
         self._keys = _keys() if self._live else None
+        self.modules: Sequence[str] = (*_NODE_MODULES, "kubetrace.views.frame") if self._live else _NODE_MODULES
         self._notices: list[str] = []
         self.paused = False
         self.pause_notice = "paused: counting goes on, space shows it"
@@ -499,6 +530,7 @@ class StreamView:
 
     groupings: Sequence[str] = ()
     paused = False
+    modules: Sequence[str] = _NODE_MODULES
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
         """Write to stdout."""
