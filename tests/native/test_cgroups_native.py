@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.source import object_path
 from tests.vm.cgroup_pods import Container, Pod, rows
 
 KUBETRACE = [sys.executable, "-m", "kubetrace", "cgroups"]
@@ -383,3 +385,10 @@ def test_a_replay_tells_what_the_live_run_told(tmp_path: Path) -> None:
     )
     assert [o for o in map(json.loads, replayed.stdout.splitlines()) if o["type"] == "cgroup"] == live
     assert {"created", "throttled", "exit", "removed"} <= {o["event"] for o in live}
+
+
+@pytest.mark.parametrize("tracer", ["cgroups", "starts"])
+def test_the_verifier_accepts_every_kprobe_program(tracer: str) -> None:
+    """Loading needs no kprobes in the kernel, only its verifier; attaching is the VM's."""
+    with LoadedObject(object_path(tracer), hook="kprobe", attach=False) as loaded:
+        assert loaded.missing == {}
