@@ -214,4 +214,54 @@ static __always_inline void kt_overlay_upper(const struct inode *inode, bool *up
 	*upper = dentry != 0;
 }
 
+/*
+ * What a process has resident, in pages: plain counters until 6.1 (struct mm_rss_stat), per-CPU ones
+ * since 6.2 (f1a7941243c1), of which this reads the common part: it lags by at most 32 pages for each CPU and
+ * kind.
+ */
+struct mm_rss_stat {
+	atomic_long_t count[4];
+} __attribute__((preserve_access_index));
+struct mm_struct___plain {
+	struct mm_rss_stat rss_stat;
+} __attribute__((preserve_access_index));
+struct percpu_counter {
+	__s64 count;
+} __attribute__((preserve_access_index));
+struct mm_struct___percpu {
+	struct percpu_counter rss_stat[4];
+} __attribute__((preserve_access_index));
+
+static __always_inline __u64 kt_resident_pages(const void *mm)
+{
+	const struct mm_struct___percpu *percpu = mm;
+	const struct mm_struct___plain *plain = mm;
+	__s64 file, anon, shmem;
+
+	/* MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES (include/linux/mm_types_task.h) */
+	if (bpf_core_type_exists(struct mm_rss_stat)) {
+		file = BPF_CORE_READ(plain, rss_stat.count[0].counter);
+		anon = BPF_CORE_READ(plain, rss_stat.count[1].counter);
+		shmem = BPF_CORE_READ(plain, rss_stat.count[3].counter);
+	} else {
+		file = BPF_CORE_READ(percpu, rss_stat[0].count);
+		anon = BPF_CORE_READ(percpu, rss_stat[1].count);
+		shmem = BPF_CORE_READ(percpu, rss_stat[3].count);
+	}
+	return (file > 0 ? file : 0) + (anon > 0 ? anon : 0) + (shmem > 0 ? shmem : 0);
+}
+
+/*
+ * oom:mark_victim gives the victim's task since 72ba14deb40a (6.10, backported to 6.1), before that its pid.
+ * The tracepoint's own record tells the two apart: with the task came the uid.
+ */
+struct trace_event_raw_mark_victim {
+	__u32 uid;
+} __attribute__((preserve_access_index));
+
+static __always_inline bool kt_mark_victim_gives_task(void)
+{
+	return bpf_core_field_exists(((struct trace_event_raw_mark_victim *)0)->uid);
+}
+
 #endif

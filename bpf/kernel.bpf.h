@@ -86,7 +86,7 @@ struct bpf_raw_tracepoint_args {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long cx, dx, si, di, r8, r9, ax, ip, sp, bp, orig_ax;
+	unsigned long cx, dx, si, di, r8, r9, r10, ax, ip, sp, bp, orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
@@ -136,17 +136,12 @@ struct file {
 	struct inode *f_inode;
 };
 
-/* include/linux/mount.h, fs/mount.h, include/linux/ns_common.h */
+/* include/linux/mount.h, fs/mount.h */
 struct vfsmount {
 	struct dentry *mnt_root;
 	struct super_block *mnt_sb;
 };
-struct ns_common {
-	unsigned int inum;
-};
-struct mnt_namespace {
-	struct ns_common ns;
-};
+struct mnt_namespace;
 struct mount {
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
@@ -218,13 +213,100 @@ struct cgroup_subsys_state {
 };
 struct css_set {
 	struct cgroup_subsys_state *subsys[1];
-};
-struct task_struct {
-	struct css_set *cgroups;
-	struct files_struct *files;
+	struct cgroup *dfl_cgrp; /* in the v2 hierarchy */
 };
 enum cgroup_subsys_id {
 	memory_cgrp_id,
+};
+
+/* include/linux/page_counter.h, include/linux/memcontrol.h */
+typedef struct {
+	long long counter;
+} atomic_long_t;
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long high;
+	unsigned long max;
+	struct page_counter *parent;
+};
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory;
+	atomic_long_t memory_events[1];
+};
+enum memcg_memory_event {
+	MEMCG_HIGH = 1,
+	MEMCG_MAX,
+	MEMCG_OOM,
+	MEMCG_OOM_KILL,
+};
+
+/* include/linux/sched/signal.h, include/linux/pid.h, include/linux/mm_types.h, include/linux/binfmts.h */
+typedef struct {
+	int counter;
+} atomic_t;
+struct signal_struct {
+	atomic_t live; /* threads that have not begun to exit */
+	int group_exit_code;
+	unsigned int flags;
+};
+/* include/linux/ns_common.h and those that have one */
+struct ns_common {
+	unsigned int inum;
+};
+struct pid_namespace {
+	struct ns_common ns;
+};
+struct mnt_namespace {
+	struct ns_common ns;
+};
+struct net {
+	struct ns_common ns;
+};
+struct uts_namespace {
+	struct ns_common ns;
+};
+struct ipc_namespace {
+	struct ns_common ns;
+};
+struct user_namespace {
+	struct ns_common ns;
+};
+struct nsproxy {
+	struct uts_namespace *uts_ns;
+	struct ipc_namespace *ipc_ns;
+	struct mnt_namespace *mnt_ns;
+	struct net *net_ns;
+};
+struct cred {
+	struct user_namespace *user_ns;
+};
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+struct mm_struct;
+struct task_struct {
+	struct css_set *cgroups;
+	int pid;
+	int tgid;
+	int exit_code;
+	char comm[16];
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct signal_struct *signal;
+	struct pid *thread_pid;
+	struct mm_struct *mm;
+	struct nsproxy *nsproxy;
+	const struct cred *cred;
+	struct files_struct *files;
+};
+struct linux_binprm {
+	const char *filename;
 };
 
 #pragma clang attribute pop

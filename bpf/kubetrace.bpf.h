@@ -84,14 +84,17 @@ static __always_inline void kt_lost(__u32 kind)
  * Hand a record over without waking the reader for each: a timer drains. Once per crossing of half the ring
  * the reader is woken all the same, so that a burst does not have to wait for the timer.
  */
-static __always_inline void kt_output(void *ring, void *record, __u64 size)
+static __always_inline __u64 kt_wake(void *ring, __u64 size)
 {
 	__u64 half = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2;
 	__u64 filled = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
-	__u64 wake =
-	    filled >= half && filled < half + 8 * (size + 8) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 
-	if (bpf_ringbuf_output(ring, record, size, wake))
+	return filled >= half && filled < half + 8 * (size + 8) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline void kt_output(void *ring, void *record, __u64 size)
+{
+	if (bpf_ringbuf_output(ring, record, size, kt_wake(ring, size)))
 		kt_lost(kt_loss_ring_full);
 }
 

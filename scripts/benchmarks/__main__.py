@@ -5,9 +5,9 @@ import json
 import os
 import platform
 
-from benchmarks import cost, start, writes
+from benchmarks import cost, record, start, writes
 
-BENCHMARKS = {"cost": cost.run, "start": start.run, "writes": writes.run}
+BENCHMARKS = {"cost": cost.run, "record": record.run, "start": start.run, "writes": writes.run}
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def main() -> None:
             with contextlib.ExitStack() as stack:
                 if options is not None:
                     wiring = tracer.wiring(options, "destination", False, host)
-                    constants = {**wiring.pop("constants"), **tracer.constants(options), "memory_on_v1": 0}
+                    constants = {**wiring.pop("constants"), **tracer.constants(options)}
                     if name == "as in a container":
                         # its mounts are in another namespace than the node's
                         constants["node_mount_namespace"] = 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -69,6 +68,8 @@ def kubetrace() -> None:
 
 
 def _tracer_command(name: str) -> click.Command:
+    from pathlib import Path
+
     from kubetrace import options
 
     tracer = tracers.find(name)

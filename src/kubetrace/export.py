@@ -32,15 +32,15 @@ class _Collect:
     def __init__(self, tracer: Tracer, clock: Wall) -> None:
         self.found: list[tuple[dict[str, Any], Any]] = []
         self._tracer = tracer
-        self._clock = clock
+        self.clock = clock
 
     def event(self, event: Any, identity: Identity) -> None:
-        self.found.append((self._tracer.record(event, identity, self._clock), event))
+        self.found.append((self._tracer.record(event, identity, self.clock), event))
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
         from kubetrace.views.units import format_time
 
-        record = {"type": "lost", "time": format_time(wall_ns), "node": self._clock.node, "tracer": self._tracer.name}
+        record = {"type": "lost", "time": format_time(wall_ns), "node": self.clock.node, "tracer": self._tracer.name}
         self.found.append(({**record, "lost": sum(losses.values()), **losses}, None))
 
     def flush(self) -> None:
@@ -70,11 +70,12 @@ class Events:
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
         """(object, event) in order; for a loss the event is None."""
         from kubetrace.pipeline import Pipeline
+        from kubetrace.replay import clock_of
 
         losses: dict[str, Mapping[str, int]] = {}
-        collected = [_Collect(tracer, self._clock) for tracer, _ in self._traced]
+        collected = [_Collect(tracer, clock_of(self._recording)) for tracer, _ in self._traced]
         pipelines = [
-            Pipeline(tracer, self._recording.layouts, self._clock, selection, events=collect)
+            Pipeline(tracer, self._recording.layouts, collect.clock, selection, events=collect)
             for (tracer, selection), collect in zip(self._traced, collected, strict=True)
         ]
         for step in self._span.cut(self._recording.steps(self._span.begin_ns)):

@@ -16,12 +16,14 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from kubetrace.attribution.facts import OverlaySeen
 from kubetrace.layout import Batch
 from kubetrace.steps import Step, Tick, split, stream_key
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.layout import Layout
+    from kubetrace.tracers import Gauges
 
 DRAIN_INTERVAL_S = 0.1
 # How often the node's files are asked again about what has no name yet, and how soon after one another mounts are read.
@@ -30,6 +32,7 @@ _MOUNTS_AGAIN_S = 0.02
 # What a ring (bpf/*.bpf.c: 8 MiB) may hold when it is drained, and the shortest time between two drains.
 _COMFORTABLE_BYTES = 2 << 20
 _SHORTEST_S = 0.004
+_LAYERS_AT_ONCE = 4
 _BIRTHS = "cgroups"
 
 
@@ -45,6 +48,10 @@ class Kernel(Protocol):
     @property
     def births_fd(self) -> int:
         """Readable when the stream `cgroups` has something."""
+
+    @property
+    def ring_fds(self) -> Sequence[int]:
+        """Of all other streams: wake once when half full."""
 
     def read(self, *streams: str) -> Iterable[Batch]:
         """What has come since the last call."""
@@ -75,7 +82,7 @@ class NodeFiles(Protocol):
         """Overlays that came and went since the last look."""
 
     def layers(self, device: int) -> Sequence[Fact]:
-        """What they say about the image layers below this overlay; read once."""
+        """What the files say about the image layers below this overlay; read once."""
 
     def layers_again(self) -> Sequence[Fact]:
         """What was left over from that."""
@@ -87,9 +94,26 @@ class NodeFiles(Protocol):
 class LiveSource:
     """The tracers that are attached, and the node around them. Time runs from its making."""
 
-    def __init__(self, kernels: Mapping[str, Kernel], files: NodeFiles) -> None:
-        """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close."""
+    def __init__(
+        self,
+        kernels: Mapping[str, Kernel],
+        files: NodeFiles,
+        gauges: Mapping[str, Gauges] | None = None,
+        *,
+        interval_s: float = 1.0,
+        all_layers: bool = False,
+    ) -> None:
+        """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close.
+
+        `gauges`: tracer -> what is read for it once an `interval_s`. `all_layers`: look up the image layers of every
+        container's overlay, not only where an event asks for them (a recorder does not decode events).
+        """
+        self._all_layers = all_layers
+        self._overlays: list[int] = []
         self._kernels = dict(kernels)
+        self._gauges = dict(gauges or {})
+        self._interval_s = interval_s
+        self._sampled = -interval_s
         self._files = files
         self.layouts: dict[str, Layout] = {
             stream_key(tracer, stream): layout
@@ -100,6 +124,8 @@ class LiveSource:
         self._counters = {
             stream_key(tracer, stream) for tracer, kernel in kernels.items() for stream in kernel.counters
         }
+        for tracer, gauge in self._gauges.items():
+            self.layouts |= {stream_key(tracer, stream): layout for stream, layout in gauge.layouts.items()}
         self._facts: list[Fact] = []
         self._losses: dict[str, dict[str, int]] = {}
         self._begun_ns = time.monotonic_ns()
@@ -113,14 +139,20 @@ class LiveSource:
         self.pause_s = DRAIN_INTERVAL_S
         """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
-        self._poller = select.poll()
+        self.half_full = False
+        """Whether a ring has asked to be drained before its time (kt_output in bpf/kubetrace.bpf.h)."""
+        self._ring_fds = {fd for kernel in kernels.values() for fd in kernel.ring_fds}
+        self._poller = select.epoll()
         for fd in self._births_fds:
-            self._poller.register(fd, select.POLLIN)
-        self._poller.register(self._mounts_fd, select.POLLPRI)
+            self._poller.register(fd, select.EPOLLIN)
+        # Edge-triggered: a ring is readable with its first record, but wakes only when it is half full.
+        for fd in self._ring_fds:
+            self._poller.register(fd, select.EPOLLIN | select.EPOLLET)
+        self._poller.register(self._mounts_fd, select.EPOLLPRI)
 
     def watch(self, fd: int) -> None:
         """Let `wait` return when this descriptor can be read (the keyboard)."""
-        self._poller.register(fd, select.POLLIN)
+        self._poller.register(fd, select.EPOLLIN)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching it (it was closed at the other end)."""
@@ -132,7 +164,7 @@ class LiveSource:
 
     def wait(self, timeout_s: float) -> set[int]:
         """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
-        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s) * 1000)}
+        ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s))}
         for fd, kernel in self._births_fds.items():
             if fd in ready:
                 self._births(kernel)
@@ -140,10 +172,21 @@ class LiveSource:
             self._mounts_changed = True
         if self._mounts_changed and time.monotonic() - self._mounts_read >= _MOUNTS_AGAIN_S:
             self._mounts()
-        return ready - self._births_fds.keys() - {self._mounts_fd}
+        if ready & self._ring_fds:
+            self.half_full = True
+        return ready - self._births_fds.keys() - self._ring_fds - {self._mounts_fd}
 
     def drain(self, *, last: bool = False) -> list[Step]:
-        """All that is there, as steps of which the last has a tick; `last` reads counters whatever it costs."""
+        """All that is there, as steps of which the last has a tick; `last` reads gauges and counters as they stand."""
+        self.half_full = False
+        if last:
+            for kernel in self._kernels.values():
+                kernel.hurry()
+        # Events first: whatever they are about was born before them, and its birth is read now.
+        read = {
+            tracer: list(kernel.read(*(stream for stream in kernel.layouts if stream != _BIRTHS)))
+            for tracer, kernel in self._kernels.items()
+        }
         for kernel in self._kernels.values():
             self._births(kernel)
         if self._mounts_changed:
@@ -155,10 +198,7 @@ class LiveSource:
         batches: list[Batch] = []
         losses: dict[str, dict[str, int]] = {}
         for tracer, kernel in self._kernels.items():
-            streams = [stream for stream in kernel.layouts if stream != _BIRTHS]
-            if last:
-                kernel.hurry()
-            batches += [Batch(stream_key(tracer, batch.stream), batch.data) for batch in kernel.read(*streams)]
+            batches += [Batch(stream_key(tracer, batch.stream), batch.data) for batch in read[tracer]]
             now = kernel.losses()
             before = self._losses.get(tracer, {})
             if now != before:
@@ -168,12 +208,35 @@ class LiveSource:
         if self._look_again and (found := self.ask(unknown=True)):
             self._look_again = False
             self._facts.extend(found)
+        if self._all_layers:
+            self._look_at_layers()
         self._measure(batches)
+        batches += self._sample(last)
         facts, self._facts = self._facts, []
         parts = list(split(batches, self.layouts)) or [[]]
         steps = [Step(facts=facts if not at else (), batches=part) for at, part in enumerate(parts)]
         steps[-1] = Step(facts=steps[-1].facts, batches=parts[-1], losses=losses, tick=self._tick())
         return steps
+
+    def _sample(self, now: bool) -> list[Batch]:
+        for gauge in self._gauges.values():
+            for fact in self._facts:
+                gauge.learn(fact)
+        if not now and time.monotonic() - self._sampled < self._interval_s:
+            return []
+        self._sampled = time.monotonic()
+        return [
+            Batch(stream_key(tracer, batch.stream), batch.data)
+            for tracer, gauge in self._gauges.items()
+            for batch in gauge.read()
+        ]
+
+    def _look_at_layers(self) -> None:
+        # A few at a time: the rings go on filling meanwhile.
+        self._overlays += [f.device for f in self._facts if isinstance(f, OverlaySeen) and f.container_id is not None]
+        for device in self._overlays[:_LAYERS_AT_ONCE]:
+            self._facts.extend(self._files.layers(device))
+        del self._overlays[:_LAYERS_AT_ONCE]
 
     def _measure(self, batches: list[Batch]) -> None:
         # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
@@ -195,10 +258,14 @@ class LiveSource:
         if now - self._asked >= _ASK_AGAIN_S:
             self._asked = now
             facts.extend(self._files.resolve_again())
+            facts.extend(self._files.layers_again())
+        for gauge in self._gauges.values():
+            for fact in facts:
+                gauge.learn(fact)
         return facts
 
     def layers(self, device: int) -> Sequence[Fact]:
-        """The image layers below this overlay."""
+        """What the node's files say about the image layers below this overlay; read once."""
         return self._files.layers(device)
 
     def exclude(self, hierarchy: int, cgroup_id: int) -> None:

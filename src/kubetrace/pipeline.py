@@ -10,7 +10,7 @@ The steps come from the node (live.py) or from a recording (recording/); nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,14 +20,14 @@ from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.layout import Batch
 from kubetrace.steps import Step, Tick, stream_key
-from kubetrace.tracers import counted_of
+from kubetrace.tracers import Stateful, counted_of
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.counting import Counting, Table
     from kubetrace.layout import Layout
     from kubetrace.selection import Named
-    from kubetrace.tracers import Tracer
+    from kubetrace.tracers import Board, Tracer
     from kubetrace.views.columns import Column, Value
 
 _COST_OVER_NS = 500_000_000
@@ -44,6 +44,9 @@ class Selected(Protocol):
 
     def match(self, identity: Named) -> bool:
         """Whether an event of this identity is asked for."""
+
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for."""
 
 
 class Asked(Protocol):
@@ -95,9 +98,11 @@ class Counts:
 class Tally:
     """The rows of a tracer's table under one grouping."""
 
-    def __init__(self, tracer: Tracer, by: str) -> None:
-        """`by`: one of the tracer's groupings."""
+    def __init__(self, tracer: Tracer, by: str, board: Board | None = None) -> None:
+        """`by`: one of the tracer's groupings. The rows of a tracer with a board are that board's."""
         self._tracer = tracer
+        self._by = by
+        self._board = board
         grouping = tracer.groupings[by]
         self._key_columns = [column.key for column in grouping.key]
         self._note_columns = [column.key for column in grouping.notes]
@@ -108,6 +113,8 @@ class Tally:
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
         """Count one event."""
+        if self._board is not None:
+            return
         key = tuple([cells[name] for name in self._key_columns])
         self._groups.add(key, values)
         if self._note_columns:
@@ -117,12 +124,14 @@ class Tally:
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self._groups)
+        return len(self._groups) if self._board is None else len(self._board.rows(self._by))
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
         blank = (None,) * len(self._note_columns)
         rows: list[tuple[Any, ...]] = [(*key, *self._notes.get(key, blank), *row) for key, row in self._groups.rows()]
+        if self._board is not None:
+            rows = [tuple(row) for row in self._board.rows(self._by)]
         return sort_rows(rows, self.columns, sort_key, top)
 
 
@@ -254,16 +263,27 @@ class Pipeline:
         asked: Asked | None = None,
         record: Callable[[Step], None] | None = None,
         by: str = "",
+        own: Mapping[str, Any] | None = None,
+        missing: Collection[str] = (),
     ) -> None:
         """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing.
 
         `by` is the grouping that counters begin with. `layouts` are those of all streams (steps.stream_key). `keep`
         says which events count (None: all). A live source is `asked` about the nameless, and told what is not selected;
         `record` is given every step when it is complete.
+        `own` are the tracer's own options and `missing` is what is not seen, for a tracer that keeps a board.
         """
         self.counts = Counts()
+        own_layouts = {
+            key.removeprefix(stream_key(tracer.name, "")): layout
+            for key, layout in layouts.items()
+            if key.startswith(stream_key(tracer.name, ""))
+        }
+        self._board: Board | None = None
+        if isinstance(tracer, Stateful):
+            self._board = tracer.board(own or {}, own_layouts, missing, clock)
         counted = counted_of(tracer)
-        self.tallies = {} if counted else {by: Tally(tracer, by) for by in groupings}
+        self.tallies = {} if counted else {by: Tally(tracer, by, self._board) for by in groupings}
         self.totals: list[Any] = [0] * len(tracer.measures)
         self._tracer = tracer
         self._clock = clock
@@ -276,8 +296,7 @@ class Pipeline:
         self.advice = tracer.advice()
         clock.attribution = self.attribution
         self._operations = tracer.operations()
-        keys = (stream_key(tracer.name, stream) for stream in tracer.streams)
-        self._layouts = {key: layouts[key] for key in keys if key in layouts}
+        self._layouts = {stream_key(tracer.name, stream): layout for stream, layout in own_layouts.items()}
         self.counting: Counting | None = None
         if counted is not None:
             from kubetrace.counting import Counting
@@ -305,7 +324,7 @@ class Pipeline:
             if nameless and (facts := self._asked.ask("unknown" in nameless)):
                 # Known before the first record of the step is counted: a replay has them there too.
                 step = replace(step, facts=[*step.facts, *facts])
-                self.attribution.learn(facts)
+                self._learn(facts)
                 identities = [self.attribution.identify(event) for event in events]
             if facts := self._missing_layers(self._asked, events, identities):
                 step = replace(step, facts=[*step.facts, *facts])
@@ -318,9 +337,10 @@ class Pipeline:
 
     def _learn(self, facts: Sequence[Fact]) -> None:
         self.attribution.learn(facts)
-        if self.counting is not None:
-            for fact in facts:
-                self.counting.learn(fact)
+        for listener in (self._board, self.counting):
+            if listener is not None:
+                for fact in facts:
+                    listener.learn(fact)
 
     def _take_counters(self, counting: Counting, step: Step) -> None:
         rest = counting.take(
@@ -352,12 +372,18 @@ class Pipeline:
 
     def _missing_layers(self, asked: Asked, events: Sequence[Any], identities: Sequence[Identity]) -> list[Fact]:
         """Facts about the layers of overlays that these events are the first of."""
-        devices = []
+        devices: dict[int, None] = {}
+        looked: set[tuple[int, int, str | None]] = set()
         for event, identity in zip(events, identities, strict=True):
-            if getattr(event, "layer_index", None) is not None and event.device not in devices:
-                layer = self.attribution.layer(event, identity)
-                if layer is None or layer.reason == NOT_LOOKED_UP:
-                    devices.append(event.device)
+            if not hasattr(event, "layer_index"):
+                continue
+            key = (event.device, event.layer_index, identity.container_id)
+            if key in looked or (self._selection and not self._selection.match(identity)):
+                continue
+            looked.add(key)
+            layer = self.attribution.layer(event, identity)
+            if layer is None or layer.reason == NOT_LOOKED_UP:
+                devices[event.device] = None
         return [fact for device in devices for fact in asked.layers(device)]
 
     def table(self, by: str) -> Tally | Table:
@@ -383,10 +409,20 @@ class Pipeline:
         return decoded
 
     def _take(self, event: Any, identity: Identity) -> None:
-        if self._selection and not self._selection.match(identity):
-            return
         if self._keep is not None and not self._keep(event):
             return
+        if self._board is None:
+            if not self._selection or self._selection.match(identity):
+                self._tell(event, identity)
+            return
+        # what the node itself does may concern a pod: the runtime mounts its roots
+        if self._selection and identity.kind != "host" and not self._selection.match_pod(identity):
+            return
+        for told, of in self._board.take(event, identity):
+            if not self._selection or self._selection.match(of):
+                self._tell(told, of)
+
+    def _tell(self, event: Any, identity: Identity) -> None:
         self.counts.events += 1
         if identity.kind == "unknown":
             self.counts.unattributed += 1

@@ -47,16 +47,17 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
                 return
             stack.callback(kernel.close)
             kernels[tracer.name] = (tracer, kernel)
-            for notice in kernel.missing.values():
+            for notice in filter(None, kernel.missing.values()):
                 click.echo(f"kubetrace: {tracer.name}: {notice}", err=True)
         files = session.node_files(host, asked)
         stack.callback(files.close)
+        gauges = session.gauges_of(chosen, host)
+        attached = {name: kernel for name, (_, kernel) in kernels.items()}
+        source = LiveSource(attached, files, gauges, all_layers=True)
+        header = session.header_of(host, clock, kernels, asked, gauges)
+        recorder = Recorder(file, header, force=asked.force, max_size=asked.max_size)
         for tracer, kernel in kernels.values():
             session.prepare(tracer, kernel, files)
-        source = LiveSource({name: kernel for name, (_, kernel) in kernels.items()}, files)
-        recorder = Recorder(
-            file, session.header_of(host, clock, kernels, asked), force=asked.force, max_size=asked.max_size
-        )
         with contextlib.closing(recorder):
             source.start()
             if asked.ready_file is not None:
@@ -85,7 +86,7 @@ def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | Non
         if end is not None and now >= end:
             break
         source.wait(min(next_drain, end if end is not None else next_drain) - now)
-        if time.monotonic() >= next_drain:
+        if time.monotonic() >= next_drain or source.half_full:
             _drain(source, recorder, attribution)
             next_drain = time.monotonic() + source.pause_s
             progress.show()

@@ -116,6 +116,7 @@ def fits(tracer: Tracer, found: Traced) -> None:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.pipeline import Attribution, Wall
     from kubetrace.selection import Selection
+    from kubetrace.tracers import Stateful
 
     clock = Wall("", 0)
     if isinstance(tracer, tracers.Counts):
@@ -125,12 +126,22 @@ def fits(tracer: Tracer, found: Traced) -> None:
         try:
             (event,) = stream.layout.decode(bytes(stream.layout.stride))
             Attribution(Selection()).identify(event)
+            if stream.name not in tracer.streams and isinstance(tracer, Stateful):
+                # a gauge's: it is for the board alone, which looks at differences
+                board = tracer.board({}, {s.name: s.layout for s in found.streams}, (), clock)
+                for _ in range(2):
+                    list(board.take(event, Identity(kind="pod", pod_uid="")))
+                for by in tracer.groupings:
+                    board.rows(by)
+                continue
             values = tracer.values(event, clock)
             if not all(isinstance(value, int) for value in values) or not isinstance(event.time, int):
                 raise TypeError("a measure is no number")
             tracer.key_cells(event, Identity(), clock)
             tracer.event_cells(event, Identity(), clock)
             tracer.record(event, Identity(), clock)
+            tracer.folded(event)
+            tracer.advice().add(event, Identity(), clock)
         except (AttributeError, TypeError, ValueError, LookupError) as error:
             raise _misfit(tracer, stream.name, error) from error
 
@@ -181,6 +192,8 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options],
                 events=view.events,
                 keep=keep,
                 by=asked.by,
+                own=asked.own,
+                missing=found.missing,
             )
             view.attached(found.hook, found.missing)
             tick = Tick(span.begin_ns, 0, 0)

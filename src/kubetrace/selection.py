@@ -96,6 +96,14 @@ class Selection:
             and self.containers.match(identity.container)
         )
 
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for: what a pod and its sandbox do concerns each of its containers."""
+        return (
+            self.namespaces.match(identity.namespace)
+            and self.pods.match(identity.pod)
+            and (identity.container is None or self.containers.match(identity.container))
+        )
+
     def texts(self) -> dict[str, str]:
         """What `parse` takes, for a recording's header: namespaces, pods, containers as comma lists."""
         given = (("namespaces", self.namespaces), ("pods", self.pods), ("containers", self.containers))
@@ -126,6 +134,10 @@ class Both:
     def match(self, identity: Named) -> bool:
         """Whether both do."""
         return self.first.match(identity) and self.second.match(identity)
+
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for: what a pod and its sandbox do concerns each of its containers."""
+        return self.first.match_pod(identity) and self.second.match_pod(identity)
 
     def __str__(self) -> str:
         """The second, which was typed; else the first."""

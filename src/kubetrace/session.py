@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from kubetrace.errors import OutputError, UsageError
 from kubetrace.pipeline import EventView, OwnCost, Pipeline, Wall
 from kubetrace.selection import Both, Selection
-from kubetrace.tracers import Counts
+from kubetrace.tracers import Counts, Stateful
 from kubetrace.views.columns import Column
 from kubetrace.views.text import escape, visible
 from kubetrace.views.units import format_count, format_duration, format_elapsed, format_percent, format_time
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from kubetrace.recording.header import Header
     from kubetrace.recording.writer import Recorder
     from kubetrace.steps import Tick
-    from kubetrace.tracers import Tracer
+    from kubetrace.tracers import Gauges, Tracer
     from kubetrace.views.columns import Value
     from kubetrace.views.keys import Keys
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _TIME = Column("time", "TIME", "time")
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
+_NODE_MODULES = ("kubetrace.live", "kubetrace.attribution.node")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
 
@@ -108,18 +111,25 @@ def run(tracer: Tracer, options: Options) -> None:
     with Stop() as stop:
         view = open_view(tracer, options, clock, host.kernel_release())
         with contextlib.ExitStack() as stack:
+            # What refuses to attach says so on the normal screen; only who has to wait takes the screen first.
+            kernel = None
+            if not tracer.needs_overlay or hookable(tracer.name):
+                kernel = attach_now(tracer, options, constants, wiring, view.modules)
+                stack.callback(kernel.close)
             screen = stack.enter_context(view.open()) if isinstance(view, TableView) else None
-            kernel = attach(tracer, options, constants, stop, screen, wiring)
             if kernel is None:
-                return
-            stack.callback(kernel.close)
+                kernel = attach(tracer, options, constants, stop, screen, wiring)
+                if kernel is None:
+                    return
+                stack.callback(kernel.close)
             files = node_files(host, options)
             stack.callback(files.close)
             from kubetrace.live import LiveSource
 
-            source = LiveSource({tracer.name: kernel}, files)
+            gauges = gauges_of([tracer], host)
+            source = LiveSource({tracer.name: kernel}, files, gauges, interval_s=options.interval_s)
             if options.record is not None:
-                header = header_of(host, clock, {tracer.name: (tracer, kernel)}, options)
+                header = header_of(host, clock, {tracer.name: (tracer, kernel)}, options, gauges)
                 recorder = Recorder(options.record, header, force=options.force, max_size=options.max_size)
                 stack.callback(recorder.close)
             pipeline = Pipeline(
@@ -132,12 +142,14 @@ def run(tracer: Tracer, options: Options) -> None:
                 asked=source,
                 record=recorder.write if recorder is not None else None,
                 by=options.by,
+                own=options.own,
+                missing=tuple(kernel.missing.values()),
             )
             prepare(tracer, kernel, files)
             source.start()
             if options.ready_file is not None:
                 touch(options.ready_file)
-            view.attached(kernel.hook, list(dict.fromkeys(kernel.missing.values())))
+            view.attached(kernel.hook, [what for what in dict.fromkeys(kernel.missing.values()) if what])
             tick = _loop(source, pipeline, view, options, stop, recorder)
         view.end(pipeline, tick)
         if recorder is not None:
@@ -156,11 +168,9 @@ def adapted(tracer: Tracer, options: Options) -> Tracer:
 
 def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
     """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
-    wiring: dict[str, Any] = {"constants": {}}
     if isinstance(tracer, Counts):
-        wiring = tracer.wiring(options.own, options.by, options.events, host)
-    wiring["constants"]["memory_on_v1"] = int(bool(host.cgroup_mounts().memory_hierarchy))
-    return wiring
+        return tracer.wiring(options.own, options.by, options.events, host)
+    return {"constants": {}}
 
 
 def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
@@ -169,16 +179,31 @@ def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
         tracer.prepare(kernel.store, files)
 
 
-def header_of(host: Host, clock: Wall, kernels: Mapping[str, tuple[Tracer, KernelSource]], options: Options) -> Header:
+def gauges_of(chosen: Sequence[Tracer], host: Host) -> dict[str, Gauges]:
+    """What is read at each interval, of the tracers that have such."""
+    found = {tracer.name: tracer.gauges(host) for tracer in chosen if isinstance(tracer, Stateful)}
+    return {name: gauges for name, gauges in found.items() if gauges is not None}
+
+
+def header_of(
+    host: Host,
+    clock: Wall,
+    kernels: Mapping[str, tuple[Tracer, KernelSource]],
+    options: Options,
+    gauges: Mapping[str, Gauges],
+) -> Header:
     """What a recording of these tracers says of itself."""
     from kubetrace.recording.header import Header, Stream, Traced
 
     number, traced = 0, []
     for tracer, kernel in kernels.values():
         streams = []
-        for name in tracer.streams:
+        layouts = {name: kernel.layouts[name] for name in tracer.streams}
+        if tracer.name in gauges:
+            layouts |= gauges[tracer.name].layouts
+        for name, layout in layouts.items():
             number += 1
-            streams.append(Stream(number, name, kernel.layouts[name]))
+            streams.append(Stream(number, name, layout))
         selection = options.selection.texts() if isinstance(options.selection, Selection) else {}
         names = {option.name for option in tracer.options()}
         own = {name: str(value) for name, value in options.own.items() if value is not None and name in names}
@@ -217,6 +242,33 @@ def touch(path: Path) -> None:
         raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error
 
 
+def hookable(tracer: str) -> bool:
+    """Whether overlayfs is in the kernel."""
+    from kubetrace.engines import source
+
+    return source.hookable(tracer)
+
+
+def attach_now(
+    tracer: Tracer,
+    options: Options,
+    constants: Mapping[str, int],
+    wiring: Mapping[str, Any],
+    modules: Sequence[str] = (),
+) -> KernelSource:
+    """Attach; `modules` are imported while the kernel verifies the programs."""
+    from kubetrace.engines import source
+
+    meanwhile = threading.Thread(target=lambda: [importlib.import_module(name) for name in modules])
+    meanwhile.start()
+    try:
+        return source.KernelSource(
+            tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook, **wiring
+        )
+    finally:
+        meanwhile.join()
+
+
 def attach(
     tracer: Tracer,
     options: Options,
@@ -226,10 +278,8 @@ def attach(
     wiring: Mapping[str, Any],
 ) -> KernelSource | None:
     """Attach now, or as soon as overlayfs is in the kernel; None when the user gave up before."""
-    from kubetrace.engines import source
-
     begun, told = time.monotonic(), False
-    while not source.hookable(tracer.name):
+    while tracer.needs_overlay and not hookable(tracer.name):
         notice = "overlayfs is not loaded on this node yet; attaching when it appears"
         if screen is not None:
             screen.waiting(notice)
@@ -239,9 +289,7 @@ def attach(
         time.sleep(_WAIT_FOR_HOOK_S)
         if stop.asked or (options.duration_s is not None and time.monotonic() - begun >= options.duration_s):
             return None
-    return source.KernelSource(
-        tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook, **wiring
-    )
+    return attach_now(tracer, options, constants, wiring)
 
 
 class Pace:
@@ -300,7 +348,7 @@ def _loop(
             if view.keyboard() is None:  # the terminal hung up
                 source.unwatch(keyboard)
                 keyboard = None
-        if now >= next_drain:
+        if now >= next_drain or source.half_full:
             tick = drain(source, pipeline)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
             next_drain = now + min(pause_s, source.pause_s)
@@ -330,6 +378,8 @@ class View(Protocol):
     groupings: Sequence[str]
     events: EventView | None
     paused: bool
+    modules: Sequence[str]
+    """What it will import when it is opened, and the run with it."""
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
         """The hook, and what is not seen."""
@@ -378,6 +428,7 @@ class TableView:
         self._by = options.by
         self._sort = options.sort
         self._keys = _keys() if self._live else None
+        self.modules: Sequence[str] = (*_NODE_MODULES, "kubetrace.views.frame") if self._live else _NODE_MODULES
         self._notices: list[str] = []
         self.paused = False
         self.pause_notice = "paused: counting goes on, space shows it"
@@ -513,6 +564,7 @@ class StreamView:
 
     groupings: Sequence[str] = ()
     paused = False
+    modules: Sequence[str] = _NODE_MODULES
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
         """Write to stdout."""

@@ -28,13 +28,13 @@ DEADLINE_S = 60
 
 
 class Tracer:
-    """A running `kubetrace copyup -o json` (or another tracer) whose objects can be waited for."""
+    """A running `kubetrace copyup -o json` (or another command's) whose objects can be waited for."""
 
-    def __init__(self, directory: Path, *options: str, name: str = "copyup") -> None:
+    def __init__(self, directory: Path, *options: str, command: str = "copyup") -> None:
         self._ready = directory / "ready"
         self._errors = open(directory / "stderr", "w+b")  # noqa: SIM115 (as long as the process)
         self._process = subprocess.Popen(
-            ["kubetrace", name, "-o", "json", "--ready-file", str(self._ready), *options],
+            ["kubetrace", command, "-o", "json", "--ready-file", str(self._ready), *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -68,6 +68,12 @@ class Tracer:
             self.objects.append(found)
             if wanted(found):
                 return found
+
+    def drain(self) -> None:
+        """Take in what has come, without waiting."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.objects.append(self._queue.get_nowait())
 
     def errors(self) -> str:
         """What it wrote to stderr so far."""

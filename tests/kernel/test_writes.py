@@ -97,7 +97,7 @@ def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest
             cri.Volume("secret", "token", "/etc/token", files={"password": "hunter2\n"}),
         ],
     )
-    tracer = Tracer(tmp_path_factory.mktemp("writes"), "--by", "operation", "-L", "--hook", hook, name="writes")
+    tracer = Tracer(tmp_path_factory.mktemp("writes"), "--by", "operation", "-L", "--hook", hook, command="writes")
     container = pod.start_container("app", images.WEB, SHELL)
     talker = pod.start_container(
         "talker", images.WEB, ["sh", "-c", f"for n in $(seq {LOG_LINES}); do echo line $n; done; exec sleep infinity"]
@@ -229,7 +229,7 @@ def writing(node: cri.Node) -> Iterator[cri.Container]:
 
 
 def test_files_have_the_paths_that_the_container_sees(writing: cri.Container, tmp_path: Path) -> None:
-    tracer = Tracer(tmp_path, "--by", "file", "-p", "files-0", name="writes")
+    tracer = Tracer(tmp_path, "--by", "file", "-p", "files-0", command="writes")
     script = "for n in $(seq 23); do echo $n > /cache/f$n; done; mkdir /cache/a; echo x > /cache/a/b"
     script += "; echo 12345 >> /app/config.ini"
     assert writing.exec(["sh", "-c", script])[2] == 0
@@ -242,7 +242,7 @@ def test_files_have_the_paths_that_the_container_sees(writing: cri.Container, tm
 
 
 def test_events_are_the_operations_themselves(writing: cri.Container, tmp_path: Path) -> None:
-    tracer = Tracer(tmp_path, "--events", "-n", "shop", name="writes")
+    tracer = Tracer(tmp_path, "--events", "-n", "shop", command="writes")
     assert writing.exec(["sh", "-c", "for n in 1 2 3; do echo $n$n > /cache/events; done"])[2] == 0
     events = [o for o in tracer.end() if o["type"] == "write" and o["path"] == "/cache/events"]
     assert [(e["operation"], e["bytes"], e["error"]) for e in events] == [
@@ -275,7 +275,7 @@ def test_the_table_shows_destinations_on_a_pipe(writing: cri.Container) -> None:
 
 def test_a_recording_replays_to_the_same_rows(writing: cri.Container, tmp_path: Path) -> None:
     file = tmp_path / "writes.ktrace"
-    tracer = Tracer(tmp_path, "-p", "files-0", "--record", str(file), name="writes")
+    tracer = Tracer(tmp_path, "-p", "files-0", "--record", str(file), command="writes")
     assert writing.exec(["sh", "-c", "for n in $(seq 53); do echo $n > /cache/recorded; done"])[2] == 0
     live = [row for row in tracer.end() if row["type"] == "writes"]
     done = subprocess.run(

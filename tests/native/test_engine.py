@@ -163,3 +163,29 @@ def test_a_source_gives_batches_and_losses(objects: Path, workload: Workload, mo
         assert source.hook == "raw_tp"
     finally:
         source.close()
+
+
+def test_a_ring_asks_to_be_drained_once_when_it_is_half_full(
+    objects: Path, workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import select
+
+    monkeypatch.setenv("KUBETRACE_OBJECTS", str(objects))
+    streams = {"copyup": "copyup_event", "copyup_long": "copyup_long_event"}
+    source = KernelSource("copyup", streams, constants={"standin_pid": workload.pid}, optional={})
+    poller = select.epoll()
+    try:
+        for fd in source.ring_fds:
+            poller.register(fd, select.EPOLLIN | select.EPOLLET)
+        path = bytes(workload.directory / "a")
+        workload.fire(path, 4000)
+        assert poller.poll(0) == []
+        workload.fire(path, 1000)
+        # 4,096 of 8,192 records were passed
+        assert len(poller.poll(0)) == 1
+        assert poller.poll(0) == []
+        (batch,) = source.read("copyup")
+        assert len(list(source.layouts["copyup"].decode(batch.data))) == 5000
+    finally:
+        poller.close()
+        source.close()

@@ -11,7 +11,7 @@ import pytest
 
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlaySeen
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
 from kubetrace.layout import Batch, Field, Layout
 from kubetrace.live import LiveSource
 from kubetrace.pipeline import Pipeline, Wall
@@ -101,6 +101,7 @@ class ListSource:
         self.excluded: list[tuple[int, int]] = []
         self.losses_now = {"ring_full": 0}
         self.births_fd, self._write = os.pipe()
+        self.ring_fds: list[int] = []
 
     def put(self, stream: str, *records: bytes) -> None:
         self.pending.setdefault(stream, []).extend(records)
@@ -288,6 +289,18 @@ def test_a_selection_holds_in_user_space_and_tells_the_kernel() -> None:
     source.put("copyup", event(1, 21, b"/a", 1), event(2, 8123, b"/a", 1, device=99))
     made.drain()
     assert (kept.seen, made.counts.events, made.attribution.matched) == ([], 0, 0)
+
+
+def test_a_recorder_looks_up_the_layers_of_every_container_without_events() -> None:
+    class Layered(Files):
+        def layers(self, device: int) -> Sequence[Fact]:
+            return [LayerSeen(f"/lower{device}", "5", "sha256:1", None, 0)]
+
+    live = LiveSource({"copyup": ListSource()}, Layered(), all_layers=True)
+    live.start()
+    learned = [fact for step in live.drain() for fact in step.facts]
+    assert LayerSeen("/lower7", "5", "sha256:1", None, 0) in learned
+    assert not [fact for step in live.drain() for fact in step.facts]
 
 
 def test_losses_are_told_once_each_time_they_rise() -> None:

@@ -234,6 +234,8 @@ class Attributor:
         key = (mounted, layer_index, known.image if known is not None else None)
         layer = self._layer_answers.get(key)
         if layer is None:
+            if len(self._layer_answers) >= _MOST_ANSWERS:
+                self._layer_answers.clear()
             layer = self._layer_answers[key] = self._layer_of(*key)
         return layer
 

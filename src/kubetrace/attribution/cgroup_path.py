@@ -48,6 +48,14 @@ def parse(path: str) -> CgroupPath:
     return nearest
 
 
+def is_own(path: str) -> bool:
+    """Whether a cgroup is the pod's or container's own, and not one that was made below it."""
+    owner = parse(path)
+    if owner == _HOST:
+        return False
+    return parse(path.rpartition("/")[0]) != owner
+
+
 def owners_of(path: str) -> tuple[CgroupPath, ...]:
     """Every pod and container on the way down a cgroup path, outermost first; () for a cgroup of the host.
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kubetrace.attribution.bolt import Bucket, read
@@ -100,10 +101,22 @@ def read_bundle(
     cgroups_path = linux.get("cgroupsPath") if isinstance(linux, dict) else None
     rootfs = root.get("path") if isinstance(root, dict) else None
     return Bundle(
-        _from_annotations(annotations if isinstance(annotations, dict) else {}, container_id, time_ns),
+        replace(
+            _from_annotations(annotations if isinstance(annotations, dict) else {}, container_id, time_ns),
+            prepared_ns=_written_ns(path),
+        ),
         os.path.normpath(os.path.join(bundle, rootfs)) if isinstance(rootfs, str) and "\0" not in rootfs else None,
         cgroups_path if isinstance(cgroups_path, str) else None,
     )
+
+
+def _written_ns(path: str) -> int | None:
+    # When a file was written last, on the clock of the events.
+    try:
+        written = os.stat(path).st_mtime_ns
+    except OSError:
+        return None
+    return written - time.time_ns() + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _from_annotations(annotations: dict[object, object], container_id: str, time_ns: int) -> ContainerSeen:

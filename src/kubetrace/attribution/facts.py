@@ -44,7 +44,8 @@ class ContainerSeen:
     """What one source says of a container (or of a pod's sandbox, the pause container).
 
     A field is None where the source does not have it. `pod_uid` is the kubelet's: 32 hex digits without dashes for a
-    static pod. `image` is the name in the pod's spec, where the source has that.
+    static pod. `image` is the name in the pod's spec, where the source has that. `prepared_ns` is when the runtime had
+    written the container's config.json (only known where that is the source).
     """
 
     container_id: str
@@ -57,6 +58,7 @@ class ContainerSeen:
     sandbox_id: str | None
     source: Source
     time_ns: int
+    prepared_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ Fact = (
 _TYPES: Final[dict[str, type[Fact]]] = {cls.__name__: cls for cls in get_args(Fact)}
 _FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls in _TYPES.items()}
 # Names of fields mean the same in every fact, but for what may be None.
-_INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns"})
+_INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns", "prepared_ns"})
 _LISTS: Final = frozenset({"lowerdirs", "references", "diff_ids", "created_by"})
 _WORDS: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(Kind), "source": get_args(Source)}
 _NULLABLE: Final = {
@@ -210,7 +212,7 @@ def from_json(text: str | bytes) -> Fact:
                 raise ValueError(f"{name}.{field} is not a list of strings")
             given[field] = tuple(value)
         elif field in _INTEGERS:
-            if type(value) is not int:
+            if type(value) is not int and (value is not None or field not in _NULLABLE[name]):
                 raise ValueError(f"{name}.{field} is not an integer")
         elif not isinstance(value, str):
             if value is not None or field not in _NULLABLE[name]:

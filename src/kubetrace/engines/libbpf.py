@@ -239,7 +239,11 @@ class LoadedObject:
             if hook == "auto" or program.hook in (hook, "raw_tp"):
                 found.setdefault(program.group, []).append(program)
         several = {
-            p.function for programs in found.values() for p in programs if len({q.function for q in programs}) > 1
+            p.function
+            for programs in found.values()
+            for p in programs
+            # the name behind raw_tp is a tracepoint's, and no function
+            if p.hook != "raw_tp" and len({q.function for q in programs}) > 1
         }
         absent = support.functions_absent(several)
         self._close_object()

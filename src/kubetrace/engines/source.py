@@ -80,6 +80,11 @@ class KernelSource:
         """Readable (poll) as soon as a cgroup was made or removed."""
         return self._loaded.map_fd(CGROUPS)
 
+    @property
+    def ring_fds(self) -> list[int]:
+        """Of all other rings: an edge-triggered poll wakes when one is half full."""
+        return [self._loaded.map_fd(stream) for stream in self._rings.keys() - self.counters - {CGROUPS}]
+
     def read(self, *streams: str) -> list[Batch]:
         """What has come since the last call, one batch for each stream that has something.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.attribution.facts import Fact
     from kubetrace.attribution.node import Node
     from kubetrace.counting import Counted, Counting, Row
     from kubetrace.host import Host
+    from kubetrace.layout import Batch, Layout
     from kubetrace.remedy import Remedy
     from kubetrace.views.columns import Column, Value
 
@@ -62,6 +64,17 @@ class Advice(Protocol):
         """The worst first."""
 
 
+class NoAdvice:
+    """Of a tracer that has none to give."""
+
+    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+        """Nothing."""
+
+    def remedies(self) -> Sequence[Remedy]:
+        """None."""
+        return ()
+
+
 class Tracer(Protocol):
     """What the pipeline, the views and the command line ask of a tracer; everything else is its own."""
 
@@ -86,6 +99,8 @@ class Tracer(Protocol):
     """--sort NAME -> the key of the column it sorts by; the first is the default. Descending, names ascending."""
     noun: tuple[str, str]
     """One of what is counted, and many."""
+    needs_overlay: bool
+    """Whether there is nothing to attach to before overlayfs is in the kernel."""
 
     def options(self) -> Sequence[click.Option]:
         """The tracer's own options."""
@@ -124,17 +139,6 @@ class Tracer(Protocol):
         """The same for a person."""
 
 
-class NoAdvice:
-    """Of a tracer that has none to give."""
-
-    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
-        """Nothing to collect."""
-
-    def remedies(self) -> Sequence[Remedy]:
-        """None."""
-        return ()
-
-
 @runtime_checkable
 class Counts(Tracer, Protocol):
     """A tracer that counts in the kernel: its rows come from counters, not from events."""
@@ -160,6 +164,47 @@ class Counts(Tracer, Protocol):
 def counted_of(tracer: Tracer) -> Counted | None:
     """What a tracer says of its counters; None for one whose rows are added up from events."""
     return tracer.counted if isinstance(tracer, Counts) else None
+
+
+class Gauges(Protocol):
+    """Records that are read off the node at each interval (usage.Usage); streams like those of the kernel."""
+
+    layouts: Mapping[str, Layout]
+
+    def learn(self, fact: Fact) -> None:
+        """What became known of the node."""
+
+    def read(self) -> Iterable[Batch]:
+        """How things stand now."""
+
+
+class Board(Protocol):
+    """What a tracer remembers from one event to the next, for one run: rows that are more than sums of events."""
+
+    def learn(self, fact: Fact) -> None:
+        """What became known of the node."""
+
+    def take(self, event: Any, identity: Identity) -> Iterable[tuple[Any, Identity]]:
+        """The events that this one is for a reader: mostly itself; none; or what follows from a gauge's record."""
+
+    def rows(self, by: str) -> Sequence[Sequence[Value]]:
+        """The table under one of the tracer's groupings: key, notes and measures."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A tracer whose rows a board keeps; the others' are sums of `values`."""
+
+    def gauges(self, host: Host) -> Gauges | None:
+        """What to read at each interval."""
+
+    def board(
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
+    ) -> Board:
+        """For one run with these options of its own (those left out have their defaults); `missing`: what is not seen.
+
+        `layouts` by the names of the tracer's own streams.
+        """
 
 
 def names() -> list[str]:

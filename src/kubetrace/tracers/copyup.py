@@ -211,6 +211,7 @@ class Copyup:
         "file": "path",
     }
     noun = ("copy-up", "copy-ups")
+    needs_overlay = True
 
     def options(self) -> Sequence[click.Option]:
         """--min-size."""

@@ -208,6 +208,8 @@ class Writes:
         "destination": "destination",
     }
     noun = ("write", "writes")
+    # overlayfs is one destination of many
+    needs_overlay = False
 
     def options(self) -> Sequence[click.Option]:
         """--all and --latency."""
@@ -253,6 +255,7 @@ class Writes:
                 "by_process": int(by == "process"),
                 "events": int(events),
                 "node_mount_namespace": namespace,
+                "memory_on_v1": int(bool(host.cgroup_mounts().memory_hierarchy)),
             },
             "sizes": {
                 "writes": 131072 if fine else 16384,

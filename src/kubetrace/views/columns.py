@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["name", "path", "text", "count", "bytes", "duration", "percent", "time"]
+Kind = Literal["name", "path", "text", "count", "bytes", "duration", "percent", "cpu", "time"]
 Value = str | bytes | int | float | None
 
 # Cells that a kind deserves from the start, so that a table does not widen under the reader's eyes.
-_MIN_WIDTH: dict[Kind, int] = {"name": 6, "path": 10, "bytes": 8, "duration": 6, "percent": 4, "time": 12}
+_MIN_WIDTH: dict[Kind, int] = {"name": 6, "path": 10, "bytes": 8, "duration": 6, "percent": 4, "cpu": 5, "time": 12}
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One field of a row: what it is called, what it means, and how much room it deserves.
 
-    A value is raw: `bytes` in whole bytes, `duration` in nanoseconds, `percent` in percentage points, `time` in
-    nanoseconds since 1970 (UTC), `name` and `path` as the kernel gave them (bytes or str, untrusted), `text` our own
-    words; None is unknown and shown as `-`.
+    A value is raw: `bytes` in whole bytes, `duration` in nanoseconds, `percent` in percentage points, `cpu` in
+    thousandths of a CPU, `time` in nanoseconds since 1970 (UTC), `name` and `path` as the kernel gave them (bytes or
+    str, untrusted), `text` our own words; None is unknown and shown as `-`.
     """
 
     key: str
@@ -54,7 +54,7 @@ class Column:
     @property
     def numeric(self) -> bool:
         """Whether values are quantities."""
-        return self.kind in ("count", "bytes", "duration", "percent")
+        return self.kind in ("count", "bytes", "duration", "percent", "cpu")
 
     @property
     def flexible(self) -> bool:

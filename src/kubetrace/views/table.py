@@ -21,6 +21,7 @@ from kubetrace.views.units import (
     format_bytes,
     format_clock,
     format_count,
+    format_cpu,
     format_duration,
     format_percent,
 )
@@ -39,6 +40,7 @@ _FORMATS: dict[str, Callable[[int], str]] = {
     "bytes": format_bytes,
     "duration": format_duration,
     "percent": format_percent,
+    "cpu": format_cpu,
     "time": format_clock,
 }
 

@@ -78,6 +78,11 @@ def format_percent(percent: float) -> str:
     return f"{percent:.1f}%" if percent < 9.95 else f"{percent:.0f}%"
 
 
+def format_cpu(milli: int) -> str:
+    """Thousandths of a CPU, as Kubernetes writes them: `250m`, `1500m`."""
+    return f"{milli}m"
+
+
 def format_elapsed(seconds: float) -> str:
     """A running clock: `0:42`, `1:02:07`, `3d01:02:07`; part seconds are dropped."""
     s = max(0, int(seconds))

@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * cgroups: how pods begin, what they are denied and how they end, as the kernel's cgroup code tells it.
+ *
+ * Nearly all of it comes from raw tracepoints: they need neither tracefs nor kprobes, and exist since 4.17
+ * (the tracepoints behind them since 4.8 at the latest; cgroup_freeze since 5.2). Only a refused fork has
+ * none.
+ *
+ * Not here: CPU throttling is read from cpu.stat (src/kubetrace/usage.py). throttle_cfs_rq runs per CPU and
+ * period, the file has the same sums, and since 6.18 it is tasks that are throttled, not run queues.
+ */
+#include "kubetrace.bpf.h"
+#include "cgroup_births.bpf.h"
+#include "cgroup_first.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+const volatile kt_duration_ns min_stall_ns = 0;
+const volatile kt_bytes page_bytes = 4096;
+
+/* What happened; `throttled` is user space's. */
+enum cgroups_event {
+	cgroups_created,
+	cgroups_removed,
+	cgroups_attached,
+	cgroups_exec,
+	cgroups_exit,
+	cgroups_oom_kill,
+	cgroups_throttled,
+	cgroups_reclaim,
+	cgroups_fork_refused,
+	cgroups_frozen,
+	cgroups_thawed,
+};
+
+struct cgroups_activity {
+	kt_boot_ns time;
+	kt_cgroup_id cgroup_id;
+	kt_cgroup_id memory_cgroup_id;
+	kt_duration_ns duration; /* of a stall */
+	kt_bytes memory;	 /* oom_kill: what the victim had resident */
+	kt_bytes limit;		 /* oom_kill, reclaim: the one that was hit; 0: none, the node's memory */
+	kt_hierarchy memory_hierarchy;
+	kt_dev device; /* always 0 */
+	enum cgroups_event event;
+	__u32 pid;     /* the kernel's tgid; oom_kill: the victim's */
+	__s32 status;  /* exit: as wait(2) gives it */
+	__u32 periods; /* throttled: so many; fork_refused: so often */
+	__u16 path_bytes;
+	__u16 first; /* exec, exit: of the process that the cgroup was made for */
+	struct {
+		__u64 high, max, oom, oom_kill;
+	} events; /* oom_kill: memory.events of the victim's memory cgroup, this kill included */
+	char comm[16];
+	char path[512 - 8 - 128]; /* exec: as it was given to execve */
+};
+KT_STREAM(activity, cgroups_activity, 4 * 1024 * 1024);
+
+/* Those processes -> where they became that; a container with systemd moves its init to another cgroup. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32); /* tgid */
+	__type(value, struct kt_cgroups);
+} inits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384); /* threads in reclaim at one time */
+	__type(key, __u64);	    /* pid_tgid */
+	__type(value, kt_boot_ns);
+} stalls SEC(".maps");
+
+/* Whom oom_kill_process is about, by the thread that it runs in; only 5.10's tracepoint does not say. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct task_struct *);
+} victims SEC(".maps");
+
+static __always_inline struct cgroups_activity *activity_begin(__u32 what, const struct kt_cgroups *who)
+{
+	struct cgroups_activity *event = bpf_ringbuf_reserve(&activity, sizeof(*event), 0);
+
+	if (!event) {
+		kt_lost(kt_loss_ring_full);
+		return 0;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time = bpf_ktime_get_boot_ns();
+	event->cgroup_id = who->id;
+	event->memory_cgroup_id = who->memory_id;
+	event->memory_hierarchy = who->memory_hierarchy;
+	event->event = what;
+	return event;
+}
+
+/* The process that runs. */
+static __always_inline void activity_process(struct cgroups_activity *event)
+{
+	event->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+}
+
+static __always_inline void activity_end(struct cgroups_activity *event)
+{
+	bpf_ringbuf_submit(event, kt_wake(&activity, sizeof(*event)));
+}
+
+SEC("raw_tp/cgroup_mkdir")
+int created__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct cgroups_activity *event;
+	struct kt_cgroups who;
+
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
+		return 0;
+	kt_cgroup_is_born(&who);
+	event = activity_begin(cgroups_created, &who);
+	if (event)
+		activity_end(event);
+	return 0;
+}
+
+SEC("raw_tp/cgroup_rmdir")
+int removed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct cgroups_activity *event;
+	struct kt_cgroup_key key;
+	struct kt_cgroups who;
+
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
+		return 0;
+	kt_cgroup_key_of(&key, &who);
+	bpf_map_delete_elem(&born, &key);
+	event = activity_begin(cgroups_removed, &who);
+	if (event)
+		activity_end(event);
+	return 0;
+}
+
+/* Once for each thread that moves; a whole process is told by its leader. */
+SEC("raw_tp/cgroup_attach_task")
+int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx->args[2];
+	struct cgroups_activity *event;
+	struct kt_cgroups who;
+
+	if (BPF_CORE_READ(task, pid) != BPF_CORE_READ(task, tgid))
+		return 0;
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
+		return 0;
+	event = activity_begin(cgroups_attached, &who);
+	if (!event)
+		return 0;
+	event->pid = BPF_CORE_READ(task, tgid);
+	bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), task->comm);
+	activity_end(event);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exec")
+int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct linux_binprm *bprm = (struct linux_binprm *)ctx->args[2];
+	struct cgroups_activity *event;
+	struct kt_cgroups who;
+	__u32 pid;
+	long read;
+
+	kt_current_cgroups(&who);
+	if (kt_excluded(&who))
+		return 0;
+	event = activity_begin(cgroups_exec, &who);
+	if (!event)
+		return 0;
+	activity_process(event);
+	read = bpf_probe_read_kernel_str(event->path, sizeof(event->path), BPF_CORE_READ(bprm, filename));
+	event->path_bytes = read > 0 ? read - 1 : 0;
+	pid = event->pid;
+	if (kt_is_first(&who, event->path, pid)) {
+		event->first = 1;
+		bpf_map_update_elem(&inits, &pid, &who, BPF_ANY);
+	}
+	activity_end(event);
+	return 0;
+}
+
+/*
+ * Whether a process is a container's first that ran before we were attached: number 1 of a PID namespace
+ * whose parent (the shim) is elsewhere. One that shares the node's PID namespace is not known then.
+ */
+static __always_inline bool activity_was_first(struct task_struct *task, const struct kt_cgroups *who)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	__u32 level = BPF_CORE_READ(pid, level);
+	struct css_set *parent = BPF_CORE_READ(task, real_parent, cgroups);
+	struct css_set *own = BPF_CORE_READ(task, cgroups);
+	struct upid *numbers = (void *)pid + bpf_core_field_offset(pid->numbers);
+	int number = 0;
+
+	/* MAX_PID_NS_LEVEL is 32 */
+	if (!level || level > 32 || parent == own || kt_cgroup_born(who))
+		return false;
+	bpf_probe_read_kernel(&number, sizeof(number),
+			      (void *)numbers + level * bpf_core_type_size(struct upid) +
+				  bpf_core_field_offset(struct upid, nr));
+	return number == 1;
+}
+
+/* The last thread of a process exits; its status is what wait_task_zombie would give its parent. */
+SEC("raw_tp/sched_process_exit")
+int exit__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx->args[0];
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct cgroups_activity *event;
+	struct kt_cgroups who, *init;
+	__u32 pid = BPF_CORE_READ(task, tgid);
+
+	if (BPF_CORE_READ(signal, live.counter) > 0)
+		return 0;
+	init = bpf_map_lookup_elem(&inits, &pid);
+	if (init) {
+		who = *init;
+		bpf_map_delete_elem(&inits, &pid);
+	} else {
+		kt_current_cgroups(&who);
+		if (!activity_was_first(leader, &who))
+			return 0;
+	}
+	if (kt_excluded(&who))
+		return 0;
+	event = activity_begin(cgroups_exit, &who);
+	if (!event)
+		return 0;
+	event->pid = pid;
+	event->first = 1;
+	bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), leader->comm);
+	/* SIGNAL_GROUP_EXIT (include/linux/sched/signal.h): exit_group(2) or a deadly signal */
+	if (BPF_CORE_READ(signal, flags) & 4)
+		event->status = BPF_CORE_READ(signal, group_exit_code);
+	else
+		event->status = BPF_CORE_READ(leader, exit_code);
+	activity_end(event);
+	return 0;
+}
+
+/* The memory controller's state of a task's cgroup, or of the nearest above that has one; 0: no such
+ * controller. */
+static __always_inline struct cgroup_subsys_state *activity_memory(struct task_struct *task)
+{
+	struct cgroup_subsys_state *css = 0;
+	struct css_set *set;
+	__u64 index;
+
+	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
+		return 0;
+	index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	set = BPF_CORE_READ(task, cgroups);
+	bpf_probe_read_kernel(&css, sizeof(css),
+			      (void *)set + bpf_core_field_offset(set->subsys) + index * sizeof(void *));
+	return css;
+}
+
+/*
+ * The limit that memory ran into: of the memory cgroups on the way up the one with least room left. 0 when
+ * all have more than a failing charge asks for (64 pages: MEMCG_CHARGE_BATCH; larger orders never lead to a
+ * kill).
+ */
+static __always_inline __u64 activity_limit(struct task_struct *task, bool soft)
+{
+	struct cgroup_subsys_state *css = activity_memory(task);
+	struct page_counter *counter;
+	__s64 least = 64;
+	__u64 limit = 0;
+
+	if (!css)
+		return 0;
+	counter = (void *)css - bpf_core_field_offset(struct mem_cgroup, css) +
+		  bpf_core_field_offset(struct mem_cgroup, memory);
+	for (int depth = 0; depth < 16 && counter; depth++) {
+		__u64 max = BPF_CORE_READ(counter, max);
+		__s64 room;
+
+		if (soft && bpf_core_field_exists(counter->high)) {
+			__u64 high = BPF_CORE_READ(counter, high);
+
+			if (high < max)
+				max = high;
+		}
+		room = (__s64)max - (__s64)BPF_CORE_READ(counter, usage.counter);
+		if (room <= least) {
+			least = room;
+			limit = max * page_bytes;
+		}
+		counter = BPF_CORE_READ(counter, parent);
+	}
+	return limit;
+}
+
+static __always_inline void activity_task_cgroups(struct task_struct *task, struct kt_cgroups *who)
+{
+	struct cgroup_subsys_state *css = activity_memory(task);
+
+	who->id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
+	who->memory_id = BPF_CORE_READ(css, cgroup, kn, id);
+	who->memory_hierarchy = BPF_CORE_READ(css, cgroup, root, hierarchy_id);
+}
+
+static __always_inline __u64 activity_counter(const struct mem_cgroup *memcg, __u32 index)
+{
+	atomic_long_t count = {};
+
+	bpf_probe_read_kernel(&count, sizeof(count),
+			      (void *)memcg + bpf_core_field_offset(memcg->memory_events) +
+				  index * sizeof(count));
+	return count.counter;
+}
+
+/* Runs in the thread that asked for memory, before the victim gives any back: it is the victim that is told.
+ */
+SEC("raw_tp/mark_victim")
+int oom__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct task_struct *victim, **chosen;
+	struct cgroup_subsys_state *css;
+	struct cgroups_activity *event;
+	struct mem_cgroup *memcg;
+	struct kt_cgroups who;
+
+	if (kt_mark_victim_gives_task()) {
+		victim = (struct task_struct *)ctx->args[0];
+	} else {
+		chosen = bpf_map_lookup_elem(&victims, &thread);
+		victim = chosen ? *chosen : (struct task_struct *)bpf_get_current_task();
+	}
+	activity_task_cgroups(victim, &who);
+	if (kt_excluded(&who))
+		return 0;
+	event = activity_begin(cgroups_oom_kill, &who);
+	if (!event)
+		return 0;
+	event->pid = BPF_CORE_READ(victim, tgid);
+	bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), victim->comm);
+	event->memory = kt_resident_pages(BPF_CORE_READ(victim, mm)) * page_bytes;
+	event->limit = activity_limit(victim, false);
+	css = activity_memory(victim);
+	if (css) {
+		memcg = (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
+		event->events.high =
+		    activity_counter(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_HIGH));
+		event->events.max =
+		    activity_counter(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_MAX));
+		event->events.oom =
+		    activity_counter(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM));
+		event->events.oom_kill =
+		    activity_counter(memcg, bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_KILL));
+	}
+	activity_end(event);
+	return 0;
+}
+
+/*
+ * Reclaim that a limit asked for (memory.high, memory.max, memory.reclaim), in the thread that has to wait
+ * for it; kswapd's and that for want of the node's own memory are other tracepoints.
+ */
+SEC("raw_tp/mm_vmscan_memcg_reclaim_begin")
+int reclaim__raw_tp(void *ctx)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	kt_boot_ns now = bpf_ktime_get_boot_ns();
+
+	if (bpf_map_update_elem(&stalls, &thread, &now, BPF_ANY))
+		kt_lost(kt_loss_map_full);
+	return 0;
+}
+
+SEC("raw_tp/mm_vmscan_memcg_reclaim_end")
+int return_reclaim__raw_tp(void *ctx)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	kt_boot_ns *begun = bpf_map_lookup_elem(&stalls, &thread);
+	struct cgroups_activity *event;
+	kt_duration_ns duration;
+	struct kt_cgroups who;
+
+	if (!begun)
+		return 0;
+	duration = bpf_ktime_get_boot_ns() - *begun;
+	bpf_map_delete_elem(&stalls, &thread);
+	if (duration < min_stall_ns)
+		return 0;
+	kt_current_cgroups(&who);
+	if (kt_excluded(&who))
+		return 0;
+	event = activity_begin(cgroups_reclaim, &who);
+	if (!event)
+		return 0;
+	activity_process(event);
+	event->duration = duration;
+	event->limit = activity_limit((struct task_struct *)bpf_get_current_task(), true);
+	activity_end(event);
+	return 0;
+}
+
+static __always_inline int activity_state(struct bpf_raw_tracepoint_args *ctx, __u32 what)
+{
+	struct cgroups_activity *event;
+	struct kt_cgroups who;
+
+	if (!kt_cgroup_itself((struct cgroup *)ctx->args[0], &who))
+		return 0;
+	event = activity_begin(what, &who);
+	if (event)
+		activity_end(event);
+	return 0;
+}
+
+/* v2's freezer alone has tracepoints; v1's is read from freezer.state (src/kubetrace/usage.py). */
+SEC("raw_tp/cgroup_freeze")
+int frozen__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	return activity_state(ctx, cgroups_frozen);
+}
+
+SEC("raw_tp/cgroup_unfreeze")
+int thawed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+{
+	return activity_state(ctx, cgroups_thawed);
+}
+
+static __always_inline int activity_fork(int result)
+{
+	struct cgroups_activity *event;
+	struct kt_cgroups who;
+
+	if (result >= 0)
+		return 0;
+	kt_current_cgroups(&who);
+	if (kt_excluded(&who))
+		return 0;
+	event = activity_begin(cgroups_fork_refused, &who);
+	if (!event)
+		return 0;
+	activity_process(event);
+	event->periods = 1;
+	activity_end(event);
+	return 0;
+}
+
+/* static, but its address is in pids_cgrp_subsys: never inlined; the same two arguments since 5.7 */
+SEC("fexit/pids_can_fork")
+int BPF_PROG(fork__fentry, struct task_struct *task, struct css_set *set, int result)
+{
+	return activity_fork(result);
+}
+
+SEC("kretprobe/pids_can_fork")
+int BPF_KRETPROBE(fork__kprobe, int result)
+{
+	return activity_fork(result);
+}
+
+struct oom_control {
+	struct task_struct *chosen;
+} __attribute__((preserve_access_index));
+
+static __always_inline int activity_victim(const struct oom_control *control)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct task_struct *chosen = BPF_CORE_READ(control, chosen);
+
+	bpf_map_update_elem(&victims, &thread, &chosen, BPF_ANY);
+	return 0;
+}
+
+SEC("fentry/oom_kill_process")
+int BPF_PROG(victim__fentry, struct oom_control *control)
+{
+	return activity_victim(control);
+}
+
+SEC("kprobe/oom_kill_process")
+int BPF_KPROBE(victim__kprobe, struct oom_control *control)
+{
+	return activity_victim(control);
+}
