@@ -396,6 +396,9 @@ class View(Protocol):
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """An interval is over."""
 
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over, and nobody waits for what it looked like."""
+
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """All is counted."""
 
@@ -495,6 +498,12 @@ class TableView:
             pipeline.counting.tick(tick.elapsed_ns)
         if not self.paused:
             self._draw(pipeline, tick)
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """What a window leaves behind, without the window: rates and own cost are those since the one before."""
+        if pipeline.counting is not None:
+            pipeline.counting.tick(tick.elapsed_ns)
+        self._cost.percent(tick)
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
@@ -618,6 +627,10 @@ class StreamView:
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
+        self._show_rows(pipeline, tick, last=False)
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """As `show`: these are lines, and none is left out."""
         self._show_rows(pipeline, tick, last=False)
 
     def _show_rows(self, pipeline: Pipeline, tick: Tick, *, last: bool) -> None:
