@@ -108,7 +108,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         given = {**item["selection"], **item["options"]}
         if given:
             out.append("           asked for: " + ", ".join(f"{escape(k)} {escape(v)}" for k, v in given.items()))
-        out += [f"           {visible(notice)}" for notice in item["missing"]]
+        out += [f"           {visible(notice)}" for notice in dict.fromkeys(item["missing"]) if notice]
     pods = list(found["pods"].items())
     for number, (name, count) in enumerate(pods[:_MOST_PODS]):
         out.append(f"{'           ' if number else 'Pods:      '}{escape(name)}  {count}")
