@@ -60,10 +60,10 @@ class _Rows:
         self._pace = Pace(1.0)
         self._tick: Tick | None = None
 
-    def take(self, step: Step) -> None:
+    def take(self, step: Step, *, more: bool) -> None:
         if step.tick is not None:
             self._tick = step.tick
-            if self._pace.due(step.tick, self._pipeline.counts.events):
+            if more and self._pace.due(step.tick, self._pipeline.counts.events):
                 self._tell(step.tick, last=False)
 
     def end(self) -> None:
@@ -123,14 +123,16 @@ class Events:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], int | None]]:
         """(object, nanoseconds of CLOCK_BOOTTIME) in order; for a loss the time is None."""
+        from kubetrace.replay import with_more
+
         losses: dict[str, Mapping[str, int]] = {}
         runs = [self._pipeline(*of) for of in self._traced]
-        for step in self._span.cut(self._recording.steps(self._span.begin_ns)):
+        for step, more in with_more(self._span.cut(self._recording.steps(self._span.begin_ns))):
             losses.update(step.losses)
             for pipeline, _, rows in runs:
                 pipeline.take(step)
                 if rows is not None:
-                    rows.take(step)
+                    rows.take(step, more=more)
             self.lost = sum(sum(kinds.values()) for kinds in losses.values())
             yield from self._collected([collect for _, collect, _ in runs])
         for _, _, rows in runs:

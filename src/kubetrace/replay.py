@@ -200,7 +200,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options],
             steps = span.cut(recording.steps(span.begin_ns))
             pace = session.Pace(asked.interval_s)
             wait = _Wait(how.speed, pipeline, view, stop)
-            for step, more in _with_more(steps):
+            for step, more in with_more(steps):
                 if step.tick is not None and not wait.until(step.tick):
                     break
                 pipeline.take(step)
@@ -215,7 +215,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options],
         warn(recording, whole=not stop.asked and span.end_ns is None)
 
 
-def _with_more(steps: Iterator[Step]) -> Iterator[tuple[Step, bool]]:
+def with_more(steps: Iterator[Step]) -> Iterator[tuple[Step, bool]]:
     """Each step, and whether another comes behind it."""
     held = next(steps, None)
     while held is not None:
