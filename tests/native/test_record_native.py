@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.cgroup_pods import Pod
+from tests.vm.cgroup_pods import Pod, last_block
 
 from .conftest import Workload
 from .test_copyup_native import KUBETRACE, NAME, finish, start
@@ -32,12 +31,6 @@ def wait_for(ready: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "never ready"
         time.sleep(0.01)
-
-
-def last_block(text: str) -> str:
-    """The last table, or all lines. A pipe gets no table twice, so the last one may be of an earlier moment."""
-    block = text[max(0, text.rfind("\nkubetrace ") + 1) :]
-    return re.sub(r"own CPU \S+| · [0-9]+:[0-9]+$", "", block, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(
