@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
@@ -51,7 +52,8 @@ _VOLUME = re.compile(rb"/pods/([0-9a-f]{32}|[0-9a-f-]{36})/volumes/")
 # mount(2): what is no mount of its own, and a bind mount
 _MS_REMOUNT, _MS_BIND, _MS_PROPAGATION = 1 << 5, 1 << 12, 0xF << 17
 _NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
-_BAR = 32
+# Cells of the waterfall: 80 have room for the pod and its steps beside it.
+_BAR = 20
 # Pods that are remembered: the oldest go.
 _PODS = 4096
 
@@ -290,13 +292,13 @@ class Starts:
     }
     measures: Sequence[Column] = tuple(column for column, _ in _MEASURES)
     event_columns: Sequence[Column] = (
-        Column("time", "TIME", "time", help="when the step ended (local)"),
-        rows.NAMESPACE,
+        Column("time", "TIME", "time", spare=True, help="when the step ended (local)"),
+        replace(rows.NAMESPACE, spare=True),
         rows.POD,
         rows.CONTAINER,
         Column("phase", "STEP", "text", min_width=11, help="which step"),
         Column("duration_ns", "TOOK", "duration", help="since the step before it"),
-        Column("since_ns", "AT", "duration", help="since the pod began"),
+        Column("since_ns", "AT", "duration", spare=True, help="since the pod began"),
         Column("bar", "WATERFALL", "text", min_width=_BAR, help="when it was, from the pod's begin to the entrypoint"),
         Column("detail", "DETAIL", "path", help="layers, mounts, new namespaces, the program"),
     )
