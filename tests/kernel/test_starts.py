@@ -93,4 +93,4 @@ def test_the_steps_of_a_start_add_up_to_what_the_client_waited(node: cri.Node, t
     assert [line.split()[4] for line in drawn] == [*STEPS, "first_write"]
     # ends under the right edge of the picture; each bar begins where the one before it ended, or in that cell
     bars = [found[1] for line in drawn if (found := re.search(r"  (\.*#+)(?:  |$)", line))]
-    assert len(bars) == len(STEPS) and len(bars[-1]) == 32
+    assert len(bars) == len(STEPS) and len(bars[-1]) == 20
