@@ -117,7 +117,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["complete"]:
         out.append("Complete:  yes" + ("; it goes on in the next part" if found["continued"] else ""))
     elif not found["closed"]:
-        out.append("Complete:  no, its recorder was killed: up to a second may be missing at the end")
+        out.append("Complete:  no, its recorder was killed or its disk full: up to a second may be missing at the end")
     else:
         out.append("Complete:  no")
     out += [f"Damage:    {item['bytes']} bytes at {item['offset']}: {item['what']}" for item in found["damage"][:10]]

@@ -71,7 +71,7 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
         raise OutputError(
             f"the recording stopped: {recorder.trouble}.",
             why=f"What came before that is in {file}.",
-            do=f"kubetrace replay {file}, or record where there is room",
+            do=f"kubetrace replay {file} {chosen[0].name}, or record where there is room",
         )
     click.echo(session.recorded(recorder))
 

@@ -231,7 +231,7 @@ def warn(recording: Recording, *, whole: bool = True) -> None:
     if len(recording.damage) > _MOST_DAMAGE_SHOWN:
         notices.append(f"and {len(recording.damage) - _MOST_DAMAGE_SHOWN} more")
     if whole and recording.end is None:
-        notices.append("its recorder was killed: up to a second may be missing at the end")
+        notices.append("its recorder was killed or its disk full: up to a second may be missing at the end")
     if recording.ignored_facts:
         notices.append(f"{recording.ignored_facts} facts are unknown to this version, or too many")
     if recording.unknown:

@@ -214,16 +214,19 @@ def header_of(
 def recorded(recorder: Recorder) -> str:
     """How a recording went, and the next command."""
     rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    # of several tracers one has to be named
+    first, *others = recorder.rows
+    shown = f"kubetrace replay {path}" + (f" {first} (or {', '.join(others)})" if others else "")
     lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
     if recorder.trouble:
         return (
             f"kubetrace: the recording stopped early: {recorder.trouble}. "
             f"{recorder.dropped} events are not in {path}.\n"
-            f"What is there can be read: kubetrace replay {path}"
+            f"What is there can be read: {shown}"
         )
     return (
         f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
-        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: {shown}"
     )
 
 

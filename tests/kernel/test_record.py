@@ -66,7 +66,7 @@ def test_several_tracers_in_one_file_of_record(node: cri.Node, tmp_path: Path) -
     file = tmp_path / "all.ktrace"
     command = ["kubetrace", "record", *tracers.names(), str(file), "-d", "1s"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"View it: kubetrace replay {file}" in done.stdout
+    assert f"View it: kubetrace replay {file} cgroups (or copyup, " in done.stdout
     told = json.loads(
         subprocess.run(["kubetrace", "info", str(file), "-o", "json"], capture_output=True, check=True).stdout
     )

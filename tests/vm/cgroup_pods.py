@@ -176,6 +176,9 @@ def rows(text: str) -> list[dict[str, str]]:
 
 
 def last_block(text: str) -> str:
-    """The last table of a tracer on a pipe, or all lines; without its time, as a pipe gets no table twice."""
+    """The last table of a tracer on a pipe, or all lines.
+
+    Without its time, as a pipe gets no table twice, and whatever its columns' widths, which never shrink in a run.
+    """
     block = text[max(0, text.rfind("\nkubetrace ") + 1) :]
-    return re.sub(r"own CPU \S+| · [0-9]+:[0-9]+$", "", block, flags=re.MULTILINE)
+    return re.sub(r" +", " ", re.sub(r"own CPU \S+| · [0-9]+:[0-9]+$", "", block, flags=re.MULTILINE))
