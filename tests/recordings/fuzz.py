@@ -67,8 +67,9 @@ def packed(frame: Frame) -> bytes:
 
 def mutated(frames: list[Frame], data: Any) -> Iterator[bytes]:
     for frame in frames:
+        # 0 when the data is at its end: the rest stays as it was
         what = data.ConsumeIntInRange(0, 15)
-        if what == 0:
+        if what == 6:
             continue
         if what == 1:
             at = data.ConsumeIntInRange(0, len(frame.payload))
