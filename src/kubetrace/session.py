@@ -168,13 +168,18 @@ def adapted(tracer: Tracer, options: Options) -> Tracer:
 
 def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
     """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
+    found: dict[str, Any] = {"constants": {}}
     if isinstance(tracer, Counts):
-        return tracer.wiring(options.own, options.by, options.events, host)
-    return {"constants": {}}
+        found = tracer.wiring(options.own, options.by, options.events, host)
+    if host.own_cgroups():
+        found["constants"] = {**found["constants"], "filter_by_cgroup": 1}
+    return found
 
 
 def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
-    """What a tracer with counters has to say to its maps."""
+    """Leave out this process's own container, whose writes tell nothing of the node; then what a tracer's maps need."""
+    for hierarchy, number in files.host.own_cgroups():
+        kernel.exclude(hierarchy, number)
     if isinstance(tracer, Counts):
         tracer.prepare(kernel.store, files)
 
