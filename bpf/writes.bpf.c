@@ -57,7 +57,10 @@ enum writes_operation {
 	writes_truncate,
 	writes_fsync,
 	writes_mmap,
-	writes_other, /* of any kind: what found no room in the table */
+	writes_other, /* what found no room in the table: of any kind but the two that are not added to the
+			 others */
+	writes_other_fsync,
+	writes_other_mmap,
 };
 
 /* clang-format off */
@@ -105,9 +108,10 @@ struct writes_latency {
 	WRITES_LATENCY;
 };
 KT_COUNTERS(writes, writes_key, writes_value, writes_counter, 16384);
-/* Where writes has no room: one entry for each cgroup, so that sums stay exact. */
+/* Where writes has no room: an entry for each cgroup and kind of sum, so that sums stay exact. */
 KT_COUNTERS(writes_rest, writes_key, writes_value, writes_counter, 4096);
-KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384);
+/* By the keys of both. */
+KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384 + 4096);
 
 /* Beside the operations: inside fsync(2) or fdatasync(2). */
 #define writes_syncing 64
@@ -510,7 +514,9 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	key->place = 0;
 	key->device = 0;
 	key->pid = 0;
-	key->operation = writes_other;
+	key->operation = key->operation == writes_fsync	 ? writes_other_fsync
+			 : key->operation == writes_mmap ? writes_other_mmap
+							 : writes_other;
 	entry = bpf_map_lookup_elem(&writes_rest, key);
 	if (entry)
 		return entry;
@@ -602,7 +608,8 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		if (!bpf_map_update_elem(&files, &file, &one, BPF_NOEXIST))
 			__sync_fetch_and_add(&entry->files, 1);
 	}
-	if (latency)
+	/* a page that becomes dirty takes no time that could be told from the fault's */
+	if (latency && operation != writes_mmap)
 		writes_measure(&key, operand->duration);
 	return 0;
 }

@@ -41,6 +41,9 @@ class Counted(Protocol):
     kinds: Mapping[str, int]
     """Operation -> which of a row's sums it is added to; those that are not here are added to the first."""
 
+    def timed(self, by: str, kind: int) -> bool:
+        """Whether the latencies of operations of a kind are those of a row."""
+
     def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
         """What a row's sums (of each kind, in the order of `values`) come to; the first is the number of operations."""
 
@@ -373,30 +376,36 @@ class Counting:
     def _take_out(self, entry: _Entry) -> None:
         if entry.row is not None and entry.into is not None:
             entry.into[:] = [total - own for total, own in zip(entry.into, entry.values, strict=True)]
-            for slot, count in enumerate(entry.slots):
-                entry.row.slots[slot] -= count
+            if self._counted.timed(self._by, entry.kind):
+                for slot, count in enumerate(entry.slots):
+                    entry.row.slots[slot] -= count
             self._touched.add(entry.row)
 
     def _put_in(self, entry: _Entry) -> None:
         if entry.row is not None and entry.into is not None:
             entry.into[:] = [total + own for total, own in zip(entry.into, entry.values, strict=True)]
-            if entry.slots and not entry.row.slots:
-                entry.row.slots = [0] * len(entry.slots)
-            for slot, count in enumerate(entry.slots):
-                entry.row.slots[slot] += count
-            entry.row.longest = max(entry.row.longest, entry.longest)
+            if entry.slots and self._counted.timed(self._by, entry.kind):
+                if not entry.row.slots:
+                    entry.row.slots = [0] * len(entry.slots)
+                for slot, count in enumerate(entry.slots):
+                    entry.row.slots[slot] += count
+                entry.row.longest = max(entry.row.longest, entry.longest)
             self._touched.add(entry.row)
 
     def _measure(self, data: bytes) -> None:
         unpack, _ = self._reader(self._counted.histogram, ("longest", "slots"))
+        rest = self._counted.counters[1:]
         for raw, longest, slots in unpack(data):
             entry = self._entries.get(raw)
+            for stream in rest:
+                # no key is in both maps: those of the rest are no file's
+                entry = entry or self._entries.get(stream.encode() + raw)
             if entry is None:
                 continue
             new = struct.unpack(f"<{len(slots) // 8}Q", slots)
             old = entry.slots or (0,) * len(new)
             entry.slots, entry.longest = new, longest
-            if entry.row is not None:
+            if entry.row is not None and self._counted.timed(self._by, entry.kind):
                 row = entry.row
                 if not row.slots:
                     row.slots = [0] * len(new)
