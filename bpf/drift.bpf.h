@@ -76,16 +76,43 @@ static __always_inline __u64 kt_syscall_argument(const void *registers)
 #endif
 }
 
-/* Number of a mount: unique in a boot since 6.8 (98d2b43081972), before that mnt_id, which is given again. */
+/*
+ * Number of a mount: unique in a boot since 6.8 (98d2b43081972). Before that mnt_id is given again at once,
+ * and so are the device numbers of tmpfs and overlays: with it go the number of the namespace, which is not
+ * (mnt_namespace.seq, 8823c079ba71, 3.8), what is mounted (`root`, an inode's number and generation), and in
+ * the node's own namespace, which outlives its mounts, what it is mounted on.
+ */
 struct mount___unique {
 	__u64 mnt_id_unique;
 } __attribute__((preserve_access_index));
+struct mnt_namespace___numbered {
+	__u64 seq;
+} __attribute__((preserve_access_index));
+#define KT_MIX 0x9e3779b97f4a7c15ULL /* 2^64 / the golden ratio */
 
-static __always_inline __u64 kt_mount_number(const struct mount *mount)
+static __always_inline __u64 kt_file_number(const struct inode *inode)
 {
-	if (bpf_core_field_exists(((struct mount___unique *)0)->mnt_id_unique))
+	return kt_inode_number(inode) ^ (__u64)BPF_CORE_READ(inode, i_generation) << 32;
+}
+
+static __always_inline bool kt_mounts_have_numbers(void)
+{
+	return bpf_core_field_exists(((struct mount___unique *)0)->mnt_id_unique);
+}
+
+static __always_inline __u64 kt_mount_number(const struct mount *mount, const struct mnt_namespace *namespace,
+					     __u64 root, bool in_node)
+{
+	__u64 number;
+
+	if (kt_mounts_have_numbers())
 		return BPF_CORE_READ((const struct mount___unique *)mount, mnt_id_unique);
-	return (__u32)BPF_CORE_READ(mount, mnt_id);
+	number = root * KT_MIX ^ (__u32)BPF_CORE_READ(mount, mnt_id);
+	if (bpf_core_field_exists(((struct mnt_namespace___numbered *)0)->seq))
+		number ^= BPF_CORE_READ((const struct mnt_namespace___numbered *)namespace, seq) << 32;
+	if (in_node)
+		number ^= kt_file_number(BPF_CORE_READ(mount, mnt_mountpoint, d_inode)) * KT_MIX << 1;
+	return number;
 }
 
 /*

@@ -260,17 +260,13 @@ struct writes_operand {
 	struct inode *inode;
 	struct kt_file_path path;
 	__u64 file;   /* inode number and generation in one */
+	__u64 root;   /* the same of what is mounted; 0 where mounts have numbers of their own */
 	__s64 result; /* bytes or a negative errno */
 	kt_duration_ns duration;
 	__u64 thread; /* 0: the one that runs */
 	kt_dev device;
 	__u16 type;
 };
-
-static __always_inline __u64 writes_file_number(const struct inode *inode)
-{
-	return kt_inode_number(inode) ^ (__u64)BPF_CORE_READ(inode, i_generation) << 32;
-}
 
 static __always_inline struct mount *writes_mount_of(struct vfsmount *mnt)
 {
@@ -404,7 +400,7 @@ static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
 		at = parent;
 	}
 	if (found) {
-		place = writes_file_number(BPF_CORE_READ(found, d_inode));
+		place = kt_file_number(BPF_CORE_READ(found, d_inode));
 		writes_tell_place(place, device, found);
 	}
 	bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
@@ -529,18 +525,16 @@ static __always_inline bool writes_is_counted(__u16 type)
 	return all_files || type == S_IFREG || type == S_IFBLK;
 }
 
-/* Whether a mount is the node's own: by the namespace's address, once that is known. */
-static __always_inline bool writes_in_node(const struct mount *mount)
+/* Whether a mount's namespace is the node's own: by its address, once that is known. */
+static __always_inline bool writes_in_node(const struct mount *mount, const struct mnt_namespace *namespace)
 {
-	__u64 namespace = (__u64)BPF_CORE_READ(mount, mnt_ns);
-
 	if (!node_mount_namespace)
 		return false;
 	if (node_namespace)
-		return namespace == node_namespace;
+		return (__u64) namespace == node_namespace;
 	if (writes_namespace(mount) != node_mount_namespace)
 		return false;
-	node_namespace = namespace;
+	node_namespace = (__u64) namespace;
 	return true;
 }
 
@@ -550,8 +544,10 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
 	struct mount *mount = writes_mount_of(operand->path.mnt);
 	struct inode *inode = operand->inode;
+	struct mnt_namespace *namespace;
 	struct writes_value *entry;
 	struct writes_key key = {};
+	bool in_node = false;
 
 	if (operand->result < 0 && !writes_is_error(operand->result))
 		return 0;
@@ -563,17 +559,20 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	key.memory_cgroup_id = who->memory_id;
 	key.memory_hierarchy = who->memory_hierarchy;
 	key.device = operand->device;
-	if (operand->type == S_IFBLK)
+	if (operand->type == S_IFBLK) {
 		/* lands on the device itself, not in the file system that its name is in */
 		key.device = BPF_CORE_READ(inode, i_rdev);
-	else
-		key.mount = kt_mount_number(mount);
+	} else {
+		namespace = BPF_CORE_READ(mount, mnt_ns);
+		in_node = writes_in_node(mount, namespace);
+		key.mount = kt_mount_number(mount, namespace, operand->root, in_node);
+	}
 	key.operation = operation;
 	if (by_process)
 		key.pid = operand->thread >> 32;
 	if (by_file)
 		key.place = operand->file;
-	else if (key.mount && writes_in_node(mount))
+	else if (in_node)
 		key.place = writes_place(operand->path.dentry, key.device);
 	if (events) {
 		if (key.mount)
@@ -622,7 +621,9 @@ static __always_inline void writes_describe(struct writes_operand *operand, stru
 	operand->path.dentry = dentry;
 	operand->inode = inode;
 	operand->type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
-	operand->file = writes_file_number(inode);
+	operand->file = kt_file_number(inode);
+	if (!kt_mounts_have_numbers())
+		operand->root = kt_file_number(BPF_CORE_READ(mnt, mnt_root, d_inode));
 	operand->device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
 }
 
@@ -642,6 +643,11 @@ static __always_inline int writes_count_file(__u32 operation, struct file *file,
 		if (!writes_is_counted(operand.type))
 			return 0;
 		operand.file = ((struct inode___u64 *)inode)->i_ino ^ (__u64)inode->i_generation << 32;
+		if (!kt_mounts_have_numbers()) {
+			struct inode *root = mnt->mnt_root->d_inode;
+
+			operand.root = ((struct inode___u64 *)root)->i_ino ^ (__u64)root->i_generation << 32;
+		}
 		operand.device = mnt->mnt_sb->s_dev;
 		operand.path.dentry = file->f_path.dentry;
 		operand.path.mnt = mnt;
