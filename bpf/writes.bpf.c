@@ -296,41 +296,61 @@ static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
 	return true;
 }
 
-static __always_inline void writes_tell_place(kt_place place, kt_dev device, struct dentry *dentry)
+/*
+ * What is seldom called is a function of its own: the verifier looks at it once for a program, not once for
+ * each way that leads there. Such functions take numbers only (pointers since 5.13).
+ */
+#define writes_seldom __attribute__((noinline))
+
+/* Walk up from a dentry into the scratch's path: struct kt_path_walk, its end in the upper half. */
+writes_seldom __u32 writes_walk(__u64 dentry)
 {
 	struct writes_scratch *room;
 	struct kt_path_walk walk;
 	__u32 zero = 0;
 
-	if (!writes_tell(0, place, device))
-		return;
 	room = bpf_map_lookup_elem(&scratch, &zero);
 	if (!room)
-		return;
+		return (__u32)kt_path_unnamed << 16;
+	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
+	walk = kt_path(room->path, (void *)dentry);
+	return walk.bytes | (__u32)walk.end << 16;
+}
+
+writes_seldom int writes_tell_place(kt_place place, kt_dev device, __u64 dentry)
+{
+	struct writes_scratch *room;
+	__u32 zero = 0, walk;
+
+	if (!writes_tell(0, place, device))
+		return 0;
+	room = bpf_map_lookup_elem(&scratch, &zero);
+	if (!room)
+		return 0;
 	room->place.time = bpf_ktime_get_boot_ns();
 	room->place.place = place;
 	room->place.device = device;
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, dentry);
-	room->place.path_bytes = walk.bytes;
-	room->place.path_end = walk.end;
+	walk = writes_walk(dentry);
+	room->place.path_bytes = walk;
+	room->place.path_end = walk >> 16;
 	bpf_probe_read_kernel(room->place.path, sizeof(room->place.path), room->path);
 	kt_output(&writes_places, &room->place, sizeof(room->place));
+	return 0;
 }
 
-static __always_inline void writes_tell_mount(kt_mount number, kt_dev device, struct vfsmount *mnt)
+writes_seldom int writes_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount)
 {
+	struct vfsmount *mnt = (void *)vfsmount;
 	struct mount *mount = writes_mount_of(mnt);
 	struct writes_mount_event *event;
 	struct writes_scratch *room;
-	struct kt_path_walk walk;
-	__u32 zero = 0;
+	__u32 zero = 0, walk;
 
 	if (!writes_tell(1, number, device))
-		return;
+		return 0;
 	room = bpf_map_lookup_elem(&scratch, &zero);
 	if (!room)
-		return;
+		return 0;
 	event = &room->mount;
 	__builtin_memset(event, 0, __builtin_offsetof(struct writes_mount_event, root));
 	event->time = bpf_ktime_get_boot_ns();
@@ -342,35 +362,37 @@ static __always_inline void writes_tell_mount(kt_mount number, kt_dev device, st
 	event->magic = BPF_CORE_READ(mnt, mnt_sb, s_magic);
 	bpf_probe_read_kernel_str(event->type, sizeof(event->type), BPF_CORE_READ(mnt, mnt_sb, s_type, name));
 	bpf_probe_read_kernel_str(event->source, sizeof(event->source), BPF_CORE_READ(mount, mnt_devname));
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, BPF_CORE_READ(mnt, mnt_root));
-	event->root_bytes = walk.bytes;
-	event->root_end = walk.end;
+	walk = writes_walk((__u64)BPF_CORE_READ(mnt, mnt_root));
+	event->root_bytes = walk;
+	event->root_end = walk >> 16;
 	bpf_probe_read_kernel(event->root, sizeof(event->root), room->path);
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, BPF_CORE_READ(mount, mnt_mountpoint));
-	event->point_bytes = walk.bytes;
-	event->point_end = walk.end;
+	walk = writes_walk((__u64)BPF_CORE_READ(mount, mnt_mountpoint));
+	event->point_bytes = walk;
+	event->point_end = walk >> 16;
 	bpf_probe_read_kernel(event->point, sizeof(event->point), room->path);
 	kt_output(&writes_mounts, event, sizeof(*event));
+	return 0;
 }
 
-/* The place of a file: so and so many levels below the nearest anchor above it; 0 where there is none. */
-static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
+static __always_inline void writes_inode_of(struct writes_inode *key, struct dentry *dentry, kt_dev device)
 {
-	struct dentry *at = BPF_CORE_READ(file, d_parent);
-	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
-	struct writes_inode key = {.device = device};
-	kt_place place = 0;
-	kt_place *known;
-	__u64 directory;
+	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 
-	directory = kt_inode_number(BPF_CORE_READ(at, d_inode));
-	key.inode = directory;
-	key.generation = BPF_CORE_READ(at, d_inode, i_generation);
-	known = bpf_map_lookup_elem(&directories, &key);
-	if (known)
-		return *known;
+	key->inode = kt_inode_number(inode);
+	key->generation = BPF_CORE_READ(inode, i_generation);
+	key->device = device;
+}
+
+/* The place of a directory's files: so and so many levels below the nearest anchor above; 0 where there is
+ * none. */
+writes_seldom kt_place writes_find_place(__u64 directory, kt_dev device)
+{
+	struct dentry *at = (void *)directory;
+	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
+	struct writes_inode key = {};
+	kt_place place = 0;
+
+	writes_inode_of(&key, at, device);
 	for (int depth = 0; depth < 48; depth++) {
 		struct writes_inode anchor = {.device = device};
 		struct dentry *parent;
@@ -401,10 +423,21 @@ static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
 	}
 	if (found) {
 		place = kt_file_number(BPF_CORE_READ(found, d_inode));
-		writes_tell_place(place, device, found);
+		writes_tell_place(place, device, (__u64)found);
 	}
 	bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
 	return place;
+}
+
+static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
+{
+	struct dentry *directory = BPF_CORE_READ(file, d_parent);
+	struct writes_inode key = {};
+	kt_place *known;
+
+	writes_inode_of(&key, directory, device);
+	known = bpf_map_lookup_elem(&directories, &key);
+	return known ? *known : writes_find_place((__u64)directory, device);
 }
 
 static __always_inline bool writes_is_error(__s64 result)
@@ -465,8 +498,7 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 {
 	struct writes_scratch *room;
 	struct writes_event *event;
-	struct kt_path_walk walk;
-	__u32 zero = 0;
+	__u32 zero = 0, walk;
 
 	room = bpf_map_lookup_elem(&scratch, &zero);
 	if (!room)
@@ -482,10 +514,9 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, operand->path.dentry);
-	event->path_bytes = walk.bytes;
-	event->path_end = walk.end;
+	walk = writes_walk((__u64)operand->path.dentry);
+	event->path_bytes = walk;
+	event->path_end = walk >> 16;
 	bpf_probe_read_kernel(event->path, sizeof(event->path), room->path);
 	kt_output(&writes_events, event, sizeof(*event));
 }
@@ -498,9 +529,9 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	struct writes_value *entry;
 
 	if (key->mount)
-		writes_tell_mount(key->mount, key->device, operand->path.mnt);
+		writes_tell_mount(key->mount, key->device, (__u64)operand->path.mnt);
 	if (by_file && key->place)
-		writes_tell_place(key->place, key->device, operand->path.dentry);
+		writes_tell_place(key->place, key->device, (__u64)operand->path.dentry);
 	bpf_get_current_comm(value.comm, sizeof(value.comm));
 	bpf_map_update_elem(&writes, key, &value, BPF_NOEXIST);
 	entry = bpf_map_lookup_elem(&writes, key);
@@ -565,7 +596,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	} else {
 		namespace = BPF_CORE_READ(mount, mnt_ns);
 		in_node = writes_in_node(mount, namespace);
-		key.mount = kt_mount_number(mount, namespace, operand->root, in_node);
+		key.mount = kt_mount_number(mount, namespace, operand->device, operand->root, in_node);
 	}
 	key.operation = operation;
 	if (by_process)
@@ -576,7 +607,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		key.place = writes_place(operand->path.dentry, key.device);
 	if (events) {
 		if (key.mount)
-			writes_tell_mount(key.mount, key.device, operand->path.mnt);
+			writes_tell_mount(key.mount, key.device, (__u64)operand->path.mnt);
 		writes_send(&key, operand, bytes);
 	}
 	entry = bpf_map_lookup_elem(&writes, &key);
@@ -695,12 +726,13 @@ static __always_inline int writes_begin(__u32 operation, const void *object, boo
 /* How long the operation took that ends now, for fexit, which has the arguments at hand. */
 static __always_inline kt_duration_ns writes_duration(__u32 operation)
 {
-	__u64 thread = writes_thread(operation);
 	struct writes_start *start;
 	kt_duration_ns duration;
+	__u64 thread;
 
 	if (!latency && !events)
 		return 0;
+	thread = writes_thread(operation);
 	start = bpf_map_lookup_elem(&starts, &thread);
 	if (!start)
 		return 0;

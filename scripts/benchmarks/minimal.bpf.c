@@ -21,7 +21,8 @@ struct {
 } counts SEC(".maps");
 
 SEC("fexit/vfs_write")
-int BPF_PROG(minimal__fentry, struct file *file, const char *buffer, __u64 count, void *position, __s64 result)
+int BPF_PROG(minimal__fentry, struct file *file, const char *buffer, __u64 count, void *position,
+	     __s64 result)
 {
 	struct vfsmount *mnt = file->f_path.mnt;
 	struct mount *mount = (void *)mnt - bpf_core_field_offset(struct mount, mnt);

@@ -93,7 +93,7 @@ def _instructions(rounds: int) -> list[dict[str, str]]:
         ROOT / "scripts" / "benchmarks" / "minimal.bpf.c", minimal, platform.machine(), "-I", str(ROOT / "bpf")
     )
     guest = ["python3", "scripts/benchmarks/writes_guest.py", str(rounds), str(minimal.relative_to(ROOT))]
-    machine = [str(ROOT / "scripts" / "vm"), "--kernel", "6.1", "--count-instructions", "--"]
+    machine = [str(ROOT / "scripts" / "vm"), "--kernel", "6.1", "--count-instructions", "--timeout", "480", "--"]
     done = subprocess.run([*machine, *guest], stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout)
     plain = found.pop("untraced")
