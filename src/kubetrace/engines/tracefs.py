@@ -37,8 +37,12 @@ class TracefsReturns:
             self._remove_stale()
 
     def _command(self, text: str) -> None:
-        with open(f"{self._root}/kprobe_events", "a", encoding="ascii") as file:
-            file.write(text + "\n")
+        # Not open(..., "a"): that seeks to the end, which the kernel's seq files refuse (seq_lseek, EINVAL).
+        file = os.open(f"{self._root}/kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(file, f"{text}\n".encode("ascii"))
+        finally:
+            os.close(file)
 
     def _remove_stale(self) -> None:
         with contextlib.suppress(OSError):
