@@ -302,6 +302,15 @@ static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
  */
 #define writes_seldom __attribute__((noinline))
 
+/* A pointer that the verifier knows the type of, as a number. */
+static __always_inline __u64 writes_number(const void *pointer)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
+	return number;
+}
+
 /* Walk up from a dentry into the scratch's path: struct kt_path_walk, its end in the upper half. */
 writes_seldom __u32 writes_walk(__u64 dentry)
 {
@@ -514,7 +523,7 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	walk = writes_walk((__u64)operand->path.dentry);
+	walk = writes_walk(writes_number(operand->path.dentry));
 	event->path_bytes = walk;
 	event->path_end = walk >> 16;
 	bpf_probe_read_kernel(event->path, sizeof(event->path), room->path);
@@ -529,9 +538,9 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	struct writes_value *entry;
 
 	if (key->mount)
-		writes_tell_mount(key->mount, key->device, (__u64)operand->path.mnt);
+		writes_tell_mount(key->mount, key->device, writes_number(operand->path.mnt));
 	if (by_file && key->place)
-		writes_tell_place(key->place, key->device, (__u64)operand->path.dentry);
+		writes_tell_place(key->place, key->device, writes_number(operand->path.dentry));
 	bpf_get_current_comm(value.comm, sizeof(value.comm));
 	bpf_map_update_elem(&writes, key, &value, BPF_NOEXIST);
 	entry = bpf_map_lookup_elem(&writes, key);
@@ -607,7 +616,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		key.place = writes_place(operand->path.dentry, key.device);
 	if (events) {
 		if (key.mount)
-			writes_tell_mount(key.mount, key.device, (__u64)operand->path.mnt);
+			writes_tell_mount(key.mount, key.device, writes_number(operand->path.mnt));
 		writes_send(&key, operand, bytes);
 	}
 	entry = bpf_map_lookup_elem(&writes, &key);
