@@ -239,6 +239,20 @@ def test_another_grouping_adds_the_same_up_anew() -> None:
     assert made.table("pod").rows("pod", 1)[0][1] == "cart"
 
 
+def test_processes_that_write_to_one_place_have_a_row_each() -> None:
+    made = counting(Node(), "process")
+    made.take([CACHE, counter(3, 30, pid=53, comm=b"sh"), counter(2, 20, pid=59, comm=b"cat")])
+    made.take([counter(4, 40, pid=53, comm=b"sh"), counter(1, 5, pid=53, comm=b"sh", operation=1)])
+    columns = [column.key for column in made.table("process").columns]
+    cells = [
+        (row[columns.index("pid")], row[columns.index("comm")], row[columns.index("bytes")])
+        for row in made.table("process").rows("bytes", None)
+    ]
+    assert cells == [(53, b"sh", 45), (59, b"cat", 20)]
+    made.table("destination")
+    assert [(row.sums[0][0], row.sums[0][1]) for row in made.all_rows()] == [(7, 65)]
+
+
 def test_a_log_belongs_to_the_pod_of_its_path() -> None:
     made = counting(Node())
     made.take([mount(2, "ext4", "/", "/", node=True), place(77, "/var/log/pods/jobs_batch-0_u-1/worker")])

@@ -34,6 +34,8 @@ _DESTINATION = Column(
     "destination",
     "DESTINATION",
     "name",
+    # the most frequent one, whole
+    min_width=len("writable layer"),
     weight=2,
     help="writable layer, emptyDir/NAME, hostPath PATH, container log, ...; (memory) is no disk",
 )
