@@ -84,6 +84,7 @@ class Libbpf:
             ("bpf_map__initial_value", c_void_p, c_void_p, POINTER(c_size_t)),
             ("bpf_map_update_elem", c_int, c_int, c_void_p, c_void_p, c_uint64),
             ("bpf_map_lookup_elem", c_int, c_int, c_void_p, c_void_p),
+            ("bpf_map_delete_elem", c_int, c_int, c_void_p),
             ("bpf_map_get_next_key", c_int, c_int, c_void_p, c_void_p),
             (
                 "bpf_map_lookup_batch",
@@ -102,12 +103,19 @@ class Libbpf:
             setattr(self, name, function)
         self._print = self.PRINT_CALLBACK(self._keep_message)  # must outlive the library's use of it
         self.libbpf_set_print(self._print)
-        self._vsnprintf = ctypes.CDLL(None).vsnprintf
+        libc = ctypes.CDLL(None)
+        self._vsnprintf = libc.vsnprintf
         self._vsnprintf.argtypes = (c_char_p, c_size_t, c_void_p, c_void_p)
+        self._trim = getattr(libc, "malloc_trim", None)  # glibc's only
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         # Only for what __init__ has not set; tells mypy that functions are there.
         raise AttributeError(name)
+
+    def give_back(self) -> None:
+        """Hand to the kernel what loading took for a while: its whole BTF was unpacked, some 10 MiB."""
+        if self._trim is not None:
+            self._trim(0)
 
     def _keep_message(self, level: int, text: int, arguments: int) -> int:
         # level: LIBBPF_WARN 0, INFO 1, DEBUG 2. The verifier's log comes as one message of many lines.
@@ -196,6 +204,7 @@ class LoadedObject:
         except BaseException:
             self.close()
             raise
+        self._library.give_back()
 
     # -- choosing ---------------------------------------------------------------------------------------------------
 
@@ -390,6 +399,10 @@ class LoadedObject:
     def update(self, name: str, key: bytes, value: bytes) -> bool:
         """Store a value; False when the map is full or gone."""
         return not self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0)
+
+    def delete(self, name: str, key: bytes) -> None:
+        """Take a key out, if it is there."""
+        self._library.bpf_map_delete_elem(self.map_fd(name), key)
 
     def per_cpu_sums(self, name: str, keys: Sequence[int]) -> list[int]:
         """Sums over all CPUs of u64 counters in a per-CPU array."""

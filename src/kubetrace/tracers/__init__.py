@@ -57,8 +57,8 @@ class Clock(Protocol):
 class Advice(Protocol):
     """Collects what could be done better, and says it at the end."""
 
-    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
-        """Take one event in."""
+    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
+        """Take one event in, or one that stands for `count` (Joins)."""
 
     def remedies(self) -> Sequence[Remedy]:
         """The worst first."""
@@ -67,7 +67,7 @@ class Advice(Protocol):
 class NoAdvice:
     """Of a tracer that has none to give."""
 
-    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
         """Nothing."""
 
     def remedies(self) -> Sequence[Remedy]:
@@ -137,6 +137,17 @@ class Tracer(Protocol):
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """The same for a person."""
+
+
+@runtime_checkable
+class Joins(Tracer, Protocol):
+    """A tracer of which many events that are alike can be counted as one."""
+
+    alike: Mapping[str, str]
+    """The fields in which such events differ -> how these join (aggregate.SUM, MAX or LAST); all others are equal."""
+
+    def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
+        """The measures of an event that stands for `count`: `values`, where that is one."""
 
 
 @runtime_checkable
