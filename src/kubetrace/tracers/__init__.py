@@ -6,11 +6,11 @@ A module of this package is a tracer and has `TRACER`, an object of a class that
 from __future__ import annotations
 
 import importlib
-import os
-import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from kubetrace.entry import tracers as names
 
 if TYPE_CHECKING:
     import click
@@ -216,18 +216,6 @@ class Stateful(Protocol):
 
         `layouts` by the names of the tracer's own streams.
         """
-
-
-def names() -> list[str]:
-    """Every tracer's name, without importing any."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def one_liner(name: str) -> str:
-    """What a tracer shows, in a few words: the first line of its module's docstring, read without importing it."""
-    with open(os.path.join(__path__[0], f"{name}.py"), encoding="utf-8") as file:
-        text = file.readline().strip().strip('"').partition(": ")[2]
-    return text[:1].upper() + text[1:]
 
 
 def find(name: str) -> Tracer:
