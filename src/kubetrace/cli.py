@@ -87,6 +87,7 @@ def _tracer_command(name: str) -> click.Command:
                 record=given["record"],
                 force=given["force"],
                 max_size=options.max_size(given),
+                overhead=given["overhead"],
                 own=options.own_of(tracer, given),
             ),
         )
@@ -104,6 +105,7 @@ def _tracer_command(name: str) -> click.Command:
         ),
         *options.keeping(),
         *options.attaching(),
+        *options.costing(),
         *options.verbose(),
     ]
     return click.Command(

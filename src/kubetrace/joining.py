@@ -36,27 +36,34 @@ class Joiner:
             and all(field.kind in ("unsigned", "signed") for field in found)
             and all(end <= field.offset for end, field in zip(ends, found, strict=False))
             and ends[-1] <= layout.size
+            and sum(field.size for field in found) < layout.size
         )
 
     def __init__(self, layout: Layout, alike: Mapping[str, str]) -> None:
         """The loop over records is compiled once, as a struct's format is: it has a variable for each piece."""
         # Pieces in their order: a field that joins is a number, all that lies between two of them is bytes.
-        codes, names, pending, at = [f"<{RING_HEADER_BYTES}x"], [], 0, 0
+        codes, at = [f"<{RING_HEADER_BYTES}x"], 0
+        names: list[str] = []
+        sizes: dict[str, int] = {}
+
+        def piece(size: int) -> None:
+            name = f"key{len(sizes)}"
+            codes.append(f"{size}s")
+            names.append(name)
+            sizes[name] = size
+
         for field in sorted(layout.fields, key=lambda field: field.offset):
             if field.name not in alike:
                 continue
             if field.offset > at:
-                codes.append(f"{field.offset - at}s")
-                names.append(f"key{pending}")
-                pending += 1
+                piece(field.offset - at)
             codes.append(field.code)
             names.append(field.name)
             at = field.offset + field.size
         if layout.size > at:
-            codes.append(f"{layout.size - at}s")
-            names.append(f"key{pending}")
+            piece(layout.size - at)
         self._struct = struct.Struct("".join(codes))
-        self._join: Callable[[Iterable[tuple[Any, ...]]], list[list[Any]]] = _compiled(names, alike)
+        self._join: Callable[[Iterable[tuple[Any, ...]]], list[list[Any]]] = _compiled(names, sizes, alike)
 
     def join(self, data: bytes) -> tuple[bytes, list[int]]:
         """(fewer records, how many each stands for), in the order of their first."""
@@ -70,22 +77,33 @@ class Joiner:
             return data, [1] * (len(data) // size)
 
 
-def _compiled(names: list[str], alike: Mapping[str, str]) -> Any:
-    key = ", ".join(name for name in names if name not in alike)
+def _compiled(names: list[str], sizes: Mapping[str, int], alike: Mapping[str, str]) -> Any:
+    # A record is looked up by its shorter pieces and compared with the longest (a path, mostly zeros), which would cost
+    # more to hash than all the rest; where those are equal and that is not, by all of them.
+    pieces = [name for name in names if name not in alike]
+    longest = max(pieces, key=lambda name: sizes[name])
+    short = ", ".join(name for name in pieces if name != longest)
     joins = [_JOIN[alike[name]].format(at=at, name=name) for at, name in enumerate(names, 1) if name in alike]
     source = "\n".join(
         [
             "def join(records):",
-            "    rows = {}",
-            "    get = rows.get",
+            "    first, others, rows = {}, {}, []",
             f"    for {', '.join(names)}, in records:",
-            f"        row = get(({key},))",
-            "        if row is None:",
-            f"            rows[{key},] = [1, {', '.join(names)}]",
+            "        try:",
+            f"            row = first[{short},]",
+            "        except KeyError:",
+            f"            row = first[{short},] = [1, {', '.join(names)}]",
+            "            rows.append(row)",
             "            continue",
+            f"        if row[{names.index(longest) + 1}] != {longest}:",
+            f"            row = others.get(({', '.join(pieces)},))",
+            "            if row is None:",
+            f"                row = others[{', '.join(pieces)},] = [1, {', '.join(names)}]",
+            "                rows.append(row)",
+            "                continue",
             "        row[0] += 1",
             *(f"        {line}" for line in joins),
-            "    return list(rows.values())",
+            "    return rows",
         ]
     )
     scope: dict[str, Any] = {}

@@ -43,7 +43,7 @@ class MappedRing:
         """Raises OSError when the ring cannot be mapped."""
         self._size = size
         self._stride = RING_HEADER_BYTES + record_size
-        self._record_size = record_size
+        self._finished = record_size.to_bytes(4, "little") * (size // self._stride)
         page = mmap.PAGESIZE
         self._positions = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._mapping = mmap.mmap(fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
@@ -67,14 +67,17 @@ class MappedRing:
         # A piece that does not wrap. What was discarded makes it shorter, too: then the rest waits for the next read.
         if not filled:
             return b""
-        headers = self._headers[start // 4 : (start + filled) // 4 : self._stride // 4].tolist()
-        finished = len(headers)
-        if max(headers) != self._record_size:
-            finished = next((i for i, header in enumerate(headers) if header & _BUSY), finished)
+        whole = self._headers[start // 4 : (start + filled) // 4 : self._stride // 4]
+        if whole.tobytes() == self._finished[: 4 * len(whole)]:  # a length without a flag, all of them
+            data = bytes(self._data[start : start + filled])
+            self._consumer[0] += filled
+            return data
+        headers = whole.tolist()
+        finished = next((i for i, header in enumerate(headers) if header & _BUSY), len(headers))
         stop = start + finished * self._stride
         data = bytes(self._data[start:stop])
         self._consumer[0] += stop - start
-        if any(header & _DISCARD for header in headers[:finished]):
+        if finished and max(headers[:finished]) & _DISCARD:
             kept = [i for i, header in enumerate(headers[:finished]) if not header & _DISCARD]
             data = b"".join(data[i * self._stride : (i + 1) * self._stride] for i in kept)
         return data

@@ -118,6 +118,14 @@ class KernelSource:
             "missed_run": self._loaded.missed_runs()
         }
 
+    def time_runs(self) -> None:
+        """Let the kernel measure the runs of BPF programs, until this is closed. Raises LoadRefused."""
+        self._loaded.time_runs()
+
+    def runs(self) -> dict[str, tuple[int, int]]:
+        """Program -> (nanoseconds, runs) since `time_runs`."""
+        return self._loaded.runs()
+
     def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         """Drop the events of a cgroup in the kernel from now on; or make room: it is gone.
 

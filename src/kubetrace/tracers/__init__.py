@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from kubetrace.entry import tracers as names
+from kubetrace import entry
 
 if TYPE_CHECKING:
     import click
@@ -216,6 +216,10 @@ class Stateful(Protocol):
 
         `layouts` by the names of the tracer's own streams.
         """
+
+
+names = entry.tracers
+"""Every tracer's name, without importing any."""
 
 
 def find(name: str) -> Tracer:
