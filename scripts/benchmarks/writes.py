@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.measure import Row, spread
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
 from kubetrace.counting import Counting
@@ -81,12 +82,12 @@ def _attributor() -> Attributor:
     return made
 
 
-def run(rounds: int) -> list[dict[str, str]]:
-    """Rows of what, value and note."""
-    return [*_snapshots(rounds), *_instructions(min(rounds, 5))]
+def run(rounds: int) -> list[Row]:
+    """Instructions of one write; the snapshot is a benchmark of its own (snapshot.py)."""
+    return _instructions(min(rounds, 5))
 
 
-def _instructions(rounds: int) -> list[dict[str, str]]:
+def _instructions(rounds: int) -> list[Row]:
     rows = []
     for hook in ("fentry", "kprobe"):
         guest = ["python3", "scripts/benchmarks/writes_guest.py", hook, str(rounds)]
@@ -95,17 +96,19 @@ def _instructions(rounds: int) -> list[dict[str, str]]:
         found = json.loads(done.stdout)
         plain = found.pop("untraced")
         rows += [
-            {
-                "what": f"one write, {hook}, {name}",
-                "value": f"+{took - plain:,.0f}",
-                "note": f"instructions, {(took - plain) / MINIMAL:.2f} of a minimal fexit counter's",
-            }
+            Row(
+                f"one write, {hook}, {name}",
+                took - plain,
+                f"+{took - plain:,.0f}",
+                f"instructions, {(took - plain) / MINIMAL:.2f} of a minimal fexit counter's",
+            )
             for name, took in found.items()
         ]
     return rows
 
 
-def _snapshots(rounds: int) -> list[dict[str, str]]:
+def snapshots(rounds: int) -> list[Row]:
+    """ms of CPU from the kernel's hash to ranked rows."""
     tracer = find("writes")
     path = ROOT / "src" / "kubetrace" / "objects" / platform.machine() / "writes.bpf.o"
     times: dict[str, list[float]] = {}
@@ -161,11 +164,13 @@ def _snapshots(rounds: int) -> list[dict[str, str]]:
             timed("none has changed", window)
             timed("a lookup for each key by ctypes, nothing done with it", lambda: _each(fd))
     return [
-        {
-            "what": what,
-            "value": f"{statistics.median(found) * 1000:.1f} ms",
-            "note": f"{min(found) * 1000:.1f} to {max(found) * 1000:.1f} ms of CPU, {KEYS:,} keys",
-        }
+        Row(
+            what,
+            statistics.median(found) * 1000,
+            f"{statistics.median(found) * 1000:.1f} ms",
+            f"{spread(found, 1000, 1)} ms of CPU, {KEYS:,} keys",
+            tuple(found),
+        )
         for what, found in times.items()
     ]
 

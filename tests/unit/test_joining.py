@@ -38,6 +38,7 @@ def test_alike_records_are_one_with_their_number() -> None:
             record(6, 1, 1000, 8, 0, b"/a"),
             record(7, 1, 1, 7, -28, b"/a"),
             record(4, 1, 2, 7, 0, b"/b"),
+            record(3, 1, 5, 7, 0, b"/b"),
         ]
     )
     joined, counts = Joiner(LAYOUT, ALIKE).join(data)
@@ -48,7 +49,7 @@ def test_alike_records_are_one_with_their_number() -> None:
         ((8, 1, 1123, 8, 0), b"/a", 3),
         ((9, 2, 1, 7, 0), b"/a", 1),
         ((7, 1, 1, 7, -28), b"/a", 1),
-        ((4, 1, 2, 7, 0), b"/b", 1),
+        ((4, 1, 7, 7, 0), b"/b", 2),
     ]
 
 

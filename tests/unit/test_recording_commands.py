@@ -246,7 +246,9 @@ status = main()
 print(status, *sys.modules)
 """
     environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    out = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment, check=True)
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     status, *loaded = out.stdout.splitlines()[-1].split()
     assert status == ("0" if arguments else "2")
     assert {name for name in loaded if name.startswith("kubetrace")} == {"kubetrace", "kubetrace.entry"}
