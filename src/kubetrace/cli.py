@@ -16,7 +16,10 @@ from kubetrace import __version__, tracers
 from kubetrace.errors import KubetraceError, UsageError
 
 # Commands besides the tracers: module of the same name with `command`, and what each is for.
-_LOOKUPS = {"who": "Name the pod behind a cgroup id, pid, container id, path or snapshot."}
+_LOOKUPS = {
+    "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
+    "doctor": "Say what works on this node, and what to do about what does not.",
+}
 _RECORDINGS = {
     "record": "Record what tracers see to a file, for later and elsewhere.",
     "replay": "Show a recording as it was shown live, or would have been.",
@@ -179,5 +182,7 @@ def _print_error(error: KubetraceError) -> None:
         click.echo(escape(error.why), err=True)
     if error.do:
         click.echo("Try:  " + escape(error.do), err=True)
+    if error.see:
+        click.echo("See:  " + escape(error.see), err=True)
     if error.detail and {"-v", "--verbose"} & set(sys.argv[1:]):
         click.echo("\n".join(escape(line.strip()) for line in error.detail.splitlines()), err=True)

@@ -34,6 +34,7 @@ FORBIDDEN = {
     "aggregate.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.attribution", "ctypes"),
     "pipeline.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.live", "ctypes", "click", "rich", "time"),
     "steps.py": ("kubetrace.engines", "kubetrace.live", "kubetrace.views", "ctypes"),
+    "doctor/rules.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.host", "ctypes", "click"),
     "live.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "ctypes", "click"),
 }
 

@@ -25,12 +25,17 @@ _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
 
 
+def writable() -> str | None:
+    """Where tracefs is mounted and takes kprobes; None where it is not."""
+    return next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+
+
 class TracefsReturns:
     """This process's kretprobes in tracefs, under a group of its own; `close` after their links are destroyed."""
 
     def __init__(self) -> None:
         """Finds tracefs, and clears away what a killed kubetrace left there."""
-        self._root = next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+        self._root = writable()
         self._group = f"{_GROUP}{os.getpid()}_{id(self):x}"
         self._events: list[str] = []
         if self._root is not None:
@@ -86,7 +91,11 @@ def _open_tracepoint(number: int) -> int:
     """perf_event_open(2) of a tracepoint on all processes, by its id in tracefs; raises OSError."""
     # struct perf_event_attr, first published size: type, size, config, sample_period, sample_type, read_format,
     # flags, wakeup_events, bp_type, bp_addr
-    attributes = struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0)
+    return perf_event_open(struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0))
+
+
+def perf_event_open(attributes: bytes) -> int:
+    """perf_event_open(2) on all processes; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     event: int = libc.syscall(
         ctypes.c_long(_PERF_EVENT_OPEN[platform.machine()]),
