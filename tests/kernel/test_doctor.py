@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,14 @@ def said() -> Iterator[dict[str, Any]]:
     yield json.loads(done.stdout)
 
 
+def command(text: str) -> None:
+    fd = os.open(PROBES, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
+
+
 def status(said: dict[str, Any], check: str) -> str:
     (found,) = [item["status"] for item in said["checks"] if item["check"] == check]
     return str(found)
@@ -37,11 +45,9 @@ def test_hooks_are_what_the_kernel_lets_others_do(said: dict[str, Any]) -> None:
     assert facts["btf_bytes"] == os.stat("/sys/kernel/btf/vmlinux").st_size
     # every kernel of ours has overlayfs as a module, and 5.10 no BTF of modules
     assert facts["overlay_btf"] == ("module" if os.path.exists("/sys/kernel/btf/overlay") else None)
-    with contextlib.suppress(OSError), open(PROBES, "a") as file:
-        file.write("p:doctor/probe vfs_rmdir\n")
+    command("p:doctor/probe vfs_rmdir")
     made = "p:doctor/probe vfs_rmdir" in PROBES.read_text()
-    with open(PROBES, "a") as file:
-        file.write("-:doctor/probe\n")
+    command("-:doctor/probe")
     assert made and facts["kprobe"] == 0 and status(said, "kprobe attach") == "ok"
     assert facts["tracefs"] == "/sys/kernel/tracing" and status(said, "tracefs") == "ok"
     # the doctor has left no probe and no program behind
@@ -51,18 +57,37 @@ def test_hooks_are_what_the_kernel_lets_others_do(said: dict[str, Any]) -> None:
 def test_each_tracer_attaches_as_the_doctor_says(said: dict[str, Any]) -> None:
     trials = {(trial["tracer"], trial["hook"]): trial for trial in said["tracers"]}
     assert all(trial["attached"] for trial in trials.values()), trials
-    auto = trials["copyup", "auto"]
+    # of overlayfs' functions fentry can only be where the module has BTF
+    has_btf = os.path.exists("/sys/kernel/btf/overlay")
     for hook in ("fentry", "kprobe"):
         done = run("kubetrace", "copyup", "--hook", hook, "-d", "0.1", "-o", "json")
-        # without BTF of modules fentry has nothing to attach to
-        assert (done.returncode == 0) == (hook == "kprobe" or "fentry" in auto["attached"]), done.stderr
+        assert (done.returncode == 0) == (hook == "kprobe" or has_btf), done.stderr
         if done.returncode:
             assert done.stderr.splitlines()[-1] == "See:  kubetrace doctor, line 'fexit attach'"
         else:
             assert hook in json.loads(done.stdout.splitlines()[-1])["hook"]
-    if "fentry" in auto["attached"]:
-        assert status(said, "fexit attach") == "ok"
-        assert "kprobe" in trials["copyup", "kprobe"]["attached"]
+    assert status(said, "fexit attach") == "ok"
+    assert status(said, "module BTF") == ("ok" if has_btf else "less")
+    assert ("kprobe" in trials["copyup", "auto"]["attached"]) != has_btf
+
+
+def test_returns_are_followed_through_tracefs_where_it_takes_kprobes(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    running = subprocess.Popen(
+        ["kubetrace", "copyup", "--hook", "kprobe", "-o", "json", "--ready-file", str(ready)], stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        probes = PROBES.read_text().splitlines()
+    finally:
+        running.send_signal(2)
+        assert running.wait(60) == 0
+    ours = [line for line in probes if f":kubetrace_{running.pid}_" in line]
+    assert any(line.startswith("r") and line.endswith(" ovl_copy_up_one") for line in ours), probes
+    assert f"kubetrace_{running.pid}_" not in PROBES.read_text()
 
 
 def test_the_node_is_what_it_was_made(said: dict[str, Any]) -> None:
