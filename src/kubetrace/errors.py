@@ -8,6 +8,7 @@
      │    ├── LoadRefused       the verifier, lockdown or libbpf refused the object
      │    └── LibraryMissing    libbpf.so.1 or a compiled object is not installed
      ├── NodeError              the node's files are not what a node's are (no cgroup tree, no /proc)
+     ├── ClusterError           kubectl or the API server said no
      ├── RecordingError         a file is no recording, or one of a newer version
      └── OutputError            the terminal or file cannot be written
 
@@ -93,6 +94,10 @@ class NodeError(KubetraceError):
     """The node's own files are not what those of a Linux node are."""
 
     check = "node root"
+
+
+class ClusterError(KubetraceError):
+    """kubectl, or the API server behind it, said no."""
 
 
 class RecordingError(KubetraceError):

@@ -6,7 +6,6 @@ A module of this package is a tracer and has `TRACER`, an object of a class that
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,8 +213,8 @@ def names() -> list[str]:
 
 def one_liner(name: str) -> str:
     """What a tracer shows, in a few words: the first line of its module's docstring, read without importing it."""
-    with open(os.path.join(__path__[0], f"{name}.py"), encoding="utf-8") as file:
-        text = file.readline().strip().strip('"').partition(": ")[2]
+    source = pkgutil.get_data(__name__, f"{name}.py") or b""  # also from a zip (scripts/plugin)
+    text = source.partition(b"\n")[0].decode().strip().strip('"').partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 
