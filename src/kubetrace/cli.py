@@ -19,6 +19,7 @@ from kubetrace.errors import KubetraceError, UsageError
 # Commands besides the tracers: module of the same name with `command`, and what each is for.
 _LOOKUPS = {
     "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
+    "agent": "Keep tracers running, and serve what they count to Prometheus.",
     "doctor": "Say what works on this node, and what to do about what does not.",
 }
 _RECORDINGS = {

@@ -59,7 +59,7 @@ Examples:
   kubectl kubetrace doctor --node worker-3
 """
 # They read or write files where kubetrace runs, which is a pod that is deleted.
-_NOT_THERE = ("record", "replay", "export", "info")
+_NOT_THERE = ("record", "replay", "export", "info", "agent")
 _KUBECTL = ("--context", "--kubeconfig", "--cluster", "--user", "--as")
 _OWN = ("--node", "--selector", "--image", "--debug-namespace", *_KUBECTL)
 
@@ -132,6 +132,8 @@ def run(given: Sequence[str]) -> int:
     if "--version" in given and not asked.command:
         click.echo(f"kubectl kubetrace, version {__version__}")
         return 0
+    if asked.command == "agent":
+        raise UsageError("the agent is no command for a debug pod.", do="kubectl apply -k deploy: a DaemonSet")
     if asked.command in _NOT_THERE:
         raise UsageError(
             f"kubetrace {asked.command} works on a file here, not on a node.",
