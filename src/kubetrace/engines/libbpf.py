@@ -27,6 +27,8 @@ from kubetrace.layout import Layout
 _LOG_LINES = 2000
 # include/uapi/linux/bpf.h
 _MAP_TYPE_HASH = 1
+# A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
+_BACKUP = "_backup"
 # What libbpf or the kernel answer when a function to hook is not there, or its module is not loaded.
 _ABSENT = (errno.ENOENT, errno.ESRCH)
 
@@ -147,6 +149,7 @@ class Program:
         self.returns = kind == "kretprobe"
         self.at_entry = kind in ("fentry", "kprobe")
         self.group, _, variant = self.name.partition("__")
+        self.backs_up = self.group.removesuffix(_BACKUP) if self.group.endswith(_BACKUP) else None
         self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
 
 
@@ -157,7 +160,7 @@ class LoadedObject:
     `optional` names the groups that a tracer can do without, each with what is then not seen; `unneeded` names programs
     that stand for doing nothing, where a group needs none for these constants. `sizes`: map -> entries.
     A group's programs are tried in the object's order (fentry before kprobe) by a real load and attach; the
-    kernel's version is never asked.
+    kernel's version is never asked. Backups are attached where the kernel may preempt a program.
 
     Raises PermissionDenied, HookMissing, LoadRefused or LibraryMissing.
     """
@@ -215,7 +218,8 @@ class LoadedObject:
             group = refused.partition("__")[0]
             self._attempts += [f"{refused}: {os.strerror(code)}", *self._library.log]
             self.close()
-            if len(candidates[group]) == 1 and group not in self._optional:
+            last = candidates[group][0]
+            if len(candidates[group]) == 1 and group not in self._optional and last.backs_up is None:
                 raise self._refusal(refused, code, hook)
             self._demote(candidates, candidates[group][0])
 
@@ -230,18 +234,23 @@ class LoadedObject:
             same = programs[0].hook == refused.hook and (programs[0].function in in_module) == (
                 refused.function in in_module
             )
-            if programs[0].name != refused.name and not (same and len(programs) > 1):
+            backup = programs[0].backs_up is not None
+            if programs[0].name != refused.name and not (same and (backup or len(programs) > 1)):
                 continue
             del programs[0]
             if not programs:
-                self.missing[group] = self._optional[group]
+                if not backup:
+                    self.missing[group] = self._optional[group]
                 del candidates[group]
 
     def _candidates(self, hook: str) -> dict[str, list[Program]]:
         """Group -> its programs, best first; functions that the kernel does not have are not tried."""
         self._open()
         found: dict[str, list[Program]] = {}
+        backups = support.preemptible()
         for program in self._programs():
+            if program.backs_up is not None and not backups:
+                continue
             if hook == "auto" or program.hook in (hook, "raw_tp"):
                 found.setdefault(program.group, []).append(program)
         several = {
@@ -408,15 +417,32 @@ class LoadedObject:
         return sums
 
     def missed_runs(self) -> int:
-        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept."""
+        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
+
+        With a backup, those that neither copy ran for. The first to run does the work whenever it runs, the other only
+        for it: so of misses(first) - done(other) the one that is right for the real order is exact, and the other
+        smaller; both bounds hold besides.
+        """
         missed = self._returns.missed() if self._returns is not None else 0
+        misses: dict[str, int] = {}
+        backups: dict[str, int] = {}
         for program in self._programs():
             fd = self._library.bpf_program__fd(program.pointer)
             if fd < 0:
                 continue
             info, size = _ProgInfo(), c_uint32(ctypes.sizeof(_ProgInfo))
             if not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                missed += info.recursion_misses
+                into, group = (misses, program.group) if program.backs_up is None else (backups, program.backs_up)
+                into[group] = into.get(group, 0) + info.recursion_misses
+        both = [group for group, count in backups.items() if count and misses.get(group)]
+        missed += sum(count for group, count in misses.items() if group not in backups)
+        if both:
+            groups, copies = self.btf.enum("kt_backed_up"), self.btf.enum("kt_copy")["kt_copies"]
+            for group in both:
+                index = groups[f"kt_backed_up_{group}"] * copies
+                first, backup = self.per_cpu_sums("done", [index, index + 1])
+                neither = max(0, misses[group] - backup, backups[group] - first)
+                missed += min(misses[group], backups[group], neither)
         return missed
 
     def close(self) -> None:

@@ -42,13 +42,12 @@ class TracefsReturns:
             self._remove_stale()
 
     def _command(self, text: str) -> None:
-        # Not open(..., "a"): that seeks to the end, which a seq_file refuses (EINVAL). With O_TRUNC everybody's kprobes
-        # would be removed.
-        fd = os.open(f"{self._root}/kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        # Not open(..., "a"): that seeks to the end, which the kernel's seq files refuse (seq_lseek, EINVAL).
+        file = os.open(f"{self._root}/kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
-            os.write(fd, f"{text}\n".encode("ascii"))
+            os.write(file, f"{text}\n".encode("ascii"))
         finally:
-            os.close(fd)
+            os.close(file)
 
     def _remove_stale(self) -> None:
         with contextlib.suppress(OSError):
