@@ -145,8 +145,8 @@ const volatile bool memory_on_v1 = true;
 
 static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct cgroup_subsys_state *css = 0;
+	struct task_struct *task;
 	struct css_set *set;
 	__u64 index;
 
@@ -158,6 +158,7 @@ static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
 	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
 		return;
 	index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	task = (struct task_struct *)bpf_get_current_task();
 	set = BPF_CORE_READ(task, cgroups);
 	bpf_probe_read_kernel(&css, sizeof(css),
 			      (void *)set + bpf_core_field_offset(set->subsys) + index * sizeof(void *));

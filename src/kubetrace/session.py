@@ -168,13 +168,18 @@ def adapted(tracer: Tracer, options: Options) -> Tracer:
 
 def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
     """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
+    found: dict[str, Any] = {"constants": {}}
     if isinstance(tracer, Counts):
-        return tracer.wiring(options.own, options.by, options.events, host)
-    return {"constants": {}}
+        found = tracer.wiring(options.own, options.by, options.events, host)
+    if host.own_cgroups():
+        found["constants"] = {**found["constants"], "filter_by_cgroup": 1}
+    return found
 
 
 def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
-    """What a tracer with counters has to say to its maps."""
+    """Leave out this process's own container, whose writes tell nothing of the node; then what a tracer's maps need."""
+    for hierarchy, number in files.host.own_cgroups():
+        kernel.exclude(hierarchy, number)
     if isinstance(tracer, Counts):
         tracer.prepare(kernel.store, files)
 
@@ -214,16 +219,19 @@ def header_of(
 def recorded(recorder: Recorder) -> str:
     """How a recording went, and the next command."""
     rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    # of several tracers one has to be named
+    first, *others = recorder.rows
+    shown = f"kubetrace replay {path}" + (f" {first} (or {', '.join(others)})" if others else "")
     lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
     if recorder.trouble:
         return (
             f"kubetrace: the recording stopped early: {recorder.trouble}. "
             f"{recorder.dropped} events are not in {path}.\n"
-            f"What is there can be read: kubetrace replay {path}"
+            f"What is there can be read: {shown}"
         )
     return (
         f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
-        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: {shown}"
     )
 
 
@@ -396,6 +404,9 @@ class View(Protocol):
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """An interval is over."""
 
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over, and nobody waits for what it looked like."""
+
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """All is counted."""
 
@@ -502,6 +513,12 @@ class TableView:
             pipeline.counting.tick(tick.elapsed_ns)
         if not self.paused:
             self._draw(pipeline, tick)
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """What a window leaves behind, without the window: rates and own cost are those since the one before."""
+        if pipeline.counting is not None:
+            pipeline.counting.tick(tick.elapsed_ns)
+        self._cost.percent(tick)
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
@@ -625,6 +642,10 @@ class StreamView:
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
+        self._show_rows(pipeline, tick, last=False)
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """As `show`: these are lines, and none is left out."""
         self._show_rows(pipeline, tick, last=False)
 
     def _show_rows(self, pipeline: Pipeline, tick: Tick, *, last: bool) -> None:

@@ -101,8 +101,22 @@ def kernel_facts() -> KernelFacts:
         kprobes_built_in=support.KPROBES.exists(),
         tracepoint=attempt(_tracepoint),
         ring_buffer=attempt(_ring_buffer),
-        tracefs=tracefs.writable(),
+        tracefs=_tracefs(),
     )
+
+
+def _tracefs() -> str | None:
+    found = tracefs.writable()
+    if found is not None:
+        return found
+    try:
+        mount = tracefs.mount_unseen()
+    except OSError:
+        return None
+    try:
+        return "mounted for kubetrace alone" if os.access(f"/proc/self/fd/{mount}/kprobe_events", os.W_OK) else None
+    finally:
+        os.close(mount)
 
 
 def _size(path: Path) -> int | None:
