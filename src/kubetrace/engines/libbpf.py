@@ -241,7 +241,11 @@ class LoadedObject:
     def _choose(self, hook: str) -> None:
         candidates = self._candidates(hook)
         while True:
-            chosen = {group: programs[0].name for group, programs in candidates.items()}
+            chosen = {
+                group: programs[0].name
+                for group, programs in candidates.items()
+                if self._serves(programs[0], candidates)
+            }
             refused, code = self._try(chosen)
             if refused is None:
                 return
@@ -252,6 +256,13 @@ class LoadedObject:
             if len(candidates[group]) == 1 and group not in self._optional and last.backs_up is None:
                 raise self._refusal(refused, code, hook)
             self._demote(candidates, candidates[group][0])
+
+    @staticmethod
+    def _serves(program: Program, candidates: Mapping[str, list[Program]]) -> bool:
+        # Only what the kernel may preempt needs a backup.
+        if program.backs_up is None:
+            return True
+        return program.backs_up in candidates and candidates[program.backs_up][0].hook == "fentry"
 
     def _demote(self, candidates: dict[str, list[Program]], refused: Program) -> None:
         """Go on to the next candidate, also where the same is bound to be refused again.
@@ -321,7 +332,8 @@ class LoadedObject:
             if not link:
                 return name, ctypes.get_errno()
             self._links.append(link)
-            self.hooks[programs[name].group] = programs[name].hook
+            if programs[name].backs_up is None:
+                self.hooks[programs[name].group] = programs[name].hook
         return None, 0
 
     def _attach_program(self, program: Program) -> int:
