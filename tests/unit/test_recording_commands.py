@@ -236,21 +236,25 @@ def test_reading_needs_neither_linux_nor_an_engine(path: Path, arguments: list[s
     assert done.stdout.decode("utf-8", "surrogateescape") == run(command, path, *rest)[0]
 
 
-def test_help_imports_neither_zstd_nor_the_pipeline() -> None:
-    code = """
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []], ids=["--help", "-h", "nothing"])
+def test_help_imports_next_to_nothing(arguments: list[str]) -> None:
+    code = f"""
 import sys
-sys.argv = ["kubetrace", "--help"]
-from kubetrace.cli import main
-try:
-    main()
-finally:
-    print(*sys.modules)
+sys.argv[1:] = {arguments}
+from kubetrace.entry import main
+status = main()
+print(status, *sys.modules)
 """
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False
-    ).stdout
-    loaded = set(out.splitlines()[-1].split())
-    assert not loaded & {"kubetrace.recording.frames", "kubetrace.pipeline", "rich", "json", "backports.zstd"}
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    status, *loaded = out.stdout.splitlines()[-1].split()
+    assert status == ("0" if arguments else "2")
+    assert {name for name in loaded if name.startswith("kubetrace")} == {"kubetrace", "kubetrace.entry"}
+    assert not {"click", "re", "typing", "dataclasses", "json"} & set(loaded)
+    shown = run("-v", "--help")[0]  # by way of click
+    assert out.stdout.startswith(shown) and "\n  copyup   Files copied" in shown
 
 
 # Files that want to hurt.

@@ -12,6 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Final, Literal, get_args
 
 Kind = Literal["container", "sandbox"]
+KEPT_NS: Final = 120_000_000_000
+"""How long a removed cgroup and its owners are still known. Its last events were in the rings for a second at most."""
+
 Source = Literal["config.json", "containerd metadata", "log links", "log directories", "kubelet", "CRI"]
 
 
@@ -32,7 +35,7 @@ class CgroupSeen:
 
 @dataclass(frozen=True, slots=True)
 class CgroupGone:
-    """A cgroup was removed. Its id is not given again in this boot, so its name stays known."""
+    """A cgroup was removed. Its id is not given again in this boot."""
 
     hierarchy: int
     cgroup_id: int
