@@ -65,6 +65,7 @@ def _layout() -> Layout:
 LAYOUT = _layout()
 _PACK = struct.Struct(f"<{RING_HEADER_BYTES}x{LAYOUT.format[1:]}").pack
 
+_AT_ONCE = 4
 _CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer")
 # memory.limit_in_bytes without a limit: PAGE_COUNTER_MAX pages, a little less than 2^63
 _NO_LIMIT = 1 << 62
@@ -95,12 +96,17 @@ class Usage:
         if isinstance(fact, CgroupSeen) and is_own(fact.path):
             self._cgroups.setdefault(fact.path, _Cgroup()).ids[fact.hierarchy] = fact.cgroup_id
 
-    def read(self) -> list[Batch]:
-        """One record for each cgroup that is still there, in one batch; [] for none."""
+    def read(self, between: Callable[[], None] = lambda: None) -> list[Batch]:
+        """One record for each cgroup that is still there, in one batch; [] for none.
+
+        A cgroup takes 0.2 ms, more on v1 than on v2: `between` is called every few of them.
+        """
         if not self._roots and self._unified is None:
             self._find_roots()
         records: list[bytes] = []
-        for path, cgroup in list(self._cgroups.items()):
+        for number, (path, cgroup) in enumerate(list(self._cgroups.items()), 1):
+            if not number % _AT_ONCE:
+                between()
             record = self._record(path, cgroup)
             if record is None:
                 del self._cgroups[path]

@@ -208,8 +208,8 @@ class Gauges(Protocol):
     def learn(self, fact: Fact) -> None:
         """What became known of the node."""
 
-    def read(self) -> Iterable[Batch]:
-        """How things stand now."""
+    def read(self, between: Callable[[], None]) -> Iterable[Batch]:
+        """How things stand now; calls `between` every millisecond or so, for what cannot wait."""
 
 
 class Board(Protocol):
