@@ -81,6 +81,40 @@ static __always_inline void kt_lost(__u32 kind)
 }
 
 /*
+ * Backups. A program that is preempted keeps its CPU from running it for anybody else until it is resumed
+ * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur). So on preemptible kernels each fentry
+ * program is attached twice, as GROUP__fentry and GROUP_backup__fentry: whichever copy runs first does the
+ * work and counts it here, and the other sees that it is done. What neither ran for is the smaller of what
+ * the two counts allow (engines/libbpf.py).
+ */
+enum kt_copy {
+	kt_first,
+	kt_backup,
+	kt_copies,
+	kt_only = kt_copies, /* a program without a backup */
+};
+#define KT_BACKED_UP 32 /* groups at most; their index is enum kt_backed_up of the tracer */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, KT_BACKED_UP *kt_copies);
+	__type(key, __u32);
+	__type(value, __u64);
+} done SEC(".maps");
+
+static __always_inline void kt_did(__u32 group, __u32 copy)
+{
+	__u32 index = group * kt_copies + copy;
+	__u64 *count;
+
+	if (copy == kt_only)
+		return;
+	count = bpf_map_lookup_elem(&done, &index);
+	if (count)
+		*count += 1;
+}
+
+/*
  * Hand a record over without waking the reader for each: a timer drains. Once per crossing of half the ring
  * the reader is woken all the same, so that a burst does not have to wait for the timer.
  */

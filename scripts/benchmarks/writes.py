@@ -22,6 +22,7 @@ from pathlib import Path
 
 import compile_objects
 
+from benchmarks.measure import Row, spread
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
 from kubetrace.counting import Counting
@@ -82,12 +83,12 @@ def _attributor() -> Attributor:
     return made
 
 
-def run(rounds: int) -> list[dict[str, str]]:
-    """Rows of what, value and note."""
-    return [*_snapshots(rounds), *_instructions(min(rounds, 5))]
+def run(rounds: int) -> list[Row]:
+    """Instructions of one write; the snapshot is a benchmark of its own (snapshot.py)."""
+    return _instructions(min(rounds, 5))
 
 
-def _instructions(rounds: int) -> list[dict[str, str]]:
+def _instructions(rounds: int) -> list[Row]:
     minimal = ROOT / ".venv" / "minimal.bpf.o"
     compile_objects.compile_object(
         ROOT / "scripts" / "benchmarks" / "minimal.bpf.c", minimal, platform.machine(), "-I", str(ROOT / "bpf")
@@ -99,18 +100,19 @@ def _instructions(rounds: int) -> list[dict[str, str]]:
     plain = found.pop("untraced")
     least = found["a minimal fexit counter"] - plain
     return [
-        {
-            "what": f"one write, {name}",
-            "value": f"+{took - plain:,.0f}" if took is not None else "-",
-            "note": f"instructions, {(took - plain) / least:.2f} of the minimal counter's"
-            if took is not None
-            else "not measured: it is not installed, or did not start",
-        }
+        Row(
+            f"one write, {name}",
+            took - plain,
+            f"+{took - plain:,.0f}",
+            f"instructions, {(took - plain) / least:.2f} of the minimal counter's",
+        )
         for name, took in found.items()
+        if took is not None  # not installed, or did not start
     ]
 
 
-def _snapshots(rounds: int) -> list[dict[str, str]]:
+def snapshots(rounds: int) -> list[Row]:
+    """ms of CPU from the kernel's hash to ranked rows."""
     tracer = find("writes")
     path = ROOT / "src" / "kubetrace" / "objects" / platform.machine() / "writes.bpf.o"
     times: dict[str, list[float]] = {}
@@ -166,11 +168,13 @@ def _snapshots(rounds: int) -> list[dict[str, str]]:
             timed("none has changed", window)
             timed("a lookup for each key by ctypes, nothing done with it", lambda: _each(fd))
     return [
-        {
-            "what": what,
-            "value": f"{statistics.median(found) * 1000:.1f} ms",
-            "note": f"{min(found) * 1000:.1f} to {max(found) * 1000:.1f} ms of CPU, {KEYS:,} keys",
-        }
+        Row(
+            what,
+            statistics.median(found) * 1000,
+            f"{statistics.median(found) * 1000:.1f} ms",
+            f"{spread(found, 1000, 1)} ms of CPU, {KEYS:,} keys",
+            tuple(found),
+        )
         for what, found in times.items()
     ]
 

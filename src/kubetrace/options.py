@@ -13,7 +13,7 @@ from kubetrace.errors import UsageError
 if TYPE_CHECKING:
     from kubetrace.tracers import Tracer
 
-OUTPUTS = ("table", "wide", "json", "csv")
+OUTPUTS = ("table", "wide", "json", "csv", "windows")
 HOOKS = ("auto", "fentry", "kprobe")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -54,7 +54,8 @@ def showing(groupings: Sequence[str] = (), sorts: Sequence[str] = ()) -> list[cl
             ["-o", "--output"],
             type=click.Choice(OUTPUTS),
             default="table",
-            help="table and wide are for people; json and csv hold every event.  [default: table]",
+            help="table and wide are for people; json and csv hold every event; windows are tables as JSON.  "
+            "[default: table]",
         ),
         click.Option(["--no-headers"], is_flag=True, help="Leave out head, titles and foot."),
     ]
@@ -84,6 +85,17 @@ def attaching() -> list[click.Parameter]:
             ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
         ),
         click.Option(["--cri-socket"], metavar="FILE", help="Ask the container runtime too (needs kubetrace[cri])."),
+    ]
+
+
+def costing() -> list[click.Parameter]:
+    """Whether to tell what the tracer itself costs."""
+    return [
+        click.Option(
+            ["--overhead"],
+            is_flag=True,
+            help="Show what the tracer's programs take of a core, as the kernel measures it (50 ns a run dearer).",
+        )
     ]
 
 

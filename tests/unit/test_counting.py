@@ -408,6 +408,13 @@ def test_a_recording_of_counters_replays(tmp_path: Path, capsys: pytest.CaptureF
         recorder.write(Step(batches=named, tick=Tick(second * 10**9, 10**18, 1000)))
     recorder.close()
     kubetrace.main(["replay", str(file), "--final", "-o", "json"], standalone_mode=False)
-    row, summary = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (row["destination"], row["writes_total"], row["bytes_total"]) == ("emptyDir/cache", 5, 55)
+    lines = capsys.readouterr().out.splitlines()
+    *found, summary = map(json.loads, lines)
+    # the interval's row, then every row as it is at the end
+    assert [(row["destination"], row["writes_total"], row["bytes_total"]) for row in found] == [
+        ("emptyDir/cache", 3, 33),
+        ("emptyDir/cache", 5, 55),
+    ]
     assert (summary["bytes_total"], summary["lost"]) == (55, 0)
+    kubetrace.main(["export", str(file), "--format", "jsonl"], standalone_mode=False)
+    assert capsys.readouterr().out.splitlines() == lines[:-1]
