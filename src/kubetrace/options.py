@@ -87,6 +87,17 @@ def attaching() -> list[click.Parameter]:
     ]
 
 
+def costing() -> list[click.Parameter]:
+    """Whether to tell what the tracer itself costs."""
+    return [
+        click.Option(
+            ["--overhead"],
+            is_flag=True,
+            help="Show what the tracer's programs take of a core, as the kernel measures it (50 ns a run dearer).",
+        )
+    ]
+
+
 def keeping() -> list[click.Parameter]:
     """What becomes of the recording's file."""
     return [

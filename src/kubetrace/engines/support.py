@@ -13,6 +13,7 @@ from kubetrace.errors import HookMissing, PermissionDenied
 
 _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 _KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+_PREEMPT_MODE = Path("/sys/kernel/debug/sched/preempt")
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
@@ -122,6 +123,20 @@ def functions_absent(names: Collection[str]) -> set[str]:
         return set()
     table = _VMLINUX_BTF.read_bytes()
     return {name for name in names if b"\0" + name.encode() + b"\0" not in table}
+
+
+def preemptible() -> bool:
+    """Whether this kernel may preempt a task inside a BPF program, and with it the program for its whole CPU.
+
+    By its build (uname -v), and by the mode chosen at boot where debugfs tells: "none (voluntary) full".
+    """
+    if "PREEMPT" not in os.uname().version:
+        return False
+    try:
+        modes = _PREEMPT_MODE.read_text()
+    except OSError:
+        return True
+    return not ("(none)" in modes or "(voluntary)" in modes)
 
 
 def overlay_loaded() -> bool:
