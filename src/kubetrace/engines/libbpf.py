@@ -94,6 +94,11 @@ class Libbpf:
                 "bpf_map_lookup_batch",
                 *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
             ),
+            # for probes (probe.py), which need no object
+            ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
+            ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+            ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
+            ("libbpf_find_vmlinux_btf_id", c_int, c_char_p, c_int),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("bpf_enable_stats", c_int, c_int),
             ("libbpf_num_possible_cpus", c_int),
@@ -139,6 +144,15 @@ class Libbpf:
             self.log += buffer.value.decode(errors="replace").splitlines()
             del self.log[:-_LOG_LINES]
         return 0
+
+
+def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int) -> int:
+    """Calls for which neither a program nor its backup ran, at most: exact where every call has work for it.
+
+    Whichever of the two the kernel runs first does the work, and the other only where the first was missed. So
+    misses(first) - done(other) is the number, and the same taken the other way round never more.
+    """
+    return min(misses, backup_misses, max(0, misses - backup_done, backup_misses - done))
 
 
 @cache
@@ -198,6 +212,7 @@ class LoadedObject:
                 f"the compiled object {path.name} is not installed.",
                 why="The wheel carries one for x86-64 and arm64; a source checkout compiles it.",
                 do="python3 scripts/compile_objects.py",
+                check="tracers",
             )
         self._library = library()
         self._path = path
@@ -438,9 +453,7 @@ class LoadedObject:
     def missed_runs(self) -> int:
         """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
 
-        With a backup, those that neither copy ran for. The first to run does the work whenever it runs, the other only
-        for it: so of misses(first) - done(other) the one that is right for the real order is exact, and the other
-        smaller; both bounds hold besides.
+        With a backup, those that neither copy ran for.
         """
         missed = self._returns.missed() if self._returns is not None else 0
         misses: dict[str, int] = {}
@@ -455,8 +468,7 @@ class LoadedObject:
             for group in both:
                 index = groups[f"kt_backed_up_{group}"] * copies
                 first, backup = self.per_cpu_sums("done", [index, index + 1])
-                neither = max(0, misses[group] - backup, backups[group] - first)
-                missed += min(misses[group], backups[group], neither)
+                missed += missed_by_both(misses[group], backups[group], first, backup)
         return missed
 
     def time_runs(self) -> None:

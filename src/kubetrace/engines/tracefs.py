@@ -128,7 +128,11 @@ def _open_tracepoint(number: int) -> int:
     """perf_event_open(2) of a tracepoint on all processes, by its id in tracefs; raises OSError."""
     # struct perf_event_attr, first published size: type, size, config, sample_period, sample_type, read_format,
     # flags, wakeup_events, bp_type, bp_addr
-    attributes = struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0)
+    return perf_event_open(struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0))
+
+
+def perf_event_open(attributes: bytes) -> int:
+    """perf_event_open(2) on all processes; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     event: int = libc.syscall(
         ctypes.c_long(_PERF_EVENT_OPEN[platform.machine()]),
