@@ -49,7 +49,6 @@ _UNUSED_PYTHON = {
     *(
         "unittest",
         "venv",
-        "wsgiref",
         "xmlrpc",
         "LICENSE.txt",
         "_aix_support.py",

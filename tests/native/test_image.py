@@ -175,7 +175,7 @@ def test_the_sbom_lists_each_package(built: Path, image: Image) -> None:
             name = fields.get("Package") or re.sub(r"[-_.]+", "-", fields["Name"]).lower()
             names.add(name)
             versions[name] = fields["Version"]
-    assert {"libc6", "libbpf1", "base-files", "kubetrace", "click", "rich"} <= names
+    assert {"libc6", "libbpf1", "base-files", "kubetrace", "click", "rich", "prometheus-client"} <= names
     assert {name: listed[name]["versionInfo"] for name in names} == versions
     assert listed.keys() - names == {document["packages"][0]["name"]}
     ids = {package["SPDXID"] for package in document["packages"]}
@@ -213,11 +213,12 @@ def test_it_runs_and_writes_nothing(root: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     shown = inside(root, "kubetrace", "--version")
     assert (shown.returncode, shown.stdout.split()[-1]) == (0, __version__)
-    for name in (*tracers.names(), "record", "replay", "export", "info", "who"):
+    for name in (*tracers.names(), "record", "replay", "export", "info", "who", "doctor", "agent"):
         assert inside(root, "kubetrace", name, "--help").returncode == 0, name
-    # what is imported late: the live table, the recording, the engine and its library
+    # what is imported late: the live table, the recording, the engine and its library, the agent's metrics
     late = (
-        "kubetrace.views.frame kubetrace.views.live kubetrace.recording.writer kubetrace.live kubetrace.engines.source"
+        "kubetrace.views.frame kubetrace.views.live kubetrace.recording.writer kubetrace.live kubetrace.engines.source "
+        "kubetrace.agent.metrics kubetrace.agent.serve kubetrace.agent.watch kubetrace.doctor.trial"
     )
     code = f"import {', '.join(late.split())}; from kubetrace.engines.libbpf import library; print(library().log)"
     done = inside(root, "python3", "-IB", "-c", code)

@@ -337,6 +337,7 @@ def test_the_real_kubectl_makes_the_pod_that_is_meant(tmp_path: Path) -> None:
                     "kind": "Config",
                     "clusters": [{"name": "stub", "cluster": {"server": api.url}}],
                     "users": [{"name": "stub", "user": {}}],
+                    "current-context": "stub",
                     "contexts": [{"name": "stub", "context": {"cluster": "stub", "user": "stub"}}],
                 }
             )
