@@ -16,19 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.agents import DEADLINE_S, Agent
+from tests.agents import DEADLINE_S, LEAST, ONLY_THESE, Agent
 from tests.vm.cgroup_pods import Pod
 
 from .conftest import ROOT
 
-# The DaemonSet's capabilities and no others: what deploy/daemonset.yaml adds
-LEAST = ("BPF", "PERFMON", "SYS_PTRACE", "SYS_RESOURCE")
-ONLY_THESE = (
-    "setpriv",
-    "--bounding-set=-all," + ",".join(f"+{name.lower()}" for name in LEAST),
-    "--inh-caps=-all",
-    "--no-new-privs",
-)
 KUBETRACE = (sys.executable, "-c", "from kubetrace.cli import main; main()")
 
 
