@@ -46,6 +46,20 @@ class _ProgInfo(ctypes.Structure):
     ]
 
 
+class _OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts (libbpf.h) up to btf_custom_path; libbpf takes any shorter one."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("removed", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
+    ]
+
+
 class Libbpf:
     """The library's functions, with their types. Raises LibraryMissing when libbpf.so.1 cannot be loaded."""
 
@@ -99,6 +113,7 @@ class Libbpf:
             ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
             ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
             ("libbpf_find_vmlinux_btf_id", c_int, c_char_p, c_int),
+            ("bpf_btf_get_next_id", c_int, c_uint32, POINTER(c_uint32)),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("bpf_enable_stats", c_int, c_int),
             ("libbpf_num_possible_cpus", c_int),
@@ -372,7 +387,7 @@ class LoadedObject:
 
     def _open(self) -> None:
         ctypes.set_errno(0)
-        self._object = self._library.bpf_object__open_file(os.fsencode(self._path), None)
+        self._object = self._library.bpf_object__open_file(os.fsencode(self._path), self._open_options())
         if not self._object:
             code = ctypes.get_errno()
             raise LoadRefused(
@@ -381,6 +396,17 @@ class LoadedObject:
         size = c_uint32()
         data = self._library.btf__raw_data(self._library.bpf_object__btf(self._object), ctypes.byref(size))
         self.btf = Btf(ctypes.string_at(data, size.value))
+
+    def _open_options(self) -> Any:
+        """None; or, where the BTF of modules may not be asked for (CAP_SYS_ADMIN), that of the kernel as all there is.
+
+        libbpf up to 1.1 gives the whole object up when it looks for a type among modules and may not. What is then
+        not known is what only overlayfs' own structs tell: the image layer of a copied file.
+        """
+        if self._library.bpf_btf_get_next_id(0, ctypes.byref(c_uint32())) not in (-errno.EPERM, -errno.EACCES):
+            return None
+        options = _OpenOptions(sz=ctypes.sizeof(_OpenOptions), btf_custom_path=os.fsencode(support.VMLINUX_BTF))
+        return ctypes.byref(options)
 
     def _programs(self) -> list[Program]:
         found, pointer = [], self._library.bpf_object__next_program(self._object, None)
