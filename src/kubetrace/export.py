@@ -16,7 +16,7 @@ from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.pipeline import Wall
+    from kubetrace.clock import Wall
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import Span

@@ -27,9 +27,10 @@ _PROGRESS_S = 0.5
 def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
     """Record until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace import session
+    from kubetrace.clock import Wall
     from kubetrace.host import Host
     from kubetrace.live import LiveSource
-    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.pipeline import Attribution
     from kubetrace.recording.writer import Recorder, refuse_existing
     from kubetrace.selection import Selection
 

@@ -12,9 +12,10 @@ import pytest
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
+from kubetrace.clock import Wall
 from kubetrace.layout import Batch, Field, Layout
 from kubetrace.live import LiveSource
-from kubetrace.pipeline import Derived, Pipeline, Tally, Wall
+from kubetrace.pipeline import Derived, Pipeline, Tally
 from kubetrace.selection import Selection
 from kubetrace.steps import Step, Tick
 
