@@ -6,11 +6,10 @@ A module of this package is a tracer and has `TRACER`, an object of a class that
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-from kubetrace import entry
 
 if TYPE_CHECKING:
     import click
@@ -218,8 +217,9 @@ class Stateful(Protocol):
         """
 
 
-names = entry.tracers
-"""Every tracer's name, without importing any."""
+def names() -> list[str]:
+    """Every tracer's name, without importing any."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Tracer:
