@@ -231,7 +231,7 @@ class LiveSource:
         return [
             Batch(stream_key(tracer, batch.stream), batch.data)
             for tracer, gauge in self._gauges.items()
-            for batch in gauge.read()
+            for batch in gauge.read(whole=now)
         ]
 
     def _look_at_layers(self) -> None:

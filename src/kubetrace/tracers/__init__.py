@@ -184,8 +184,8 @@ class Gauges(Protocol):
     def learn(self, fact: Fact) -> None:
         """What became known of the node."""
 
-    def read(self) -> Iterable[Batch]:
-        """How things stand now."""
+    def read(self, *, whole: bool = False) -> Iterable[Batch]:
+        """How things stand now; of very many some at a time, unless the `whole` is asked for."""
 
 
 class Board(Protocol):
