@@ -177,13 +177,18 @@ def adapted(tracer: Tracer, options: Options) -> Tracer:
 
 def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
     """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
+    found: dict[str, Any] = {"constants": {}}
     if isinstance(tracer, Counts):
-        return tracer.wiring(options.own, options.by, options.events, host)
-    return {"constants": {}}
+        found = tracer.wiring(options.own, options.by, options.events, host)
+    if host.own_cgroups():
+        found["constants"] = {**found["constants"], "filter_by_cgroup": 1}
+    return found
 
 
 def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
-    """What a tracer with counters has to say to its maps."""
+    """Leave out this process's own container, whose writes tell nothing of the node; then what a tracer's maps need."""
+    for hierarchy, number in files.host.own_cgroups():
+        kernel.exclude(hierarchy, number)
     if isinstance(tracer, Counts):
         tracer.prepare(kernel.store, files)
 
@@ -223,16 +228,19 @@ def header_of(
 def recorded(recorder: Recorder) -> str:
     """How a recording went, and the next command."""
     rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    # of several tracers one has to be named
+    first, *others = recorder.rows
+    shown = f"kubetrace replay {path}" + (f" {first} (or {', '.join(others)})" if others else "")
     lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
     if recorder.trouble:
         return (
             f"kubetrace: the recording stopped early: {recorder.trouble}. "
             f"{recorder.dropped} events are not in {path}.\n"
-            f"What is there can be read: kubetrace replay {path}"
+            f"What is there can be read: {shown}"
         )
     return (
         f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
-        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: {shown}"
     )
 
 
@@ -444,6 +452,9 @@ class View(Protocol):
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """An interval is over."""
 
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over, and nobody waits for what it looked like."""
+
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """All is counted."""
 
@@ -455,6 +466,10 @@ def open_view(tracer: Tracer, options: Options, clock: Wall, release: str) -> Ta
     """The view that suits the output; `release` is the traced kernel's."""
     if options.output in ("json", "csv") or options.events:
         return StreamView(tracer, options, clock)
+    if options.output == "windows":
+        from kubetrace.windows import WindowView
+
+        return WindowView(tracer, options, clock, release)
     return TableView(tracer, options, clock, release)
 
 
@@ -463,12 +478,10 @@ class TableView:
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall, release: str) -> None:
         """Nothing is shown before it is open."""
-        from kubetrace.views.plain import can_be_live
-
         self._tracer = tracer
         self._options = options
         self._clock = clock
-        self._live = can_be_live(sys.stdout)
+        self._live = self._can_be_live()
         # Only a live table can change its grouping; elsewhere one is counted.
         self._groupings = tracer.others(options.by) if isinstance(tracer, Counts) else list(tracer.groupings)
         self.groupings: Sequence[str] = self._groupings if self._live else [options.by]
@@ -486,6 +499,11 @@ class TableView:
         self._hook = ""
         self._missing: Sequence[str] = ()
         self._release = release
+
+    def _can_be_live(self) -> bool:
+        from kubetrace.views.plain import can_be_live
+
+        return can_be_live(sys.stdout)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[TableView]:
@@ -545,6 +563,12 @@ class TableView:
         if not self.paused:
             self._draw(pipeline, tick)
 
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """What a window leaves behind, without the window: rates and own cost are those since the one before."""
+        if pipeline.counting is not None:
+            pipeline.counting.tick(tick.elapsed_ns)
+        self._cost.percent(tick)
+
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
         self.paused = False
@@ -576,10 +600,12 @@ class TableView:
         ]
 
     def _draw(self, pipeline: Pipeline, tick: Tick) -> None:
+        self._table.show(self._window(pipeline, tick, self._cost.percent(tick)))
+
+    def _window(self, pipeline: Pipeline, tick: Tick, cost: float | None) -> Window:
         tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
         tally = pipeline.table(self._by)
         shown = counts.events - counts.folded
-        cost = self._cost.percent(tick)
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
@@ -595,20 +621,18 @@ class TableView:
         head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
             head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
-        self._table.show(
-            Window(
-                tally.columns,
-                rows=tally.rows(tracer.sorts[self._sort], self._options.top),
-                head=head,
-                foot=foot,
-                lost=counts.lost,
-                total=len(tally),
-                sort=tracer.sorts[self._sort],
-                descending=True,
-                notices=notices,
-                empty=f"no {tracer.noun[1]} yet",
-                keys=_KEYS,
-            )
+        return Window(
+            tally.columns,
+            rows=tally.rows(tracer.sorts[self._sort], self._options.top),
+            head=head,
+            foot=foot,
+            lost=counts.lost,
+            total=len(tally),
+            sort=tracer.sorts[self._sort],
+            descending=True,
+            notices=notices,
+            empty=f"no {tracer.noun[1]} yet",
+            keys=_KEYS,
         )
 
 
@@ -672,6 +696,10 @@ class StreamView:
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
+        self._show_rows(pipeline, tick, last=False)
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """As `show`: these are lines, and none is left out."""
         self._show_rows(pipeline, tick, last=False)
 
     def _show_rows(self, pipeline: Pipeline, tick: Tick, *, last: bool) -> None:

@@ -174,6 +174,23 @@ def test_without_rights_the_first_line_says_so(environment: dict[str, str]) -> N
     ]
 
 
+def test_in_a_pod_the_first_line_says_what_is_missing_and_the_second_what_works(environment: dict[str, str]) -> None:
+    # as root without the two, and as a user without any
+    for which in (["--bounding-set=-all", "--inh-caps=-all"], ["--reuid=65534", "--clear-groups"]):
+        done = subprocess.run(
+            ["setpriv", *which, *KUBETRACE, "copyup", "-n", "shop", "-p", "web-*"],
+            env={**environment, "HOME": "/tmp", "KUBERNETES_SERVICE_HOST": "10.96.0.1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done
+        assert done.stderr.splitlines()[:2] == [
+            "Error: this pod lacks CAP_BPF and CAP_PERFMON: it may not load BPF programs.",
+            "Try:  kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- kubetrace copyup -n shop -p 'web-*'",
+        ]
+
+
 def test_it_waits_for_overlayfs_and_says_so(
     objects: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kubetrace.engines import tracefs
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import CallbackRing, MappedRing
 from kubetrace.engines.source import KernelSource, object_path
@@ -116,6 +117,16 @@ def test_a_path_that_does_not_fit_goes_to_the_long_stream(standin: LoadedObject,
     names = event.path[: event.path_bytes].split(b"\0")[:3]
     assert names == [b"d" * 200] * 3
     assert event.path[event.path_bytes :].strip(b"\0") == b""
+
+
+def test_tracefs_can_be_had_where_it_is_mounted_nowhere() -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    mount = tracefs.mount_unseen()
+    try:
+        assert {"events", "instances", "README"} <= set(os.listdir(f"/proc/self/fd/{mount}"))
+        assert Path("/proc/self/mountinfo").read_text() == mounts
+    finally:
+        os.close(mount)
 
 
 def test_births_of_cgroups_carry_id_and_path(standin: LoadedObject) -> None:

@@ -27,6 +27,8 @@ from kubetrace.layout import Layout
 _LOG_LINES = 2000
 # include/uapi/linux/bpf.h
 _MAP_TYPE_HASH = 1
+# A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
+_BACKUP = "_backup"
 _STATS_RUN_TIME = 0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # What libbpf or the kernel answer when a function to hook is not there, or its module is not loaded.
@@ -92,6 +94,11 @@ class Libbpf:
                 "bpf_map_lookup_batch",
                 *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
             ),
+            # for probes (probe.py), which need no object
+            ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
+            ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+            ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
+            ("libbpf_find_vmlinux_btf_id", c_int, c_char_p, c_int),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("bpf_enable_stats", c_int, c_int),
             ("libbpf_num_possible_cpus", c_int),
@@ -161,6 +168,7 @@ class Program:
         self.returns = kind == "kretprobe"
         self.at_entry = kind in ("fentry", "kprobe")
         self.group, _, variant = self.name.partition("__")
+        self.backs_up = self.group.removesuffix(_BACKUP) if self.group.endswith(_BACKUP) else None
         self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
 
 
@@ -171,7 +179,7 @@ class LoadedObject:
     `optional` names the groups that a tracer can do without, each with what is then not seen; `unneeded` names programs
     that stand for doing nothing, where a group needs none for these constants. `sizes`: map -> entries.
     A group's programs are tried in the object's order (fentry before kprobe) by a real load and attach; the
-    kernel's version is never asked.
+    kernel's version is never asked. Backups are attached where the kernel may preempt a program.
 
     Raises PermissionDenied, HookMissing, LoadRefused or LibraryMissing.
     """
@@ -195,6 +203,7 @@ class LoadedObject:
                 f"the compiled object {path.name} is not installed.",
                 why="The wheel carries one for x86-64 and arm64; a source checkout compiles it.",
                 do="python3 scripts/compile_objects.py",
+                check="tracers",
             )
         self._library = library()
         self._path = path
@@ -230,7 +239,8 @@ class LoadedObject:
             group = refused.partition("__")[0]
             self._attempts += [f"{refused}: {os.strerror(code)}", *self._library.log]
             self.close()
-            if len(candidates[group]) == 1 and group not in self._optional:
+            last = candidates[group][0]
+            if len(candidates[group]) == 1 and group not in self._optional and last.backs_up is None:
                 raise self._refusal(refused, code, hook)
             self._demote(candidates, candidates[group][0])
 
@@ -245,18 +255,23 @@ class LoadedObject:
             same = programs[0].hook == refused.hook and (programs[0].function in in_module) == (
                 refused.function in in_module
             )
-            if programs[0].name != refused.name and not (same and len(programs) > 1):
+            backup = programs[0].backs_up is not None
+            if programs[0].name != refused.name and not (same and (backup or len(programs) > 1)):
                 continue
             del programs[0]
             if not programs:
-                self.missing[group] = self._optional[group]
+                if not backup:
+                    self.missing[group] = self._optional[group]
                 del candidates[group]
 
     def _candidates(self, hook: str) -> dict[str, list[Program]]:
         """Group -> its programs, best first; functions that the kernel does not have are not tried."""
         self._open()
         found: dict[str, list[Program]] = {}
+        backups = support.preemptible()
         for program in self._programs():
+            if program.backs_up is not None and not backups:
+                continue
             if hook == "auto" or program.hook in (hook, "raw_tp"):
                 found.setdefault(program.group, []).append(program)
         several = {
@@ -427,9 +442,28 @@ class LoadedObject:
         return sums
 
     def missed_runs(self) -> int:
-        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept."""
+        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
+
+        With a backup, those that neither copy ran for. The first to run does the work whenever it runs, the other only
+        for it: so of misses(first) - done(other) the one that is right for the real order is exact, and the other
+        smaller; both bounds hold besides.
+        """
         missed = self._returns.missed() if self._returns is not None else 0
-        return int(missed + sum(info.recursion_misses for _, info in self._infos()))
+        misses: dict[str, int] = {}
+        backups: dict[str, int] = {}
+        for program, info in self._infos():
+            into, group = (misses, program.group) if program.backs_up is None else (backups, program.backs_up)
+            into[group] = into.get(group, 0) + info.recursion_misses
+        both = [group for group, count in backups.items() if count and misses.get(group)]
+        missed += sum(count for group, count in misses.items() if group not in backups)
+        if both:
+            groups, copies = self.btf.enum("kt_backed_up"), self.btf.enum("kt_copy")["kt_copies"]
+            for group in both:
+                index = groups[f"kt_backed_up_{group}"] * copies
+                first, backup = self.per_cpu_sums("done", [index, index + 1])
+                neither = max(0, misses[group] - backup, backups[group] - first)
+                missed += min(misses[group], backups[group], neither)
+        return missed
 
     def time_runs(self) -> None:
         """Let the kernel measure every BPF program's runs from now on, until this is closed (5.8, d46edd671a14).
@@ -447,16 +481,16 @@ class LoadedObject:
 
     def runs(self) -> dict[str, tuple[int, int]]:
         """Program -> (nanoseconds, runs) since `time_runs`; without the entry and the exit that lead to it."""
-        return {program: (info.run_time_ns, info.run_cnt) for program, info in self._infos()}
+        return {program.name: (info.run_time_ns, info.run_cnt) for program, info in self._infos()}
 
-    def _infos(self) -> Iterator[tuple[str, _ProgInfo]]:
+    def _infos(self) -> Iterator[tuple[Program, _ProgInfo]]:
         for program in self._programs():
             fd = self._library.bpf_program__fd(program.pointer)
             if fd < 0:
                 continue
             info, size = _ProgInfo(), c_uint32(ctypes.sizeof(_ProgInfo))
             if not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                yield program.name, info
+                yield program, info
 
     def close(self) -> None:
         """Detach and unload; harmless when called twice."""

@@ -3,8 +3,11 @@
 A kretprobe remembers each call until it returns, in a fixed number of instances. The perf interface that libbpf
 attaches by gives one per CPU on kernels without preemption (kernel/kprobes.c, register_kretprobe): the third of three
 copy-ups at once on a two-CPU node would not be seen to end. Only tracefs lets the number be chosen (r64:GROUP/EVENT
-FUNCTION, Documentation/trace/kprobetrace.rst), so that is tried first; where no tracefs is mounted the perf interface
+FUNCTION, Documentation/trace/kprobetrace.rst), so that is tried first; where there is no tracefs the perf interface
 has to do, and the missed returns are counted.
+
+In a pod of kubectl debug /sys/kernel/tracing is an empty directory. The node's own mount is below /host; where the node
+has none either, tracefs is mounted without a place (fsmount(2)): only this process has it, and it ends with it.
 """
 
 from __future__ import annotations
@@ -20,9 +23,36 @@ _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing", "/host/sys/kernel/
 _GROUP = "kubetrace_"
 # About 100 bytes each; the kernel allows 4096 (KRETPROBE_MAXACTIVE_MAX).
 _INSTANCES = 1024
+# include/uapi/linux/mount.h; the numbers of these calls are the same everywhere
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_FLAG_FD_CLOEXEC = 8
+
+
+def writable() -> str | None:
+    """Where tracefs is mounted and takes kprobes; None where it is not."""
+    return next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+
+
+def mount_unseen() -> int:
+    """A descriptor of tracefs that is mounted nowhere (Linux 5.2; needs CAP_SYS_ADMIN). Raises OSError."""
+    context = _call(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
+    try:
+        _call(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    given = [ctypes.c_long(value) if isinstance(value, int) else ctypes.c_char_p(value) for value in arguments]
+    done: int = libc.syscall(ctypes.c_long(number), *given)
+    if done < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return done
 
 
 class TracefsReturns:
@@ -30,15 +60,24 @@ class TracefsReturns:
 
     def __init__(self) -> None:
         """Finds tracefs, and clears away what a killed kubetrace left there."""
-        self._root = next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+        self._mount: int | None = None
+        self._root = writable()
+        if self._root is None:
+            with contextlib.suppress(OSError):
+                self._mount = mount_unseen()
+                self._root = f"/proc/self/fd/{self._mount}"
         self._group = f"{_GROUP}{os.getpid()}_{id(self):x}"
         self._events: list[str] = []
         if self._root is not None:
             self._remove_stale()
 
     def _command(self, text: str) -> None:
-        with open(f"{self._root}/kprobe_events", "a", encoding="ascii") as file:
-            file.write(text + "\n")
+        # Not open(..., "a"): that seeks to the end, which the kernel's seq files refuse (seq_lseek, EINVAL).
+        file = os.open(f"{self._root}/kprobe_events", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(file, f"{text}\n".encode("ascii"))
+        finally:
+            os.close(file)
 
     def _remove_stale(self) -> None:
         with contextlib.suppress(OSError):
@@ -80,13 +119,20 @@ class TracefsReturns:
             with contextlib.suppress(OSError):
                 self._command(f"-:{self._group}/{name}")
         self._events.clear()
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = self._root = None
 
 
 def _open_tracepoint(number: int) -> int:
     """perf_event_open(2) of a tracepoint on all processes, by its id in tracefs; raises OSError."""
     # struct perf_event_attr, first published size: type, size, config, sample_period, sample_type, read_format,
     # flags, wakeup_events, bp_type, bp_addr
-    attributes = struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0)
+    return perf_event_open(struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0))
+
+
+def perf_event_open(attributes: bytes) -> int:
+    """perf_event_open(2) on all processes; raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     event: int = libc.syscall(
         ctypes.c_long(_PERF_EVENT_OPEN[platform.machine()]),
