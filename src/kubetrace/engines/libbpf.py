@@ -148,7 +148,7 @@ class Libbpf:
             self._trim(0)
         if self._mallopt is not None:
             self._mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-            self._mallopt(_M_TRIM_THRESHOLD, 16 << 20)
+            self._mallopt(_M_TRIM_THRESHOLD, 32 << 20)
 
     def _keep_message(self, level: int, text: int, arguments: int) -> int:
         # level: LIBBPF_WARN 0, INFO 1, DEBUG 2. The verifier's log comes as one message of many lines.
