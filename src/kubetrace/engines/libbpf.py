@@ -10,36 +10,21 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kubetrace.engines import support
+from kubetrace.engines.attached import Attached, Map, hook_of
 from kubetrace.engines.btf import Btf
-from kubetrace.engines.counters import CounterMap
-from kubetrace.engines.ring import Ring, open_ring
 from kubetrace.engines.tracefs import TracefsReturns
 from kubetrace.errors import EngineError, LibraryMissing, LoadRefused
-from kubetrace.layout import Layout
 
 _LOG_LINES = 2000
-# include/uapi/linux/bpf.h
-_MAP_TYPE_HASH = 1
 # What libbpf or the kernel answer when a function to hook is not there, or its module is not loaded.
 _ABSENT = (errno.ENOENT, errno.ESRCH)
-
-
-class _ProgInfo(ctypes.Structure):
-    """struct bpf_prog_info (include/uapi/linux/bpf.h) up to recursion_misses (5.12; 0 on older kernels)."""
-
-    _fields_ = [
-        ("head", ctypes.c_ubyte * 192),
-        ("run_time_ns", c_uint64),
-        ("run_cnt", c_uint64),
-        ("recursion_misses", c_uint64),
-    ]
 
 
 class Libbpf:
@@ -89,6 +74,9 @@ class Libbpf:
                 "bpf_map_lookup_batch",
                 *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
             ),
+            ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+            ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p),
+            ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("libbpf_num_possible_cpus", c_int),
             ("libbpf_version_string", c_char_p),
@@ -142,10 +130,10 @@ class Program:
         self.returns = kind == "kretprobe"
         self.at_entry = kind in ("fentry", "kprobe")
         self.group, _, variant = self.name.partition("__")
-        self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
+        self.hook = hook_of(kind, variant)
 
 
-class LoadedObject:
+class LoadedObject(Attached):
     """A compiled object inside the kernel with its programs attached; use as a context manager, or close().
 
     `constants` are written into .rodata before loading (variable name -> value). `hook` is auto, fentry or kprobe.
@@ -177,7 +165,7 @@ class LoadedObject:
                 why="The wheel carries one for x86-64 and arm64; a source checkout compiles it.",
                 do="python3 scripts/compile_objects.py",
             )
-        self._library = library()
+        super().__init__(library())
         self._path = path
         self._constants = dict(constants or {})
         self._optional = dict(optional or {})
@@ -186,11 +174,7 @@ class LoadedObject:
         self._attach = attach
         self._object = 0
         self._links: list[int] = []
-        self._returns: TracefsReturns | None = None
-        self._rings: list[Ring] = []
         self._attempts: list[str] = []
-        self.hooks: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
         try:
             self._choose(hook)
         except BaseException:
@@ -236,7 +220,7 @@ class LoadedObject:
         self._open()
         found: dict[str, list[Program]] = {}
         for program in self._programs():
-            if hook == "auto" or program.hook in (hook, "raw_tp"):
+            if hook == "auto" or program.hook in (hook, "raw_tp", "tp"):
                 found.setdefault(program.group, []).append(program)
         several = {
             p.function
@@ -354,64 +338,20 @@ class LoadedObject:
 
     # -- what a loaded object gives ---------------------------------------------------------------------------------
 
-    def layout(self, struct_name: str) -> Layout:
-        """The layout of an event struct, from the object's BTF."""
-        return self.btf.layout(struct_name)
-
-    def ring(self, name: str, record_size: int) -> Ring:
-        """A reader of the ring buffer `name` with records of `record_size` bytes."""
+    def map(self, name: str) -> Map:
+        """Raises LoadRefused when there is none of that name."""
         pointer = self._map(name)
-        ring = open_ring(
-            self._library,
-            self._library.bpf_map__fd(pointer),
-            self._library.bpf_map__max_entries(pointer),
-            record_size,
-        )
-        self._rings.append(ring)
-        return ring
-
-    def stream(self, name: str, record_size: int) -> Ring:
-        """A reader of what the map `name` is: a ring buffer, or a hash of counters."""
-        pointer = self._map(name)
-        if self._library.bpf_map__type(pointer) != _MAP_TYPE_HASH:
-            return self.ring(name, record_size)
-        return CounterMap(
-            self._library,
-            self._library.bpf_map__fd(pointer),
-            self._library.bpf_map__key_size(pointer),
-            self._library.bpf_map__value_size(pointer),
-            self._library.bpf_map__max_entries(pointer),
+        return Map(
+            int(self._library.bpf_map__fd(pointer)),
+            int(self._library.bpf_map__type(pointer)),
+            int(self._library.bpf_map__key_size(pointer)),
+            int(self._library.bpf_map__value_size(pointer)),
+            int(self._library.bpf_map__max_entries(pointer)),
         )
 
-    def map_fd(self, name: str) -> int:
-        """The map's file descriptor: a ring buffer's can be polled."""
-        return int(self._library.bpf_map__fd(self._map(name)))
-
-    def update(self, name: str, key: bytes, value: bytes) -> bool:
-        """Store a value; False when the map is full or gone."""
-        return not self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0)
-
-    def per_cpu_sums(self, name: str, keys: Sequence[int]) -> list[int]:
-        """Sums over all CPUs of u64 counters in a per-CPU array."""
-        fd, cpus = self.map_fd(name), self._library.libbpf_num_possible_cpus()
-        values = (c_uint64 * cpus)()
-        sums = []
-        for key in keys:
-            self._library.bpf_map_lookup_elem(fd, key.to_bytes(4, "little"), values)
-            sums.append(sum(values))
-        return sums
-
-    def missed_runs(self) -> int:
-        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept."""
-        missed = self._returns.missed() if self._returns is not None else 0
-        for program in self._programs():
-            fd = self._library.bpf_program__fd(program.pointer)
-            if fd < 0:
-                continue
-            info, size = _ProgInfo(), c_uint32(ctypes.sizeof(_ProgInfo))
-            if not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                missed += info.recursion_misses
-        return missed
+    def _program_fds(self) -> list[int]:
+        fds = (int(self._library.bpf_program__fd(program.pointer)) for program in self._programs())
+        return [fd for fd in fds if fd >= 0]
 
     def close(self) -> None:
         """Detach and unload; harmless when called twice."""

@@ -10,19 +10,22 @@ has to do, and the missed returns are counted.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
-import struct
 from collections.abc import Callable
+
+from kubetrace.engines import perf
 
 _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing", "/host/sys/kernel/tracing")
 _GROUP = "kubetrace_"
 # About 100 bytes each; the kernel allows 4096 (KRETPROBE_MAXACTIVE_MAX).
 _INSTANCES = 1024
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_FLAG_FD_CLOEXEC = 8
+
+
+def tracepoint_id(category: str, name: str) -> int:
+    """The number by which perf knows a tracepoint. Raises OSError or ValueError."""
+    root = next((root for root in _ROOTS if os.path.isdir(f"{root}/events")), _ROOTS[0])
+    with open(f"{root}/events/{category}/{name}/id", encoding="ascii") as file:
+        return int(file.read())
 
 
 class TracefsReturns:
@@ -61,7 +64,7 @@ class TracefsReturns:
             self._command(f"r{_INSTANCES}:{self._group}/{name} {function}")
             self._events.append(name)
             with open(f"{self._root}/events/{self._group}/{name}/id", encoding="ascii") as file:
-                event = _open_tracepoint(int(file.read()))
+                event = perf.open_tracepoint(int(file.read()))
         except (OSError, ValueError):
             return 0
         link = attach(event)
@@ -84,22 +87,3 @@ class TracefsReturns:
             with contextlib.suppress(OSError):
                 self._command(f"-:{self._group}/{name}")
         self._events.clear()
-
-
-def _open_tracepoint(number: int) -> int:
-    """perf_event_open(2) of a tracepoint on all processes, by its id in tracefs; raises OSError."""
-    # struct perf_event_attr, first published size: type, size, config, sample_period, sample_type, read_format,
-    # flags, wakeup_events, bp_type, bp_addr
-    attributes = struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    event: int = libc.syscall(
-        ctypes.c_long(_PERF_EVENT_OPEN[platform.machine()]),
-        attributes,
-        ctypes.c_int(-1),
-        ctypes.c_int(0),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-    )
-    if event < 0:
-        raise OSError(ctypes.get_errno(), "perf_event_open")
-    return event
