@@ -94,6 +94,7 @@ def _tracer_command(name: str) -> click.Command:
                 duration_s=parse_duration(given["duration"]) if given["duration"] else None,
                 ready_file=given["ready_file"],
                 hook=given["hook"],
+                engine=given["engine"],
                 host_root=given["host_root"],
                 cri_socket=given["cri_socket"],
                 record=given["record"],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("table", "wide", "json", "csv")
 HOOKS = ("auto", "fentry", "kprobe")
+ENGINES = ("auto", "libbpf", "bcc")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -79,6 +80,13 @@ def attaching() -> list[click.Parameter]:
             type=click.Choice(HOOKS),
             default="auto",
             help="How to attach.  [default: auto, whichever the kernel accepts]",
+        ),
+        click.Option(
+            ["--engine"],
+            type=click.Choice(ENGINES),
+            default="auto",
+            help="libbpf loads what was compiled before; bcc compiles here, where the kernel has no BTF.  "
+            "[default: auto]",
         ),
         click.Option(
             ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
