@@ -24,7 +24,7 @@ from tests.vm import cri, images
 
 Event = dict[str, Any]
 SHELL = ["sh", "-c", "exec sleep infinity"]
-DEADLINE_S = 60
+DEADLINE_S = 120
 
 
 class Tracer:

@@ -22,6 +22,9 @@ SUITES = {
     "7.2": ("sid", "forky"),
 }
 
+# Those whose headers are fetched too: there, tracers are also compiled by them (tests/kernel/test_bcc.py).
+WITH_HEADERS = ("6.1",)
+
 # What the guest loads before it has its own module loader, and what that loader is asked for often.
 _EARLY_MODULES = ("fs", "net/9p", "drivers/virtio", "drivers/block", "drivers/char", "crypto", "lib", "arch/x86/crypto")
 
@@ -54,6 +57,24 @@ def find(name: str, cache: Path, progress: Progress) -> Kernel:
     raise KernelError(
         f"there is no kernel called {name!r}. Give one of {known}, or a directory with boot/vmlinuz-* and lib/modules."
     )
+
+
+def headers(name: str, kernel: Kernel, cache: Path, progress: Progress) -> Path | None:
+    """The tree of a kernel's headers, as their packages have it; None for a kernel that is not tested by them."""
+    if name not in WITH_HEADERS:
+        return None
+    tree = cache / "kernels" / f"{name}-headers-{kernel.release}"
+    if not tree.exists():
+        progress(f"fetching the headers of Linux {kernel.release} ...")
+        apt = _Apt(SUITES[name][0], cache)
+        work = tree.with_name(tree.name + ".new")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        for package in apt.download(apt.headers_packages(kernel.release)):
+            subprocess.run(["dpkg-deb", "-x", package, work], check=True)
+            package.unlink()
+        work.rename(tree)
+    return tree
 
 
 def _kernel_in(tree: Path) -> Kernel:
@@ -203,6 +224,11 @@ class _Apt:
         # From 7.0 on the image package is empty and depends on the parts.
         parts = [name for name in self._depends(image) if re.match(r"linux-(binary|modules|base)-\d", name)]
         return [image, *parts]
+
+    def headers_packages(self, release: str) -> list[str]:
+        """Names of the packages that hold the headers of this very kernel."""
+        own = f"linux-headers-{release}"
+        return [own, *(name for name in self._depends(own) if re.match(r"linux-headers-.*-common$", name))]
 
     def download(self, packages: list[str]) -> list[Path]:
         """Fetch these packages; the paths of their files."""
