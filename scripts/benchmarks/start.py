@@ -44,12 +44,32 @@ def _seconds(command: list[str], environment: dict[str, str]) -> float:
     return time.perf_counter() - begun
 
 
-def _first_row(environment: dict[str, str]) -> tuple[float, int]:
+# What --engine bcc does before it loads: translate, compile in a process of its own, read the result.
+COMPILE = """
+import resource, time
+from kubetrace.engines import bcc
+from kubetrace.engines.source import source_path, sources
+begun = time.perf_counter()
+bcc.build(source_path("copyup"), sources(), {"filter_by_cgroup": 0})
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def _compile(environment: dict[str, str]) -> tuple[float, int]:
+    """Seconds that bcc takes for copyup, and the compiler's largest resident set in bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    took, kib = done.stdout.split()
+    return float(took), int(kib) << 10
+
+
+def _first_row(environment: dict[str, str], *options: str) -> tuple[float, int]:
     """Seconds from before exec to the row on a pty, and the resident set two seconds later, in bytes."""
     leader, terminal = pty.openpty()
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [*KUBETRACE, "copyup"],
+        [*KUBETRACE, "copyup", *options],
         env=environment,
         stdin=terminal,
         stdout=terminal,
@@ -108,20 +128,32 @@ def run(rounds: int) -> list[dict[str, str]]:
         (Path(directory) / "headers").mkdir()
         headers = _headers(Path(directory) / "headers")
         bcc = _bcc_python() if headers else None
-        resident: list[int] = []
+        resident: dict[str, list[int]] = {}
 
-        def first_row() -> float:
-            took, bytes_now = _first_row(environment)
-            resident.append(bytes_now)
-            return took
+        def measured(what: str, measure: Callable[[], tuple[float, int]]) -> Callable[[], float]:
+            def once() -> float:
+                took, bytes_now = measure()
+                resident.setdefault(what, []).append(bytes_now)
+                return took
+
+            return once
 
         tried: dict[str, Callable[[], float]] = {
             "python3 -c pass": lambda: _seconds([sys.executable, "-c", "pass"], environment),
             "kubetrace --help": lambda: _seconds([*KUBETRACE, "--help"], environment),
-            "kubetrace copyup, launch to first row": first_row,
+            "kubetrace copyup, launch to first row": measured("libbpf", lambda: _first_row(environment)),
         }
         if bcc and headers:
             with_headers = {**environment, "BCC_KERNEL_SOURCE": headers}
+            sources = Path(directory) / "sources"
+            sources.mkdir()
+            (sources / "copyup.bpf.c").write_text(f'#include "{source}"\n')
+            by_btf = {**environment, "KUBETRACE_SOURCES": str(sources)}
+            tried["the same, --engine bcc"] = measured("bcc", lambda: _first_row(by_btf, "--engine", "bcc"))
+            tried["bcc compiles copyup, types from BTF"] = measured("compiler", lambda: _compile(environment))
+            tried["bcc compiles copyup, types from headers"] = measured(
+                "compiler, headers", lambda: _compile(with_headers)
+            )
             tried["bcc, BPF(text=...) of one tiny program"] = lambda: _seconds([*bcc, "-c", BCC], with_headers)
         workload = subprocess.Popen([sys.executable, "-S", "-c", WORKLOAD])
         times: dict[str, list[float]] = {name: [] for name in tried}
@@ -151,5 +183,13 @@ def run(rounds: int) -> list[dict[str, str]]:
         rows.append(
             {"what": "bcc", "value": "-", "note": "not installed: apt-get install python3-bpfcc linux-headers-amd64"}
         )
-    rows.append({"what": "resident, table on", "value": f"{statistics.median(resident) / 2**20:.0f} MiB", "note": ""})
+    for name, note in (
+        ("libbpf", "table on"),
+        ("bcc", "table on; the compiler has ended"),
+        ("compiler", "at its largest, for as long as it compiles"),
+        ("compiler, headers", "at its largest"),
+    ):
+        if name in resident:
+            size = f"{statistics.median(resident[name]) / 2**20:.0f} MiB"
+            rows.append({"what": f"resident, {name}", "value": size, "note": note})
     return rows
