@@ -25,14 +25,17 @@ _RECORDINGS = {
 }
 
 
+_OWN = {"run": "Show the events of a tracer of your own, a C file."}
+
+
 class _Commands(click.Group):
     """Tracers by discovery, and the commands that need no kernel; each is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*tracers.names(), *_RECORDINGS, *_LOOKUPS]
+        return [*tracers.names(), *_OWN, *_RECORDINGS, *_LOOKUPS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _RECORDINGS or cmd_name in _LOOKUPS:
+        if cmd_name in {**_OWN, **_RECORDINGS, **_LOOKUPS}:
             command: click.Command = importlib.import_module(f"kubetrace.{cmd_name}").command
             return command
         if cmd_name in tracers.names():
@@ -41,7 +44,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Tracers"):
-            formatter.write_dl([(name, tracers.one_liner(name)) for name in tracers.names()])
+            formatter.write_dl([*((name, tracers.one_liner(name)) for name in tracers.names()), *_OWN.items()])
         with formatter.section("Recordings"):
             formatter.write_dl(list(_RECORDINGS.items()))
         with formatter.section("Look-ups"):

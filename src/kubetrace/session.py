@@ -59,6 +59,7 @@ class Options:
     ready_file: Path | None = None
     hook: str = "auto"
     engine: str = "auto"
+    program: Path | None = None
     host_root: str | None = None
     cri_socket: str | None = None
     record: Path | None = None
@@ -271,6 +272,7 @@ def attach_now(
             hook=options.hook,
             engine=options.engine,
             host_root=options.host_root,
+            program=options.program,
             **wiring,
         )
     finally:

@@ -88,9 +88,10 @@ def test_a_name_that_is_also_a_member_stays_one(tmp_path: Path) -> None:
         tmp_path,
         'struct {\n\t__uint(type, 1);\n} files SEC(".maps");\n'
         "static void *f(struct task_struct *task) { return BPF_CORE_READ(task, files); }\n"
-        "static void *g(struct a *files, int b) { return b & files->c; }\n",
+        "static void *g(struct a *files, int b) { return b & files->c; }\n"
+        "static void *h(void) { int files; return k(&files); }\n",
     )
-    assert "BPF_CORE_READ(task, files)" in own(found) and "b & files->c" in own(found)
+    assert "BPF_CORE_READ(task, files)" in own(found) and "b & files->c" in own(found) and "k(&files)" in own(found)
 
 
 def test_branches_are_taken_and_comments_go(tmp_path: Path) -> None:

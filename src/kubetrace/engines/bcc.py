@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from kubetrace.engines import headers, perf, support
@@ -110,13 +111,23 @@ def compile_text(text: str, flags: Sequence[str], directory: Path) -> Compiled:
 def build(
     source: Path, sources: Path, constants: Mapping[str, int], host_root: str | None = None
 ) -> tuple[Translated, Compiled]:
-    """A tracer for the running kernel, from its source; `sources` has the headers. Raises EngineError."""
+    """A tracer for the running kernel, from its source; `sources` has the headers. Raises EngineError.
+
+    The last one is remembered: who asks for the layouts first loads the same afterwards.
+    """
+    return _build(source, sources, tuple(sorted(constants.items())), host_root)
+
+
+@lru_cache(maxsize=1)
+def _build(
+    source: Path, sources: Path, constants: tuple[tuple[str, int], ...], host_root: str | None
+) -> tuple[Translated, Compiled]:
     _require()
 
     def lay_out(text: str) -> str:
         return headers.kernel_types(asked_for(text), sources, compile_text, host_root).apply(text)
 
-    translated = translate(source, sources, constants, lay_out)
+    translated = translate(source, sources, dict(constants), lay_out)
     with tempfile.TemporaryDirectory(prefix="kubetrace-") as directory:
         (Path(directory) / "include" / "linux").mkdir(parents=True)
         (Path(directory) / "include" / "linux" / "kconfig.h").touch()

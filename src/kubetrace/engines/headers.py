@@ -62,6 +62,11 @@ def architecture() -> str:
     return _ARCHITECTURES[platform.machine()]
 
 
+def triplet() -> str:
+    """The directory of this machine's own among those of several architectures (Debian's multiarch)."""
+    return f"{platform.machine()}-linux-gnu"
+
+
 def kernel_types(wanted: set[str], sources: Path, compile_text: Compile, host_root: str | None) -> KernelTypes:
     """The types of these names. Raises EngineError; LibraryMissing where the kernel has neither BTF nor headers."""
     given = os.environ.get("BCC_KERNEL_SOURCE")

@@ -48,15 +48,15 @@ def engine_for(asked: str) -> str:
     return "bcc" if bcc.package() else "libbpf"
 
 
-def _load(tracer: str, engine: str, host_root: str | None, **arguments: Any) -> Attached:
+def _load(tracer: str, engine: str, host_root: str | None, program: Path | None, **arguments: Any) -> Attached:
     # bcc's modules are imported when they are needed, and bcc itself by a process of its own.
     if engine_for(engine) == "bcc":
         from kubetrace.engines.bcc import BccObject
 
-        return BccObject(source_path(tracer), sources(), host_root=host_root, **arguments)
+        return BccObject(program or source_path(tracer), sources(), host_root=host_root, **arguments)
     from kubetrace.engines.libbpf import LoadedObject
 
-    return LoadedObject(object_path(tracer), **arguments)
+    return LoadedObject(program or object_path(tracer), **arguments)
 
 
 def hookable(tracer: str) -> bool:
@@ -68,8 +68,8 @@ class KernelSource:
     """The running kernel as a source of batches; attached when made. Raises EngineError (see LoadedObject).
 
     `streams`: ring buffer or map of counters -> name of the struct of its records. The stream `cgroups` is always
-    there. `engine` is auto, libbpf or bcc, which looks for the kernel's headers under `host_root`; the others are as
-    for LoadedObject.
+    there. `engine` is auto, libbpf or bcc, which looks for the kernel's headers under `host_root`. `program` is the
+    source (bcc) or object of a tracer that is none of ours. The others are as for LoadedObject.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class KernelSource:
         hook: str = "auto",
         engine: str = "auto",
         host_root: str | None = None,
+        program: Path | None = None,
     ) -> None:
         """Load, attach and map the rings."""
         self.engine = engine_for(engine)
@@ -91,6 +92,7 @@ class KernelSource:
             tracer,
             self.engine,
             host_root,
+            program,
             constants=constants,
             hook=hook,
             optional=optional,

@@ -324,7 +324,9 @@ def _maps(text: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         lambda m: f"typedef {m[1]} kt_type_{m[2]}; enum {{ kt_map_number_{m[2]} = {number(m[2])} }};", text
     )
     if names:
-        text = re.sub(rf"(?<!&)&({'|'.join(names)})\b(?=\s*[,)])", r"KT_MAP(\1)", text)
+        # as an argument of these alone: a local variable may have a map's name
+        taking = r"\b(?:bpf_map_\w+|bpf_ringbuf_\w+|kt_output|kt_wake)\(\s*"
+        text = re.sub(rf"({taking})&({'|'.join(names)})\b(?=\s*[,)])", r"\1KT_MAP(\2)", text)
     for name in values:
         text = re.sub(rf"(?<!kt_type_)(?<!kt_map_number_)\b{name}\b", f"KT_GLOBAL({name})", text)
     return text, tuple(names), tuple(values)
