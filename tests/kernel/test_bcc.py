@@ -20,6 +20,8 @@ from .test_writes import procs_of, write
 HEADERS = glob.glob(f"{guest.RUN}/headers/linux-headers-{os.uname().release}")
 # how a thing is told, and what cannot be the same for two who watch it
 COMMANDS = {"copyup": (), "writes": ("--by", "operation"), "cgroups": ("--min-stall", "0")}
+# a compiler under emulation, whose libraries come over 9p
+COMPILED_S = 300
 OWN = {"time", "duration_ns", "parents_duration_ns", "lifetime_ns", "startup_ns"}
 COPY_UPS = """
 echo >> /app/a/b/c/deep/deep.txt
@@ -52,7 +54,7 @@ def told(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytes
 
     def start(engine: str, command: str) -> Tracer:
         directory = tmp_path_factory.mktemp(f"{engine}-{command}")
-        return Tracer(directory, "--engine", engine, *COMMANDS[command], command=command)
+        return Tracer(directory, "--engine", engine, *COMMANDS[command], command=command, ready_s=COMPILED_S)
 
     pairs = [(engine, command) for command in COMMANDS for engine in ("bcc", "libbpf")]
     with ThreadPoolExecutor() as pool:

@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "unlink.bpf.c"
 
 @pytest.mark.parametrize("engine", ["libbpf", "bcc"])
 def test_removed_files_are_told(pod: cri.Pod, tmp_path: Path, engine: str) -> None:
-    tracer = Tracer(tmp_path, str(EXAMPLE), "--engine", engine, "-n", "shop", command="run")
+    tracer = Tracer(tmp_path, str(EXAMPLE), "--engine", engine, "-n", "shop", command="run", ready_s=300)
     container = pod.start_container(f"unlink-{engine}", images.WEB, SHELL)
     script = "rm /app/hundred-kib; echo abc > /app/new; rm /app/new; mkdir /app/d; rmdir /app/d; rm /app/none || true"
     script += "; for n in $(seq 100 122); do rm /app/data/$n.dat; done"

@@ -55,8 +55,9 @@ class Compiled:
 
 
 def package() -> Path | None:
-    """The directory of Debian's bcc; None where it is not installed."""
-    for place in [*sys.path, *_PLACES]:
+    """The directory of Debian's bcc; None where it is not installed. The working directory is not looked at."""
+    own = [place for place in sys.path if os.path.isabs(place) and place != os.getcwd()]
+    for place in [*own, *_PLACES]:
         if (found := Path(place) / "bcc" / "libbcc.py").exists():
             return found.parent
     return None
