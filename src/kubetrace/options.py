@@ -126,6 +126,28 @@ def own_of(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:
     return {option.name: given[option.name] for option in tracer.options() if option.name}
 
 
+def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `showing`, `lasting`, `keeping` and `attaching` came to, as session.Options has it. Raises UsageError."""
+    from kubetrace.views.units import parse_duration
+
+    return {
+        "output": given["output"],
+        "events": given["events"],
+        "headers": not given["no_headers"],
+        "top": given["top"],
+        "interval_s": interval_s(given),
+        "duration_s": parse_duration(given["duration"]) if given["duration"] else None,
+        "ready_file": given["ready_file"],
+        "hook": given["hook"],
+        "engine": given["engine"],
+        "host_root": given["host_root"],
+        "cri_socket": given["cri_socket"],
+        "record": given["record"],
+        "force": given["force"],
+        "max_size": max_size(given),
+    }
+
+
 def max_size(given: Mapping[str, Any]) -> int | None:
     """--max-size in bytes; raises UsageError."""
     if not given["max_size"]:

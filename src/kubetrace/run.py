@@ -16,7 +16,6 @@ def _run(file: Path, **given: Any) -> None:
     from kubetrace.derived import PREFIX, Derived
     from kubetrace.engines.own import OwnProgram
     from kubetrace.selection import Selection
-    from kubetrace.views.units import parse_duration
 
     name = file.name.partition(".")[0]
     if not file.name.endswith(".bpf.c") or not name.replace("-", "_").isidentifier():
@@ -32,21 +31,8 @@ def _run(file: Path, **given: Any) -> None:
             selection=selection,
             by=by,
             sort=sort,
-            output=given["output"],
-            events=given["events"],
-            headers=not given["no_headers"],
-            top=given["top"],
-            interval_s=options.interval_s(given),
-            duration_s=parse_duration(given["duration"]) if given["duration"] else None,
-            ready_file=given["ready_file"],
-            hook=given["hook"],
-            engine=program.engine,
             program=program.path,
-            host_root=given["host_root"],
-            cri_socket=given["cri_socket"],
-            record=given["record"],
-            force=given["force"],
-            max_size=options.max_size(given),
+            **{**options.of_run(given), "engine": program.engine},
         ),
     )
 
