@@ -114,11 +114,13 @@ struct copyup_start {
 	kt_bytes size;
 	kt_bytes copied;
 	kt_bytes cloned;
+	__u64 copied_to; /* the offset up to which `copied` is counted; 0: not known */
 	struct kt_cgroups who;
 	kt_open_flags flags;
 	__u16 trigger;
 	__u16 layer_index;
 	bool upper; /* has its metadata in the writable layer already */
+	bool raced; /* another thread has copied the object up: this is no copy-up */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -127,11 +129,11 @@ struct {
 	__type(value, struct copyup_start);
 } starts SEC(".maps");
 
-/* One program of a kind runs on a CPU at a time, so one scratch event per CPU suffices: 8 KiB do not fit the
+/* One copy of a program runs on a CPU at a time, so one scratch event for each suffices: 8 KiB do not fit the
  * stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, kt_copies);
 	__type(key, __u32);
 	__type(value, struct copyup_long_event);
 } scratch SEC(".maps");
@@ -139,44 +141,77 @@ struct {
 /* Zeros to wipe a path with in one call, so that no record carries the tail of another's path. */
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 
-static __always_inline int copyup_operation(__u32 trigger)
+/* The groups of programs that have a backup (kubetrace.bpf.h): each body below runs in two copies of one. */
+enum kt_backed_up {
+	kt_backed_up_enter,
+	kt_backed_up_return,
+	kt_backed_up_begun,
+	kt_backed_up_spliced,
+	kt_backed_up_cloned,
+	kt_backed_up_target,
+	kt_backed_up_setattr,
+	kt_backed_up_setattr_end,
+	kt_backed_up_rename,
+	kt_backed_up_rename_end,
+	kt_backed_up_link,
+	kt_backed_up_link_end,
+	kt_backed_up_xattr,
+	kt_backed_up_xattr_end,
+	kt_backed_up_unlink,
+	kt_backed_up_unlink_end,
+	kt_backed_up_create,
+	kt_backed_up_create_end,
+};
+enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+
+static __always_inline int copyup_operation(__u32 trigger, __u32 group, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
+	__u32 *known = bpf_map_lookup_elem(&operations, &thread);
 
+	if (known && *known == trigger)
+		return 0;
+	kt_did(group, copy);
 	if (bpf_map_update_elem(&operations, &thread, &trigger, BPF_ANY))
 		kt_lost(kt_loss_map_full);
 	return 0;
 }
 
-static __always_inline int copyup_operation_end(void)
+static __always_inline int copyup_operation_end(__u32 group, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 
-	bpf_map_delete_elem(&operations, &thread);
+	if (!bpf_map_delete_elem(&operations, &thread))
+		kt_did(group, copy);
 	return 0;
 }
 
 /* notify_change() adds ATTR_MODE where a chown or truncate takes the set-uid bit away: mode comes last. */
-static __always_inline int copyup_setattr(const struct iattr *attributes)
+static __always_inline int copyup_setattr(const struct iattr *attributes, __u32 copy)
 {
 	__u32 valid = BPF_CORE_READ(attributes, ia_valid);
+	__u32 trigger = copyup_other;
 
 	if (valid & ATTR_SIZE)
-		return copyup_operation(copyup_truncate);
-	if (valid & (ATTR_UID | ATTR_GID))
-		return copyup_operation(copyup_chown);
-	if (valid & ATTR_MODE)
-		return copyup_operation(copyup_chmod);
-	if (valid & (ATTR_ATIME | ATTR_MTIME))
-		return copyup_operation(copyup_utimes);
-	return copyup_operation(copyup_other);
+		trigger = copyup_truncate;
+	else if (valid & (ATTR_UID | ATTR_GID))
+		trigger = copyup_chown;
+	else if (valid & ATTR_MODE)
+		trigger = copyup_chmod;
+	else if (valid & (ATTR_ATIME | ATTR_MTIME))
+		trigger = copyup_utimes;
+	return copyup_operation(trigger, kt_backed_up_setattr, copy);
 }
 
-static __always_inline int copyup_begin(struct dentry *dentry)
+static __always_inline int copyup_begin(struct dentry *dentry, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_target target = {.dentry = dentry};
+	struct copyup_target *known = bpf_map_lookup_elem(&targets, &thread);
 
+	if (known && known->dentry == dentry && !known->parents && !known->parents_duration)
+		return 0;
+	kt_did(kt_backed_up_target, copy);
 	bpf_map_update_elem(&targets, &thread, &target, BPF_ANY);
 	return 0;
 }
@@ -192,10 +227,11 @@ static __always_inline __u16 copyup_trigger_of(__u64 thread, int flags)
 	return flags & O_TRUNC ? copyup_open_truncate : copyup_open_write;
 }
 
-static __always_inline int copyup_enter(struct dentry *dentry, int flags)
+static __always_inline int copyup_enter(struct dentry *dentry, int flags, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_start start = {};
+	struct copyup_start *known;
 	bool data;
 
 	kt_current_cgroups(&start.who);
@@ -204,44 +240,65 @@ static __always_inline int copyup_enter(struct dentry *dentry, int flags)
 	start.size = BPF_CORE_READ(dentry, d_inode, i_size);
 	if (start.size < min_size_bytes)
 		return 0;
+	known = bpf_map_lookup_elem(&starts, &thread);
+	if (known && known->dentry == dentry && copy != kt_only)
+		return 0;
+	if (known)
+		kt_lost(kt_loss_missed_return);
+	kt_did(kt_backed_up_enter, copy);
 	start.dentry = dentry;
 	start.flags = flags;
 	start.trigger = copyup_trigger_of(thread, flags);
 	start.layer_index = kt_overlay_layer(dentry);
 	kt_overlay_upper(BPF_CORE_READ(dentry, d_inode), &start.upper, &data);
 	start.time = bpf_ktime_get_boot_ns();
-	if (bpf_map_lookup_elem(&starts, &thread))
-		kt_lost(kt_loss_missed_return);
 	if (bpf_map_update_elem(&starts, &thread, &start, BPF_ANY))
 		kt_lost(kt_loss_map_full);
 	return 0;
 }
 
-static __always_inline int copyup_moved(long bytes, bool cloned)
+/* `to`: the source's offset after this call, by which a backup knows that it is counted; 0 where no backup
+ * is. */
+static __always_inline int copyup_spliced(long bytes, __u64 to, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_start *start = bpf_map_lookup_elem(&starts, &thread);
 
-	if (!start || bytes <= 0)
+	if (!start || bytes <= 0 || (to && start->copied_to == to))
 		return 0;
-	if (cloned)
-		start->cloned += bytes;
-	else
-		start->copied += bytes;
+	kt_did(kt_backed_up_spliced, copy);
+	start->copied += bytes;
+	start->copied_to = to;
+	return 0;
+}
+
+/* A file is cloned whole, by one call. */
+static __always_inline int copyup_cloned(long bytes, __u32 copy)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct copyup_start *start = bpf_map_lookup_elem(&starts, &thread);
+
+	if (!start || bytes <= 0 || start->cloned)
+		return 0;
+	kt_did(kt_backed_up_cloned, copy);
+	start->cloned = bytes;
 	return 0;
 }
 
 /* ovl_copy_up_start returns 1 to the loser of two threads: the other has copied the object up already. */
-static __always_inline int copyup_begun(int result)
+static __always_inline int copyup_begun(int result, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
+	struct copyup_start *start = result > 0 ? bpf_map_lookup_elem(&starts, &thread) : 0;
 
-	if (result > 0)
-		bpf_map_delete_elem(&starts, &thread);
+	if (!start || start->raced)
+		return 0;
+	kt_did(kt_backed_up_begun, copy);
+	start->raced = true;
 	return 0;
 }
 
-static __always_inline int copyup_return(int result)
+static __always_inline int copyup_return(int result, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_start *start = bpf_map_lookup_elem(&starts, &thread);
@@ -250,12 +307,17 @@ static __always_inline int copyup_return(int result)
 	struct kt_path_walk walk;
 	struct dentry *dentry;
 	struct inode *inode;
+	__u32 one = copy % kt_copies;
 	bool upper, data;
-	__u32 zero = 0;
 
 	if (!start)
 		return 0;
-	event = bpf_map_lookup_elem(&scratch, &zero);
+	kt_did(kt_backed_up_return, copy);
+	if (start->raced) {
+		bpf_map_delete_elem(&starts, &thread);
+		return 0;
+	}
+	event = bpf_map_lookup_elem(&scratch, &one);
 	if (!event)
 		return 0;
 	dentry = start->dentry;
@@ -313,111 +375,115 @@ static __always_inline int copyup_return(int result)
  * fentry and fexit: cheapest; need BTF of the module (5.11) and, on arm64, direct calls (6.4). BPF_PROG's
  * arguments are those of the kernel function; what a program does not use it does not name.
  */
-SEC("fentry/ovl_copy_up_one")
-int BPF_PROG(enter__fentry, struct dentry *parent, struct dentry *dentry, int flags)
-{
-	return copyup_enter(dentry, flags);
-}
+#define COPYUP_FENTRY(suffix, copy)                                                                          \
+	SEC("fentry/ovl_copy_up_one")                                                                        \
+	int BPF_PROG(enter##suffix##__fentry, struct dentry *parent, struct dentry *dentry, int flags)       \
+	{                                                                                                    \
+		return copyup_enter(dentry, flags, copy);                                                    \
+	}                                                                                                    \
+	SEC("fexit/ovl_copy_up_one")                                                                         \
+	int BPF_PROG(return ##suffix##__fentry, struct dentry * parent, struct dentry * dentry, int flags,   \
+			    int result)                                                                      \
+	{                                                                                                    \
+		return copyup_return(result, copy);                                                          \
+	}                                                                                                    \
+	SEC("fexit/ovl_copy_up_start")                                                                       \
+	int BPF_PROG(begun##suffix##__fentry, struct dentry *dentry, int flags, int result)                  \
+	{                                                                                                    \
+		return copyup_begun(result, copy);                                                           \
+	}                                                                                                    \
+	SEC("fexit/do_splice_direct")                                                                        \
+	int BPF_PROG(spliced##suffix##__fentry, void *in, __u64 *ppos, void *out, void *opos, __u64 length,  \
+		     __u32 flags, long bytes)                                                                \
+	{                                                                                                    \
+		__u64 to = 0;                                                                                \
+                                                                                                             \
+		bpf_probe_read_kernel(&to, sizeof(to), ppos);                                                \
+		return copyup_spliced(bytes, to, copy);                                                      \
+	}                                                                                                    \
+	/* What overlayfs clones by: do_clone_file_range until 6.7, vfs_clone_file_range (which wrapped it)  \
+	 * from 6.8 on. */                                                                                   \
+	SEC("fexit/do_clone_file_range")                                                                     \
+	int BPF_PROG(cloned##suffix##__fentry, void *in, long long pos_in, void *out, long long pos_out,     \
+		     long long length, __u32 flags, long long bytes)                                         \
+	{                                                                                                    \
+		return copyup_cloned(bytes, copy);                                                           \
+	}                                                                                                    \
+	SEC("fexit/vfs_clone_file_range")                                                                    \
+	int BPF_PROG(cloned##suffix##__fentry_vfs, void *in, long long pos_in, void *out, long long pos_out, \
+		     long long length, __u32 flags, long long bytes)                                         \
+	{                                                                                                    \
+		return copyup_cloned(bytes, copy);                                                           \
+	}                                                                                                    \
+	/* Runs for every open for writing and every operation, also when nothing is left to copy; once for  \
+	 * all parents. */                                                                                   \
+	SEC("fentry/ovl_copy_up_flags")                                                                      \
+	int BPF_PROG(target##suffix##__fentry, struct dentry *dentry)                                        \
+	{                                                                                                    \
+		return copyup_begin(dentry, copy);                                                           \
+	}                                                                                                    \
+	SEC("fentry/ovl_setattr")                                                                            \
+	int setattr##suffix##__fentry(unsigned long long *ctx)                                               \
+	{                                                                                                    \
+		return copyup_setattr((void *)copyup_attributes(ctx), copy);                                 \
+	}
 
-SEC("fexit/ovl_copy_up_one")
-int BPF_PROG(return__fentry, struct dentry *parent, struct dentry *dentry, int flags, int result)
-{
-	return copyup_return(result);
-}
-
-SEC("fexit/ovl_copy_up_start")
-int BPF_PROG(begun__fentry, struct dentry *dentry, int flags, int result)
-{
-	return copyup_begun(result);
-}
-
-SEC("fexit/do_splice_direct")
-int BPF_PROG(spliced__fentry, void *in, void *ppos, void *out, void *opos, __u64 length, __u32 flags,
-	     long bytes)
-{
-	return copyup_moved(bytes, false);
-}
-
-/* What overlayfs clones by: do_clone_file_range until 6.7, vfs_clone_file_range (which wrapped it) from 6.8
- * on. */
-SEC("fexit/do_clone_file_range")
-int BPF_PROG(cloned__fentry, void *in, long long pos_in, void *out, long long pos_out, long long length,
-	     __u32 flags, long long bytes)
-{
-	return copyup_moved(bytes, true);
-}
-
-SEC("fexit/vfs_clone_file_range")
-int BPF_PROG(cloned__fentry_vfs, void *in, long long pos_in, void *out, long long pos_out, long long length,
-	     __u32 flags, long long bytes)
-{
-	return copyup_moved(bytes, true);
-}
-
-/* Runs for every open for writing and every operation, also when nothing is left to copy; once for all
- * parents. */
-SEC("fentry/ovl_copy_up_flags")
-int BPF_PROG(target__fentry, struct dentry *dentry)
-{
-	return copyup_begin(dentry);
-}
-
-SEC("fentry/ovl_setattr")
-int setattr__fentry(unsigned long long *ctx)
+/* The attributes that ovl_setattr is given. */
+static __always_inline __u64 copyup_attributes(unsigned long long *ctx)
 {
 	__u64 attributes;
 
-	if (kt_inode_operations_are_idmapped()) {
-		attributes = ctx[2];
-		asm volatile(
-		    ""
-		    : "+r"(attributes)); /* or clang computes the address of ctx[1 or 2], which is refused */
-	} else {
-		attributes = ctx[1];
-	}
-	return copyup_setattr((void *)attributes);
+	if (!kt_inode_operations_are_idmapped())
+		return ctx[1];
+	attributes = ctx[2];
+	/* or clang computes the address of ctx[1 or 2], which is refused */
+	asm volatile("" : "+r"(attributes));
+	return attributes;
 }
+
+COPYUP_FENTRY(, kt_first)
+COPYUP_FENTRY(_backup, kt_backup)
 
 SEC("kprobe/ovl_copy_up_one")
 int BPF_KPROBE(enter__kprobe, struct dentry *parent, struct dentry *dentry, int flags)
 {
-	return copyup_enter(dentry, flags);
+	return copyup_enter(dentry, flags, kt_only);
 }
 
 SEC("kretprobe/ovl_copy_up_one")
 int BPF_KRETPROBE(return__kprobe, int result)
 {
-	return copyup_return(result);
+	return copyup_return(result, kt_only);
 }
 
 SEC("kretprobe/ovl_copy_up_start")
 int BPF_KRETPROBE(begun__kprobe, int result)
 {
-	return copyup_begun(result);
+	return copyup_begun(result, kt_only);
 }
 
 SEC("kretprobe/do_splice_direct")
 int BPF_KRETPROBE(spliced__kprobe, long bytes)
 {
-	return copyup_moved(bytes, false);
+	return copyup_spliced(bytes, 0, kt_only);
 }
 
 SEC("kretprobe/do_clone_file_range")
 int BPF_KRETPROBE(cloned__kprobe, long bytes)
 {
-	return copyup_moved(bytes, true);
+	return copyup_cloned(bytes, kt_only);
 }
 
 SEC("kretprobe/vfs_clone_file_range")
 int BPF_KRETPROBE(cloned__kprobe_vfs, long bytes)
 {
-	return copyup_moved(bytes, true);
+	return copyup_cloned(bytes, kt_only);
 }
 
 SEC("kprobe/ovl_copy_up_flags")
 int BPF_KPROBE(target__kprobe, struct dentry *dentry)
 {
-	return copyup_begin(dentry);
+	return copyup_begin(dentry, kt_only);
 }
 
 SEC("kprobe/ovl_setattr")
@@ -427,32 +493,30 @@ int setattr__kprobe(struct pt_regs *ctx)
 
 	/* both are read first: clang would compute the member's address, and ctx allows no arithmetic */
 	asm volatile("" : "+r"(second), "+r"(third));
-	return copyup_setattr((void *)(kt_inode_operations_are_idmapped() ? third : second));
+	return copyup_setattr((void *)(kt_inode_operations_are_idmapped() ? third : second), kt_only);
 }
 
 /* An operation that copies its objects up itself: entry says which, return forgets it. */
-#define COPYUP_OPERATION_END(group, function)                                                                \
-	SEC("fexit/" #function)                                                                              \
-	int group##_end__fentry(void *ctx)                                                                   \
+#define COPYUP_PROGRAM(name, section, body)                                                                  \
+	SEC(section)                                                                                         \
+	int name(void *ctx)                                                                                  \
 	{                                                                                                    \
-		return copyup_operation_end();                                                               \
-	}                                                                                                    \
-	SEC("kretprobe/" #function)                                                                          \
-	int group##_end__kprobe(void *ctx)                                                                   \
-	{                                                                                                    \
-		return copyup_operation_end();                                                               \
+		return body;                                                                                 \
 	}
+#define COPYUP_OPERATION_END(group, function)                                                                \
+	COPYUP_PROGRAM(group##_end__fentry, "fexit/" #function,                                              \
+		       copyup_operation_end(kt_backed_up_##group##_end, kt_first))                           \
+	COPYUP_PROGRAM(group##_end_backup__fentry, "fexit/" #function,                                       \
+		       copyup_operation_end(kt_backed_up_##group##_end, kt_backup))                          \
+	COPYUP_PROGRAM(group##_end__kprobe, "kretprobe/" #function,                                          \
+		       copyup_operation_end(kt_backed_up_##group##_end, kt_only))
 #define COPYUP_OPERATION(group, function, trigger)                                                           \
-	SEC("fentry/" #function)                                                                             \
-	int group##__fentry(void *ctx)                                                                       \
-	{                                                                                                    \
-		return copyup_operation(trigger);                                                            \
-	}                                                                                                    \
-	SEC("kprobe/" #function)                                                                             \
-	int group##__kprobe(void *ctx)                                                                       \
-	{                                                                                                    \
-		return copyup_operation(trigger);                                                            \
-	}                                                                                                    \
+	COPYUP_PROGRAM(group##__fentry, "fentry/" #function,                                                 \
+		       copyup_operation(trigger, kt_backed_up_##group, kt_first))                            \
+	COPYUP_PROGRAM(group##_backup__fentry, "fentry/" #function,                                          \
+		       copyup_operation(trigger, kt_backed_up_##group, kt_backup))                           \
+	COPYUP_PROGRAM(group##__kprobe, "kprobe/" #function,                                                 \
+		       copyup_operation(trigger, kt_backed_up_##group, kt_only))                             \
 	COPYUP_OPERATION_END(group, function)
 
 COPYUP_OPERATION_END(setattr, ovl_setattr)

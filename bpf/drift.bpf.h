@@ -76,16 +76,45 @@ static __always_inline __u64 kt_syscall_argument(const void *registers)
 #endif
 }
 
-/* Number of a mount: unique in a boot since 6.8 (98d2b43081972), before that mnt_id, which is given again. */
+/*
+ * Number of a mount: unique in a boot since 6.8 (98d2b43081972). Before that mnt_id is given again at once,
+ * and so are the device numbers of tmpfs and overlays. Made up there from what is mounted (device and `root`,
+ * an inode's number and generation) and the number of the namespace, which is not given again
+ * (mnt_namespace.seq, 8823c079ba71, 3.8); in the node's own, which outlives its mounts, also from what it is
+ * mounted on. What is mounted twice in one namespace of a container is one mount then: all that is written
+ * there lands alike.
+ */
 struct mount___unique {
 	__u64 mnt_id_unique;
 } __attribute__((preserve_access_index));
+struct mnt_namespace___numbered {
+	__u64 seq;
+} __attribute__((preserve_access_index));
+#define KT_MIX 0x9e3779b97f4a7c15ULL /* 2^64 / the golden ratio */
 
-static __always_inline __u64 kt_mount_number(const struct mount *mount)
+static __always_inline __u64 kt_file_number(const struct inode *inode)
 {
-	if (bpf_core_field_exists(((struct mount___unique *)0)->mnt_id_unique))
+	return kt_inode_number(inode) ^ (__u64)BPF_CORE_READ(inode, i_generation) << 32;
+}
+
+static __always_inline bool kt_mounts_have_numbers(void)
+{
+	return bpf_core_field_exists(((struct mount___unique *)0)->mnt_id_unique);
+}
+
+static __always_inline __u64 kt_mount_number(const struct mount *mount, const struct mnt_namespace *namespace,
+					     __u32 device, __u64 root, bool in_node)
+{
+	__u64 number;
+
+	if (kt_mounts_have_numbers())
 		return BPF_CORE_READ((const struct mount___unique *)mount, mnt_id_unique);
-	return (__u32)BPF_CORE_READ(mount, mnt_id);
+	number = (root * KT_MIX + device) * KT_MIX;
+	if (bpf_core_field_exists(((struct mnt_namespace___numbered *)0)->seq))
+		number ^= BPF_CORE_READ((const struct mnt_namespace___numbered *)namespace, seq);
+	if (in_node)
+		number ^= kt_file_number(BPF_CORE_READ(mount, mnt_mountpoint, d_inode)) * KT_MIX << 1;
+	return number;
 }
 
 /*

@@ -81,6 +81,40 @@ static __always_inline void kt_lost(__u32 kind)
 }
 
 /*
+ * Backups. A program that is preempted keeps its CPU from running it for anybody else until it is resumed
+ * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur). So on preemptible kernels each fentry
+ * program is attached twice, as GROUP__fentry and GROUP_backup__fentry: whichever copy runs first does the
+ * work and counts it here, and the other sees that it is done. What neither ran for is the smaller of what
+ * the two counts allow (engines/libbpf.py).
+ */
+enum kt_copy {
+	kt_first,
+	kt_backup,
+	kt_copies,
+	kt_only = kt_copies, /* a program without a backup */
+};
+#define KT_BACKED_UP 32 /* groups at most; their index is enum kt_backed_up of the tracer */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, KT_BACKED_UP *kt_copies);
+	__type(key, __u32);
+	__type(value, __u64);
+} done SEC(".maps");
+
+static __always_inline void kt_did(__u32 group, __u32 copy)
+{
+	__u32 index = group * kt_copies + copy;
+	__u64 *count;
+
+	if (copy == kt_only)
+		return;
+	count = bpf_map_lookup_elem(&done, &index);
+	if (count)
+		*count += 1;
+}
+
+/*
  * Hand a record over without waking the reader for each: a timer drains. Once per crossing of half the ring
  * the reader is woken all the same, so that a burst does not have to wait for the timer.
  */
@@ -111,8 +145,8 @@ const volatile bool memory_on_v1 = true;
 
 static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct cgroup_subsys_state *css = 0;
+	struct task_struct *task;
 	struct css_set *set;
 	__u64 index;
 
@@ -124,6 +158,7 @@ static __always_inline void kt_current_cgroups(struct kt_cgroups *who)
 	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
 		return;
 	index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	task = (struct task_struct *)bpf_get_current_task();
 	set = BPF_CORE_READ(task, cgroups);
 	bpf_probe_read_kernel(&css, sizeof(css),
 			      (void *)set + bpf_core_field_offset(set->subsys) + index * sizeof(void *));

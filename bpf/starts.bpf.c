@@ -52,7 +52,8 @@ struct starts_step {
 	enum starts_phase phase;
 	__u32 pid;
 	__u32 first; /* exec: of what the container was made for */
-	__u32 flags; /* volumes: as mount(2) was given them; namespaces: as unshare(2) */
+	__u32 flags; /* volumes: as mount(2) was given them; namespaces: as unshare(2); exec: as node, the
+			sandbox's */
 	struct {
 		__u32 pid, mnt, net, uts, ipc, user;
 	} ns;	    /* exec: as readlink of /proc/PID/ns/... shows them */

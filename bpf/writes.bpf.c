@@ -57,7 +57,10 @@ enum writes_operation {
 	writes_truncate,
 	writes_fsync,
 	writes_mmap,
-	writes_other, /* of any kind: what found no room in the table */
+	writes_other, /* what found no room in the table: of any kind but the two that are not added to the
+			 others */
+	writes_other_fsync,
+	writes_other_mmap,
 };
 
 /* clang-format off */
@@ -105,9 +108,10 @@ struct writes_latency {
 	WRITES_LATENCY;
 };
 KT_COUNTERS(writes, writes_key, writes_value, writes_counter, 16384);
-/* Where writes has no room: one entry for each cgroup, so that sums stay exact. */
+/* Where writes has no room: an entry for each cgroup and kind of sum, so that sums stay exact. */
 KT_COUNTERS(writes_rest, writes_key, writes_value, writes_counter, 4096);
-KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384);
+/* By the keys of both. */
+KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384 + 4096);
 
 /* Beside the operations: inside fsync(2) or fdatasync(2). */
 #define writes_syncing 64
@@ -256,17 +260,13 @@ struct writes_operand {
 	struct inode *inode;
 	struct kt_file_path path;
 	__u64 file;   /* inode number and generation in one */
+	__u64 root;   /* the same of what is mounted; 0 where mounts have numbers of their own */
 	__s64 result; /* bytes or a negative errno */
 	kt_duration_ns duration;
 	__u64 thread; /* 0: the one that runs */
 	kt_dev device;
 	__u16 type;
 };
-
-static __always_inline __u64 writes_file_number(const struct inode *inode)
-{
-	return kt_inode_number(inode) ^ (__u64)BPF_CORE_READ(inode, i_generation) << 32;
-}
 
 static __always_inline struct mount *writes_mount_of(struct vfsmount *mnt)
 {
@@ -296,41 +296,70 @@ static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
 	return true;
 }
 
-static __always_inline void writes_tell_place(kt_place place, kt_dev device, struct dentry *dentry)
+/*
+ * What is seldom called is a function of its own: the verifier looks at it once for a program, not once for
+ * each way that leads there. Such functions take numbers only (pointers since 5.13).
+ */
+#define writes_seldom __attribute__((noinline))
+
+/* A pointer that the verifier knows the type of, as a number. */
+static __always_inline __u64 writes_number(const void *pointer)
+{
+	__u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
+	return number;
+}
+
+/* Walk up from a dentry into the scratch's path: struct kt_path_walk, its end in the upper half. */
+writes_seldom __u32 writes_walk(__u64 dentry)
 {
 	struct writes_scratch *room;
 	struct kt_path_walk walk;
 	__u32 zero = 0;
 
-	if (!writes_tell(0, place, device))
-		return;
 	room = bpf_map_lookup_elem(&scratch, &zero);
 	if (!room)
-		return;
+		return (__u32)kt_path_unnamed << 16;
+	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
+	walk = kt_path(room->path, (void *)dentry);
+	return walk.bytes | (__u32)walk.end << 16;
+}
+
+writes_seldom int writes_tell_place(kt_place place, kt_dev device, __u64 dentry)
+{
+	struct writes_scratch *room;
+	__u32 zero = 0, walk;
+
+	if (!writes_tell(0, place, device))
+		return 0;
+	room = bpf_map_lookup_elem(&scratch, &zero);
+	if (!room)
+		return 0;
 	room->place.time = bpf_ktime_get_boot_ns();
 	room->place.place = place;
 	room->place.device = device;
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, dentry);
-	room->place.path_bytes = walk.bytes;
-	room->place.path_end = walk.end;
+	walk = writes_walk(dentry);
+	room->place.path_bytes = walk;
+	room->place.path_end = walk >> 16;
 	bpf_probe_read_kernel(room->place.path, sizeof(room->place.path), room->path);
 	kt_output(&writes_places, &room->place, sizeof(room->place));
+	return 0;
 }
 
-static __always_inline void writes_tell_mount(kt_mount number, kt_dev device, struct vfsmount *mnt)
+writes_seldom int writes_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount)
 {
+	struct vfsmount *mnt = (void *)vfsmount;
 	struct mount *mount = writes_mount_of(mnt);
 	struct writes_mount_event *event;
 	struct writes_scratch *room;
-	struct kt_path_walk walk;
-	__u32 zero = 0;
+	__u32 zero = 0, walk;
 
 	if (!writes_tell(1, number, device))
-		return;
+		return 0;
 	room = bpf_map_lookup_elem(&scratch, &zero);
 	if (!room)
-		return;
+		return 0;
 	event = &room->mount;
 	__builtin_memset(event, 0, __builtin_offsetof(struct writes_mount_event, root));
 	event->time = bpf_ktime_get_boot_ns();
@@ -342,35 +371,37 @@ static __always_inline void writes_tell_mount(kt_mount number, kt_dev device, st
 	event->magic = BPF_CORE_READ(mnt, mnt_sb, s_magic);
 	bpf_probe_read_kernel_str(event->type, sizeof(event->type), BPF_CORE_READ(mnt, mnt_sb, s_type, name));
 	bpf_probe_read_kernel_str(event->source, sizeof(event->source), BPF_CORE_READ(mount, mnt_devname));
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, BPF_CORE_READ(mnt, mnt_root));
-	event->root_bytes = walk.bytes;
-	event->root_end = walk.end;
+	walk = writes_walk((__u64)BPF_CORE_READ(mnt, mnt_root));
+	event->root_bytes = walk;
+	event->root_end = walk >> 16;
 	bpf_probe_read_kernel(event->root, sizeof(event->root), room->path);
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, BPF_CORE_READ(mount, mnt_mountpoint));
-	event->point_bytes = walk.bytes;
-	event->point_end = walk.end;
+	walk = writes_walk((__u64)BPF_CORE_READ(mount, mnt_mountpoint));
+	event->point_bytes = walk;
+	event->point_end = walk >> 16;
 	bpf_probe_read_kernel(event->point, sizeof(event->point), room->path);
 	kt_output(&writes_mounts, event, sizeof(*event));
+	return 0;
 }
 
-/* The place of a file: so and so many levels below the nearest anchor above it; 0 where there is none. */
-static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
+static __always_inline void writes_inode_of(struct writes_inode *key, struct dentry *dentry, kt_dev device)
 {
-	struct dentry *at = BPF_CORE_READ(file, d_parent);
-	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
-	struct writes_inode key = {.device = device};
-	kt_place place = 0;
-	kt_place *known;
-	__u64 directory;
+	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 
-	directory = kt_inode_number(BPF_CORE_READ(at, d_inode));
-	key.inode = directory;
-	key.generation = BPF_CORE_READ(at, d_inode, i_generation);
-	known = bpf_map_lookup_elem(&directories, &key);
-	if (known)
-		return *known;
+	key->inode = kt_inode_number(inode);
+	key->generation = BPF_CORE_READ(inode, i_generation);
+	key->device = device;
+}
+
+/* The place of a directory's files: so and so many levels below the nearest anchor above; 0 where there is
+ * none. */
+writes_seldom kt_place writes_find_place(__u64 directory, kt_dev device)
+{
+	struct dentry *at = (void *)directory;
+	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
+	struct writes_inode key = {};
+	kt_place place = 0;
+
+	writes_inode_of(&key, at, device);
 	for (int depth = 0; depth < 48; depth++) {
 		struct writes_inode anchor = {.device = device};
 		struct dentry *parent;
@@ -400,11 +431,22 @@ static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
 		at = parent;
 	}
 	if (found) {
-		place = writes_file_number(BPF_CORE_READ(found, d_inode));
-		writes_tell_place(place, device, found);
+		place = kt_file_number(BPF_CORE_READ(found, d_inode));
+		writes_tell_place(place, device, (__u64)found);
 	}
 	bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
 	return place;
+}
+
+static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
+{
+	struct dentry *directory = BPF_CORE_READ(file, d_parent);
+	struct writes_inode key = {};
+	kt_place *known;
+
+	writes_inode_of(&key, directory, device);
+	known = bpf_map_lookup_elem(&directories, &key);
+	return known ? *known : writes_find_place((__u64)directory, device);
 }
 
 static __always_inline bool writes_is_error(__s64 result)
@@ -465,8 +507,7 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 {
 	struct writes_scratch *room;
 	struct writes_event *event;
-	struct kt_path_walk walk;
-	__u32 zero = 0;
+	__u32 zero = 0, walk;
 
 	room = bpf_map_lookup_elem(&scratch, &zero);
 	if (!room)
@@ -482,10 +523,9 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, operand->path.dentry);
-	event->path_bytes = walk.bytes;
-	event->path_end = walk.end;
+	walk = writes_walk(writes_number(operand->path.dentry));
+	event->path_bytes = walk;
+	event->path_end = walk >> 16;
 	bpf_probe_read_kernel(event->path, sizeof(event->path), room->path);
 	kt_output(&writes_events, event, sizeof(*event));
 }
@@ -498,9 +538,9 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	struct writes_value *entry;
 
 	if (key->mount)
-		writes_tell_mount(key->mount, key->device, operand->path.mnt);
+		writes_tell_mount(key->mount, key->device, writes_number(operand->path.mnt));
 	if (by_file && key->place)
-		writes_tell_place(key->place, key->device, operand->path.dentry);
+		writes_tell_place(key->place, key->device, writes_number(operand->path.dentry));
 	bpf_get_current_comm(value.comm, sizeof(value.comm));
 	bpf_map_update_elem(&writes, key, &value, BPF_NOEXIST);
 	entry = bpf_map_lookup_elem(&writes, key);
@@ -510,7 +550,9 @@ static __always_inline struct writes_value *writes_entry(struct writes_key *key,
 	key->place = 0;
 	key->device = 0;
 	key->pid = 0;
-	key->operation = writes_other;
+	key->operation = key->operation == writes_fsync	 ? writes_other_fsync
+			 : key->operation == writes_mmap ? writes_other_mmap
+							 : writes_other;
 	entry = bpf_map_lookup_elem(&writes_rest, key);
 	if (entry)
 		return entry;
@@ -523,18 +565,16 @@ static __always_inline bool writes_is_counted(__u16 type)
 	return all_files || type == S_IFREG || type == S_IFBLK;
 }
 
-/* Whether a mount is the node's own: by the namespace's address, once that is known. */
-static __always_inline bool writes_in_node(const struct mount *mount)
+/* Whether a mount's namespace is the node's own: by its address, once that is known. */
+static __always_inline bool writes_in_node(const struct mount *mount, const struct mnt_namespace *namespace)
 {
-	__u64 namespace = (__u64)BPF_CORE_READ(mount, mnt_ns);
-
 	if (!node_mount_namespace)
 		return false;
 	if (node_namespace)
-		return namespace == node_namespace;
+		return (__u64) namespace == node_namespace;
 	if (writes_namespace(mount) != node_mount_namespace)
 		return false;
-	node_namespace = namespace;
+	node_namespace = (__u64) namespace;
 	return true;
 }
 
@@ -544,8 +584,10 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
 	struct mount *mount = writes_mount_of(operand->path.mnt);
 	struct inode *inode = operand->inode;
+	struct mnt_namespace *namespace;
 	struct writes_value *entry;
 	struct writes_key key = {};
+	bool in_node = false;
 
 	if (operand->result < 0 && !writes_is_error(operand->result))
 		return 0;
@@ -557,21 +599,24 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	key.memory_cgroup_id = who->memory_id;
 	key.memory_hierarchy = who->memory_hierarchy;
 	key.device = operand->device;
-	if (operand->type == S_IFBLK)
+	if (operand->type == S_IFBLK) {
 		/* lands on the device itself, not in the file system that its name is in */
 		key.device = BPF_CORE_READ(inode, i_rdev);
-	else
-		key.mount = kt_mount_number(mount);
+	} else {
+		namespace = BPF_CORE_READ(mount, mnt_ns);
+		in_node = writes_in_node(mount, namespace);
+		key.mount = kt_mount_number(mount, namespace, operand->device, operand->root, in_node);
+	}
 	key.operation = operation;
 	if (by_process)
 		key.pid = operand->thread >> 32;
 	if (by_file)
 		key.place = operand->file;
-	else if (key.mount && writes_in_node(mount))
+	else if (in_node)
 		key.place = writes_place(operand->path.dentry, key.device);
 	if (events) {
 		if (key.mount)
-			writes_tell_mount(key.mount, key.device, operand->path.mnt);
+			writes_tell_mount(key.mount, key.device, writes_number(operand->path.mnt));
 		writes_send(&key, operand, bytes);
 	}
 	entry = bpf_map_lookup_elem(&writes, &key);
@@ -602,7 +647,8 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		if (!bpf_map_update_elem(&files, &file, &one, BPF_NOEXIST))
 			__sync_fetch_and_add(&entry->files, 1);
 	}
-	if (latency)
+	/* a page that becomes dirty takes no time that could be told from the fault's */
+	if (latency && operation != writes_mmap)
 		writes_measure(&key, operand->duration);
 	return 0;
 }
@@ -615,7 +661,9 @@ static __always_inline void writes_describe(struct writes_operand *operand, stru
 	operand->path.dentry = dentry;
 	operand->inode = inode;
 	operand->type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
-	operand->file = writes_file_number(inode);
+	operand->file = kt_file_number(inode);
+	if (!kt_mounts_have_numbers())
+		operand->root = kt_file_number(BPF_CORE_READ(mnt, mnt_root, d_inode));
 	operand->device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
 }
 
@@ -635,6 +683,11 @@ static __always_inline int writes_count_file(__u32 operation, struct file *file,
 		if (!writes_is_counted(operand.type))
 			return 0;
 		operand.file = ((struct inode___u64 *)inode)->i_ino ^ (__u64)inode->i_generation << 32;
+		if (!kt_mounts_have_numbers()) {
+			struct inode *root = mnt->mnt_root->d_inode;
+
+			operand.root = ((struct inode___u64 *)root)->i_ino ^ (__u64)root->i_generation << 32;
+		}
 		operand.device = mnt->mnt_sb->s_dev;
 		operand.path.dentry = file->f_path.dentry;
 		operand.path.mnt = mnt;
@@ -682,12 +735,13 @@ static __always_inline int writes_begin(__u32 operation, const void *object, boo
 /* How long the operation took that ends now, for fexit, which has the arguments at hand. */
 static __always_inline kt_duration_ns writes_duration(__u32 operation)
 {
-	__u64 thread = writes_thread(operation);
 	struct writes_start *start;
 	kt_duration_ns duration;
+	__u64 thread;
 
 	if (!latency && !events)
 		return 0;
+	thread = writes_thread(operation);
 	start = bpf_map_lookup_elem(&starts, &thread);
 	if (!start)
 		return 0;

@@ -27,7 +27,12 @@ else:
 
 # Python's platform.machine() -> libbpf's __TARGET_ARCH_*
 ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64"}
-FLAGS = ["-target", "bpf", "-O2", "-g", "-Wall", "-Werror", "-Wno-unused-function", "-mcpu=v2"]
+ROOT = Path(__file__).resolve().parent.parent
+# BTF names the sources of each line: as in the checkout, wherever that is, so that objects are the same everywhere.
+FLAGS = [
+    *("-target", "bpf", "-O2", "-g", "-fdebug-compilation-dir=."),
+    *("-Wall", "-Werror", "-Wno-unused-function", "-mcpu=v2"),
+]
 
 
 def clang() -> str:
@@ -57,7 +62,9 @@ def compile_object(source: Path, output: Path, arch: str, *extra: str) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_suffix(".tmp")
     command = [clang(), *FLAGS, f"-D__TARGET_ARCH_{ARCHITECTURES[arch]}", *system_headers(), *extra]
-    done = subprocess.run([*command, "-c", str(source), "-o", str(unfinished)], capture_output=True, text=True)
+    named = source.relative_to(ROOT) if source.is_relative_to(ROOT) else source
+    command += ["-c", str(named), "-o", str(unfinished)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{source.name} does not compile for {arch}:\n{done.stderr}")
     if strip := llvm_strip():
@@ -68,13 +75,14 @@ def compile_object(source: Path, output: Path, arch: str, *extra: str) -> None:
 def compile_all(root: Path) -> list[Path]:
     """Compile what is out of date; gives every object that the wheel carries."""
     sources = sorted((root / "bpf").glob("*.bpf.c"))
-    newest_header = max(path.stat().st_mtime for path in (root / "bpf").glob("*.h"))
+    shared = [*(root / "bpf").glob("*.h"), Path(__file__)]
+    newest_shared = max(path.stat().st_mtime for path in shared)
     objects = []
     for source in sources:
         for arch in ARCHITECTURES:
             output = root / "src" / "kubetrace" / "objects" / arch / source.name.replace(".bpf.c", ".bpf.o")
             objects.append(output)
-            if not output.exists() or output.stat().st_mtime < max(source.stat().st_mtime, newest_header):
+            if not output.exists() or output.stat().st_mtime < max(source.stat().st_mtime, newest_shared):
                 compile_object(source, output, arch)
     copies = root / "src" / "kubetrace" / "objects" / "bpf"
     copies.mkdir(parents=True, exist_ok=True)

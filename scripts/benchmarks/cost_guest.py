@@ -1,30 +1,78 @@
-"""The guest's half of cost.py: cost_guest.py HOOK ROUNDS prints {operation: [untraced, traced]}, in instructions."""
+"""The guest's half of cost.py: cost_guest.py ROUNDS [--peers] prints {way: {operation: [untraced, traced]}}.
+
+With --reference it prints what tests/cost/instructions.json holds.
+
+In instructions per operation, the median of the rounds. Every round measures all operations untraced and then with each
+tracer (or peer) attached; nobody drains the rings, they are large enough.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 from kubetrace import tracers
+from kubetrace.attribution.node import Node
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
+from kubetrace.host import Host
 
 BASE = os.environ.get("TMPDIR", "/run") + "/cost"
 FILES = 50
+_ATTACH_S = 90
+
+# Tracer and hook -> the operations that it has to do with.
+OURS = {
+    ("copyup", "fentry"): ("copy_up", "setattr", "rename", "open_write", "write"),
+    ("copyup", "kprobe"): ("copy_up", "setattr", "rename", "open_write", "write"),
+    ("writes", "fentry"): ("write", "open_write"),
+    ("writes", "kprobe"): ("write", "open_write"),
+    ("cgroups", "auto"): ("exec", "cgroup"),
+    ("starts", "auto"): ("exec", "cgroup"),
+}
+# What does the same job, or the nearest to it -> (command, programs, operations).
+PEERS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
+    "bpftrace kprobes, copy-ups by cgroup": (
+        [
+            *("bpftrace", "-e"),
+            "kprobe:ovl_copy_up_one { @s[tid] = nsecs; } kretprobe:ovl_copy_up_one /@s[tid]/ { @n[cgroup] = count(); "
+            "@l[cgroup] = max(nsecs - @s[tid]); delete(@s[tid]); }",
+        ],
+        2,
+        ("copy_up",),
+    ),
+    "bpftrace kretfunc, writes by cgroup": (
+        ["bpftrace", "-e", "kretfunc:vfs_write { @n[cgroup] = count(); @b[cgroup] = sum(retval); }"],
+        1,
+        ("write",),
+    ),
+    "libbpf-tools filetop": (["/usr/sbin/filetop", "-C", "3600"], 2, ("write",)),
+    "libbpf-tools execsnoop": (["/usr/sbin/execsnoop"], 2, ("exec",)),
+    "bpftrace, executions by cgroup": (
+        ["bpftrace", "-e", "tracepoint:sched:sched_process_exec { @[cgroup] = count(); }"],
+        1,
+        ("exec",),
+    ),
+}
 
 
-def _overlay(rounds: int) -> str:
+def _overlay(files: int) -> str:
     for name in ("lower", "rw", "merged"):
         os.makedirs(f"{BASE}/{name}")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", f"{BASE}/rw"], check=True)
     os.makedirs(f"{BASE}/rw/upper")
     os.makedirs(f"{BASE}/rw/work")
-    for number in range((2 * rounds + 2) * FILES):
+    for number in range(files):
         with open(f"{BASE}/lower/{number}", "w") as file:
             file.write("x")
     options = f"lowerdir={BASE}/lower,upperdir={BASE}/rw/upper,workdir={BASE}/rw/work"
@@ -32,47 +80,156 @@ def _overlay(rounds: int) -> str:
     return f"{BASE}/merged"
 
 
-def main() -> None:
-    hook, rounds = sys.argv[1], int(sys.argv[2])
-    merged = _overlay(rounds)
-    fresh = iter(range((2 * rounds + 2) * FILES))
-    with open(f"{merged}/new", "w") as file:
-        file.write("x")
+class Operations:
+    """The operations by name; `measure` gives the instructions of one."""
 
-    def copy_up() -> None:
-        os.chmod(f"{merged}/{next(fresh)}", 0o600)
+    def __init__(self, files: int) -> None:
+        """`files` is how many copy-ups there can be."""
+        merged = self._merged = _overlay(files)
+        self._fresh = iter(range(files))
+        with open(f"{merged}/new", "w") as file:
+            file.write("x")
+        written = os.open(f"{merged}/new", os.O_WRONLY)
+        busybox = shutil.which("busybox") or "/bin/busybox"
+        shutil.copy(busybox, f"{BASE}/rw/true")
+        unified = "/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup"
+        self._cgroup = f"{unified}/cost"
+        self._acts: dict[str, Callable[[], object]] = {
+            "copy_up": lambda: os.chmod(f"{merged}/{next(self._fresh)}", 0o600),
+            "setattr": lambda: os.chmod(f"{merged}/new", 0o600),
+            "rename": self._rename,
+            "open_write": lambda: os.close(os.open(f"{merged}/new", os.O_WRONLY)),
+            "write": lambda: os.pwrite(written, b"x", 0),
+            "exec": self._exec,
+            "cgroup": self._make_cgroup,
+        }
 
-    def rename() -> None:
-        os.rename(f"{merged}/new", f"{merged}/new2")
-        os.rename(f"{merged}/new2", f"{merged}/new")
+    def _rename(self) -> None:
+        os.rename(f"{self._merged}/new", f"{self._merged}/new2")
+        os.rename(f"{self._merged}/new2", f"{self._merged}/new")
 
-    written = os.open(f"{merged}/new", os.O_WRONLY)
-    operations: dict[str, Callable[[], object]] = {
-        "copy_up": copy_up,
-        "setattr": lambda: os.chmod(f"{merged}/new", 0o600),
-        "rename": rename,
-        "open_write": lambda: os.close(os.open(f"{merged}/new", os.O_WRONLY)),
-        "write": lambda: os.pwrite(written, b"x", 0),
+    def _exec(self) -> None:
+        os.waitpid(os.posix_spawn(f"{BASE}/rw/true", ["true"], {}), 0)
+
+    def _make_cgroup(self) -> None:
+        os.mkdir(self._cgroup)
+        os.rmdir(self._cgroup)
+
+    def measure(self, name: str) -> float:
+        """Instructions of one; a pair of renames is two."""
+        act, times = self._acts[name], FILES
+        begun = time.perf_counter_ns()
+        for _ in range(times):
+            act()
+        return (time.perf_counter_ns() - begun) / times / (2 if name == "rename" else 1)
+
+
+class _Stored:
+    # What tracers fill their maps through.
+    def __init__(self, loaded: LoadedObject) -> None:
+        self._loaded = loaded
+
+    def store(self, name: str, key: bytes, value: bytes) -> None:
+        self._loaded.update(name, key, value)
+
+
+@contextlib.contextmanager
+def attached(name: str, hook: str) -> Iterator[None]:
+    """One of our tracers with its default options."""
+    tracer = tracers.find(name)
+    host = Host.find("/")
+    options = {option.name: option.default for option in tracer.options() if option.name}
+    wiring: dict[str, Any] = {}
+    constants = dict(tracer.constants(options))
+    if isinstance(tracer, tracers.Counts):
+        wiring = tracer.wiring(options, next(iter(tracer.groupings)), False, host)
+        constants |= wiring.pop("constants")
+    with LoadedObject(
+        object_path(name),
+        hook=hook,
+        optional=tracer.optional,
+        constants=constants,
+        **wiring,
+    ) as loaded:
+        if isinstance(tracer, tracers.Counts):
+            tracer.prepare(_Stored(loaded).store, Node(host))
+        yield
+
+
+def _programs() -> int:
+    """How many BPF programs the kernel holds."""
+    library = ctypes.CDLL("libbpf.so.1")
+    found, last = 0, ctypes.c_uint32()
+    while not library.bpf_prog_get_next_id(last, ctypes.byref(last)):
+        found += 1
+    return found
+
+
+@contextlib.contextmanager
+def peer(command: list[str], programs: int) -> Iterator[None]:
+    """A peer's program, once all that it attaches is there; raises TimeoutError."""
+    before = _programs()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + _ATTACH_S
+        while _programs() < before + programs:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise TimeoutError(f"{command[0]} did not attach")
+            time.sleep(0.2)
+        time.sleep(1)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure(rounds: int, *, peers: bool) -> dict[str, dict[str, list[float]]]:
+    """{way: {operation: [untraced, traced]}}, medians of the rounds."""
+    ways: dict[str, tuple[Callable[[], AbstractContextManager[None]], tuple[str, ...]]] = {
+        f"{name}, {hook}": (lambda name=name, hook=hook: attached(name, hook), operations)  # type: ignore[misc]
+        for (name, hook), operations in OURS.items()
+    }
+    if peers:
+        for what, (command, programs, operations) in PEERS.items():
+            if shutil.which(command[0]):
+                ways[what] = (lambda c=command, p=programs: peer(c, p), operations)  # type: ignore[misc]
+    copies = sum("copy_up" in operations for _, operations in ways.values())
+    acts = Operations((rounds * (1 + copies) + 2) * FILES)
+    wanted = list(dict.fromkeys(name for _, operations in ways.values() for name in operations))
+    plain: dict[str, list[float]] = {name: [] for name in wanted}
+    traced: dict[str, dict[str, list[float]]] = {
+        way: {name: [] for name in operations} for way, (_, operations) in ways.items()
+    }
+    for name in wanted:
+        acts.measure(name)
+    for _ in range(rounds):
+        for name in wanted:
+            plain[name].append(acts.measure(name))
+        for way, (attach, operations) in list(ways.items()):
+            try:
+                with attach():
+                    for name in operations:
+                        traced[way][name].append(acts.measure(name))
+            except TimeoutError as error:
+                print(error, file=sys.stderr)
+                del ways[way], traced[way]
+    return {
+        way: {name: [statistics.median(plain[name]), statistics.median(found)] for name, found in operations.items()}
+        for way, operations in traced.items()
     }
 
-    def measure(times: dict[str, list[float]] | None) -> None:
-        for name, operation in operations.items():
-            begun = time.perf_counter_ns()
-            for _ in range(FILES):
-                operation()
-            took = (time.perf_counter_ns() - begun) / FILES / (2 if name == "rename" else 1)
-            if times is not None:
-                times[name].append(took)
 
-    plain: dict[str, list[float]] = {name: [] for name in operations}
-    traced: dict[str, list[float]] = {name: [] for name in operations}
-    tracer = tracers.find("copyup")
-    measure(None)
-    for _ in range(rounds):
-        measure(plain)
-        with LoadedObject(object_path("copyup"), hook=hook, optional=tracer.optional):
-            measure(traced)
-    print(json.dumps({name: [statistics.median(plain[name]), statistics.median(traced[name])] for name in operations}))
+def added(found: dict[str, dict[str, list[float]]]) -> dict[str, int]:
+    """Tracer, hook and operation -> the instructions that tracing adds to it."""
+    return {
+        f"{way}, {operation}": round(traced - plain)
+        for way, operations in found.items()
+        for operation, (plain, traced) in operations.items()
+    }
 
 
-main()
+if __name__ == "__main__":
+    result: object = measure(int(sys.argv[1]), peers="--peers" in sys.argv)
+    if "--reference" in sys.argv:
+        result = added(result)  # type: ignore[arg-type]
+    print(json.dumps(result, indent=1))

@@ -1,10 +1,11 @@
 """What counting adds to one write, in instructions of a virtual machine, and what a snapshot of 100,000 counters costs.
 
-The instructions are exact (cost.py says how); a minimal fexit program with one hash and two additions takes 512
-(PERFORMANCE.md 7). A snapshot is read, decoded, attributed, added up and ranked. Its map is the tracer's own, in this
-machine's kernel (the object is loaded, not attached), filled from here. What has changed since the last snapshot is
-changed behind the real look-up, as an update from user space would move an entry inside its bucket, which programs
-never do.
+The instructions are exact (cost.py says how), and held against those of a minimal fexit program with one hash and two
+additions (minimal.bpf.c), and of other tools.
+
+A snapshot is read, decoded, attributed, added up and ranked. Its map is the tracer's own, in this machine's kernel (the
+object is loaded, not attached), filled from here. What has changed since the last snapshot is changed behind the real
+look-up, as an update from user space would move an entry inside its bucket, which programs never do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import compile_objects
+
+from benchmarks.measure import Row, spread
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
 from kubetrace.counting import Counting
@@ -29,8 +33,6 @@ from kubetrace.selection import Selection
 from kubetrace.tracers import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# PERFORMANCE.md 7, on the same kernel
-MINIMAL = 512
 KEYS = 100_000
 CGROUPS = 500
 BY = "destination"
@@ -81,31 +83,36 @@ def _attributor() -> Attributor:
     return made
 
 
-def run(rounds: int) -> list[dict[str, str]]:
-    """Rows of what, value and note."""
-    return [*_snapshots(rounds), *_instructions(min(rounds, 5))]
+def run(rounds: int) -> list[Row]:
+    """Instructions of one write; the snapshot is a benchmark of its own (snapshot.py)."""
+    return _instructions(min(rounds, 5))
 
 
-def _instructions(rounds: int) -> list[dict[str, str]]:
-    rows = []
-    for hook in ("fentry", "kprobe"):
-        guest = ["python3", "scripts/benchmarks/writes_guest.py", hook, str(rounds)]
-        machine = [str(ROOT / "scripts" / "vm"), "--kernel", "6.1", "--count-instructions", "--"]
-        done = subprocess.run([*machine, *guest], stdout=subprocess.PIPE, check=True)
-        found = json.loads(done.stdout)
-        plain = found.pop("untraced")
-        rows += [
-            {
-                "what": f"one write, {hook}, {name}",
-                "value": f"+{took - plain:,.0f}",
-                "note": f"instructions, {(took - plain) / MINIMAL:.2f} of a minimal fexit counter's",
-            }
-            for name, took in found.items()
-        ]
-    return rows
+def _instructions(rounds: int) -> list[Row]:
+    minimal = ROOT / ".venv" / "minimal.bpf.o"
+    compile_objects.compile_object(
+        ROOT / "scripts" / "benchmarks" / "minimal.bpf.c", minimal, platform.machine(), "-I", str(ROOT / "bpf")
+    )
+    guest = ["python3", "scripts/benchmarks/writes_guest.py", str(rounds), str(minimal.relative_to(ROOT))]
+    machine = [str(ROOT / "scripts" / "vm"), "--kernel", "6.1", "--count-instructions", "--timeout", "480", "--"]
+    done = subprocess.run([*machine, *guest], stdout=subprocess.PIPE, check=True)
+    found = json.loads(done.stdout)
+    plain = found.pop("untraced")
+    least = found["a minimal fexit counter"] - plain
+    return [
+        Row(
+            f"one write, {name}",
+            took - plain,
+            f"+{took - plain:,.0f}",
+            f"instructions, {(took - plain) / least:.2f} of the minimal counter's",
+        )
+        for name, took in found.items()
+        if took is not None  # not installed, or did not start
+    ]
 
 
-def _snapshots(rounds: int) -> list[dict[str, str]]:
+def snapshots(rounds: int) -> list[Row]:
+    """ms of CPU from the kernel's hash to ranked rows."""
     tracer = find("writes")
     path = ROOT / "src" / "kubetrace" / "objects" / platform.machine() / "writes.bpf.o"
     times: dict[str, list[float]] = {}
@@ -161,11 +168,13 @@ def _snapshots(rounds: int) -> list[dict[str, str]]:
             timed("none has changed", window)
             timed("a lookup for each key by ctypes, nothing done with it", lambda: _each(fd))
     return [
-        {
-            "what": what,
-            "value": f"{statistics.median(found) * 1000:.1f} ms",
-            "note": f"{min(found) * 1000:.1f} to {max(found) * 1000:.1f} ms of CPU, {KEYS:,} keys",
-        }
+        Row(
+            what,
+            statistics.median(found) * 1000,
+            f"{statistics.median(found) * 1000:.1f} ms",
+            f"{spread(found, 1000, 1)} ms of CPU, {KEYS:,} keys",
+            tuple(found),
+        )
         for what, found in times.items()
     ]
 

@@ -1,14 +1,18 @@
-"""The guest's half of writes.py: writes_guest.py HOOK ROUNDS prints {how it is traced: instructions per write}."""
+"""The guest's half of writes.py: writes_guest.py ROUNDS MINIMAL-OBJECT prints {how: instructions per write}."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 from kubetrace import tracers
 from kubetrace.attribution.node import Node
@@ -18,6 +22,20 @@ from kubetrace.host import Host
 
 BASE = "/run/writes"
 WRITES = 500
+START_LIMIT_S = 90
+_COUNT = "@n[cgroup] = count(); @b[cgroup] = sum(retval);"
+PEERS = {
+    "bpftrace, kfunc + kretfunc": (
+        *("bpftrace", "-e"),
+        f"kfunc:vfs_write {{ @s[tid] = nsecs; }} kretfunc:vfs_write /@s[tid]/ {{ {_COUNT} delete(@s[tid]); }}",
+    ),
+    "bpftrace, kprobe + kretprobe": (
+        *("bpftrace", "-e"),
+        f"kprobe:vfs_write {{ @s[tid] = nsecs; }} kretprobe:vfs_write /@s[tid]/ {{ {_COUNT} delete(@s[tid]); }}",
+    ),
+    "libbpf-tools filetop": ("filetop", "1000"),
+    "bcc filetop": ("filetop-bpfcc", "1000"),
+}
 
 
 class Stored:
@@ -30,44 +48,88 @@ class Stored:
         self._loaded.update(name, key, value)
 
 
-def main() -> None:
-    hook, rounds = sys.argv[1], int(sys.argv[2])
-    os.makedirs(BASE, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", BASE], check=True)
-    descriptor = os.open(f"{BASE}/file", os.O_RDWR | os.O_CREAT)
+class Writer:
+    """Writes a byte at a time to one file."""
+
+    def __init__(self) -> None:
+        os.makedirs(BASE, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", BASE], check=True)
+        self._file = os.open(f"{BASE}/file", os.O_RDWR | os.O_CREAT)
+
+    def cost(self) -> float:
+        """Instructions of one write: nanoseconds of this machine's clock."""
+        write, file = os.pwrite, self._file
+        begun = time.perf_counter_ns()
+        for _ in range(WRITES):
+            write(file, b"x", 0)
+        return (time.perf_counter_ns() - begun) / WRITES
+
+
+@contextlib.contextmanager
+def own(hook: str, options: dict[str, bool], constants: dict[str, int]) -> Iterator[None]:
+    """Our tracer's programs, attached; nobody reads the counters."""
     tracer = tracers.find("writes")
     assert isinstance(tracer, tracers.Counts)
     host = Host.find("/")
-    ways = {
-        "untraced": None,
-        "counted": {"latency": False, "all_files": False},
-        "with latency": {"latency": True, "all_files": False},
-        "as in a container": {"latency": False, "all_files": False},
+    wiring = tracer.wiring(options, "destination", False, host)
+    given = {**wiring.pop("constants"), **tracer.constants(options), **constants}
+    with LoadedObject(object_path("writes"), hook=hook, optional=tracer.optional, constants=given, **wiring) as loaded:
+        tracer.prepare(Stored(loaded).store, Node(host))
+        yield
+
+
+def ours(writer: Writer, rounds: int, minimal: Path) -> dict[str, float]:
+    """Medians by how it was traced, interleaved."""
+    plain = {"latency": False, "all_files": False}
+    # the mounts of a container are in another namespace than the node's
+    inside = {"node_mount_namespace": 1}
+    ways: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
+        "untraced": contextlib.nullcontext,
+        "a minimal fexit counter": partial(LoadedObject, minimal, hook="fentry"),
     }
+    for hook in ("fentry", "kprobe"):
+        ways[f"kubetrace, {hook}, in a container"] = partial(own, hook, plain, inside)
+        ways[f"kubetrace, {hook}, with -L"] = partial(own, hook, {**plain, "latency": True}, inside)
+        ways[f"kubetrace, {hook}, on the node"] = partial(own, hook, plain, {})
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, options in ways.items():
-            with contextlib.ExitStack() as stack:
-                if options is not None:
-                    wiring = tracer.wiring(options, "destination", False, host)
-                    constants = {**wiring.pop("constants"), **tracer.constants(options)}
-                    if name == "as in a container":
-                        # its mounts are in another namespace than the node's
-                        constants["node_mount_namespace"] = 1
-                    loaded = stack.enter_context(
-                        LoadedObject(
-                            object_path("writes"), hook=hook, optional=tracer.optional, constants=constants, **wiring
-                        )
-                    )
-                    source = Stored(loaded)
-                    tracer.prepare(source.store, Node(host))
-                for round_number in range(2):
-                    begun = time.perf_counter_ns()
-                    for _ in range(WRITES):
-                        os.pwrite(descriptor, b"x", 0)
-                    if round_number:
-                        found[name].append((time.perf_counter_ns() - begun) / WRITES)
-    print(json.dumps({name: statistics.median(values) for name, values in found.items()}))
+        for name, way in ways.items():
+            with way():
+                writer.cost()
+                found[name].append(writer.cost())
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def peer(writer: Writer, command: tuple[str, ...], untraced: float) -> float | None:
+    """The median with another tool attached; None where it does not start."""
+    if shutil.which(command[0]) is None:
+        return None
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        costs: list[float] = []
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            # all of its programs are attached when the cost has stopped to change
+            time.sleep(0.5)
+            costs = [*costs[-4:], statistics.median(writer.cost() for _ in range(5))]
+            if len(costs) == 5 and min(costs) > untraced + 100 and max(costs) - min(costs) < 30:
+                return statistics.median(costs)
+        return None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Ours first: a peer leaves nothing attached, but who knows."""
+    rounds, minimal = int(sys.argv[1]), Path(sys.argv[2])
+    writer = Writer()
+    found: dict[str, float | None] = {**ours(writer, rounds, minimal)}
+    untraced = found["untraced"]
+    assert untraced is not None
+    for name, command in PEERS.items():
+        found[name] = peer(writer, command, untraced)
+    print(json.dumps(found))
 
 
 main()

@@ -1,5 +1,7 @@
 """python3 -m kubetrace."""
 
-from kubetrace.cli import main
+import sys
 
-main()
+from kubetrace.entry import main
+
+sys.exit(main())

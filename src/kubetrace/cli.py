@@ -1,6 +1,6 @@
 """The command line: finds the tracers, prints errors, exits. No other module does either of the last two.
 
-Only click is imported for --help; everything else is when it is needed.
+Only click is imported at once (entry.py answers --help without it); everything else is when it is needed.
 """
 
 from __future__ import annotations
@@ -12,43 +12,28 @@ from typing import Any
 
 import click
 
-from kubetrace import __version__, tracers
+from kubetrace import __version__, entry, tracers
 from kubetrace.errors import KubetraceError, UsageError
 
-# Commands besides the tracers: module of the same name with `command`, and what each is for.
-_LOOKUPS = {"who": "Name the pod behind a cgroup id, pid, container id, path or snapshot."}
-_RECORDINGS = {
-    "record": "Record what tracers see to a file, for later and elsewhere.",
-    "replay": "Show a recording as it was shown live, or would have been.",
-    "export": "Turn a recording into JSON Lines, CSV, Parquet or a Perfetto trace.",
-    "info": "Say what a recording holds: node, tracers, time span, pods, losses.",
-}
-
-
-_OWN = {"run": "Show the events of a tracer of your own, a C file."}
+_OTHERS = [name for commands in entry.OTHERS.values() for name in commands]
 
 
 class _Commands(click.Group):
     """Tracers by discovery, and the commands that need no kernel; each is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*tracers.names(), *_OWN, *_RECORDINGS, *_LOOKUPS]
+        return [*entry.tracers(), *_OTHERS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in {**_OWN, **_RECORDINGS, **_LOOKUPS}:
+        if cmd_name in _OTHERS:
             command: click.Command = importlib.import_module(f"kubetrace.{cmd_name}").command
             return command
-        if cmd_name in tracers.names():
+        if cmd_name in entry.tracers():
             return _tracer_command(cmd_name)
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Tracers"):
-            formatter.write_dl([*((name, tracers.one_liner(name)) for name in tracers.names()), *_OWN.items()])
-        with formatter.section("Recordings"):
-            formatter.write_dl(list(_RECORDINGS.items()))
-        with formatter.section("Look-ups"):
-            formatter.write_dl(list(_LOOKUPS.items()))
+    def get_help(self, ctx: click.Context) -> str:
+        return entry.help_text(entry.columns())
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -106,6 +91,7 @@ def _tracer_command(name: str) -> click.Command:
         ),
         *options.keeping(),
         *options.attaching(),
+        *options.costing(),
         *options.verbose(),
     ]
     return click.Command(

@@ -41,6 +41,12 @@ class Counted(Protocol):
     kinds: Mapping[str, int]
     """Operation -> which of a row's sums it is added to; those that are not here are added to the first."""
 
+    def details(self, by: str) -> Sequence[str]:
+        """The fields of an operation that its row depends on besides whose it is and where it lands."""
+
+    def timed(self, by: str, kind: int) -> bool:
+        """Whether the latencies of operations of a kind are those of a row."""
+
     def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
         """What a row's sums (of each kind, in the order of `values`) come to; the first is the number of operations."""
 
@@ -151,6 +157,7 @@ class Counting:
         self._selection = selection
         self._node = node
         self._by = by
+        self._details = self._counted.details(by)
         self._entries: dict[bytes, _Entry] = {}
         self._open: set[bytes] = set()
         self._rows: dict[tuple[Any, ...], Row] = {}
@@ -159,6 +166,7 @@ class Counting:
         self._mounted: dict[int, Mounted] = {}
         self._places: dict[tuple[int, int], str] = {}
         self._landings: dict[tuple[int, ...], Landing] = {}
+        self._found: dict[Any, Row | None] = {}
         self._ticked_ns = 0
         self._kinds = 1 + max(self._counted.kinds.values(), default=0)
         self._zero = self._counted.totals(self._sums())
@@ -320,8 +328,10 @@ class Counting:
         return entry
 
     def _landing(self, sample: Any) -> Landing:
-        # Operations of one file through one mount land alike.
-        key = (sample.cgroup_id, sample.memory_cgroup_id, sample.mount, sample.place, sample.device)
+        # Operations of one place through one mount land alike, and all of one cgroup where places are not told apart.
+        device, place = sample.device, sample.place
+        known = place if (device, place) in self._places else 0
+        key = (sample.cgroup_id, sample.memory_cgroup_id, sample.mount, known, device)
         landing = self._landings.get(key)
         if landing is None:
             landing = self.land(sample)
@@ -331,6 +341,12 @@ class Counting:
 
     def _row_of(self, entry: _Entry) -> Row | None:
         landing = entry.landing
+        key = (landing, *map(entry.sample.__getattribute__, self._details)) if self._details else landing
+        if key not in self._found:
+            self._found[key] = self._named_row(entry, landing)
+        return self._found[key]
+
+    def _named_row(self, entry: _Entry, landing: Landing) -> Row | None:
         if not self.wanted(landing):
             return None
         cells = self._counted.cells(self._by, entry.sample, landing, self._node)
@@ -366,6 +382,7 @@ class Counting:
         self._put_in(entry)
         if old is not None and not any(map(any, old.sums)):
             self._rows = {key: row for key, row in self._rows.items() if row is not old}
+            self._found.clear()
             self._touched.discard(old)
             self._shown.discard(old)
             self._ticked = [total - before for total, before in zip(self._ticked, old.base, strict=True)]
@@ -373,30 +390,36 @@ class Counting:
     def _take_out(self, entry: _Entry) -> None:
         if entry.row is not None and entry.into is not None:
             entry.into[:] = [total - own for total, own in zip(entry.into, entry.values, strict=True)]
-            for slot, count in enumerate(entry.slots):
-                entry.row.slots[slot] -= count
+            if self._counted.timed(self._by, entry.kind):
+                for slot, count in enumerate(entry.slots):
+                    entry.row.slots[slot] -= count
             self._touched.add(entry.row)
 
     def _put_in(self, entry: _Entry) -> None:
         if entry.row is not None and entry.into is not None:
             entry.into[:] = [total + own for total, own in zip(entry.into, entry.values, strict=True)]
-            if entry.slots and not entry.row.slots:
-                entry.row.slots = [0] * len(entry.slots)
-            for slot, count in enumerate(entry.slots):
-                entry.row.slots[slot] += count
-            entry.row.longest = max(entry.row.longest, entry.longest)
+            if entry.slots and self._counted.timed(self._by, entry.kind):
+                if not entry.row.slots:
+                    entry.row.slots = [0] * len(entry.slots)
+                for slot, count in enumerate(entry.slots):
+                    entry.row.slots[slot] += count
+                entry.row.longest = max(entry.row.longest, entry.longest)
             self._touched.add(entry.row)
 
     def _measure(self, data: bytes) -> None:
         unpack, _ = self._reader(self._counted.histogram, ("longest", "slots"))
+        rest = self._counted.counters[1:]
         for raw, longest, slots in unpack(data):
             entry = self._entries.get(raw)
+            for stream in rest:
+                # no key is in both maps: those of the rest are no file's
+                entry = entry or self._entries.get(stream.encode() + raw)
             if entry is None:
                 continue
             new = struct.unpack(f"<{len(slots) // 8}Q", slots)
             old = entry.slots or (0,) * len(new)
             entry.slots, entry.longest = new, longest
-            if entry.row is not None:
+            if entry.row is not None and self._counted.timed(self._by, entry.kind):
                 row = entry.row
                 if not row.slots:
                     row.slots = [0] * len(new)
@@ -479,8 +502,9 @@ class Counting:
     def table(self, by: str) -> Table:
         """The table of a grouping; another than the last one is added up anew."""
         if by != self._by:
-            self._by = by
+            self._by, self._details = by, self._counted.details(by)
             self._rows, self._touched, self._shown = {}, set(), set()
+            self._found.clear()
             for entry in self._entries.values():
                 self._place(entry)
                 self._put_in(entry)

@@ -16,35 +16,68 @@ from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.pipeline import Wall
+    from kubetrace.pipeline import Pipeline, Selected, Wall
+    from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import Span
     from kubetrace.selection import Selection
-    from kubetrace.tracers import Tracer
+    from kubetrace.steps import Step, Tick
+    from kubetrace.tracers import Counts, Tracer
 
 _FORMATS = ("jsonl", "csv", "parquet", "perfetto")
 
 
 class _Collect:
-    """An EventView that keeps the objects of one step."""
+    """An EventView that keeps the objects of one step, each with the boot time that it tells of; None: a loss."""
 
     def __init__(self, tracer: Tracer, clock: Wall) -> None:
-        self.found: list[tuple[dict[str, Any], Any]] = []
-        self._tracer = tracer
+        self.found: list[tuple[dict[str, Any], int | None]] = []
+        self.tracer = tracer
         self.clock = clock
 
     def event(self, event: Any, identity: Identity) -> None:
-        self.found.append((self._tracer.record(event, identity, self.clock), event))
+        self.found.append((self.tracer.record(event, identity, self.clock), event.time))
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
         from kubetrace.views.units import format_time
 
-        record = {"type": "lost", "time": format_time(wall_ns), "node": self.clock.node, "tracer": self._tracer.name}
+        record = {"type": "lost", "time": format_time(wall_ns), "node": self.clock.node, "tracer": self.tracer.name}
         self.found.append(({**record, "lost": sum(losses.values()), **losses}, None))
 
     def flush(self) -> None:
         pass
+
+
+class _Rows:
+    """Of a tracer that counts in the kernel: its rows, once a second and at the end, as they are printed live."""
+
+    def __init__(self, tracer: Counts, pipeline: Pipeline, collect: _Collect, *, latency: bool) -> None:
+        from kubetrace.session import Pace
+
+        self._pipeline, self._collect, self._tracer, self._latency = pipeline, collect, tracer, latency
+        self._by = next(iter(tracer.groupings))
+        self._pace = Pace(1.0)
+        self._tick: Tick | None = None
+
+    def take(self, step: Step, *, more: bool) -> None:
+        if step.tick is not None:
+            self._tick = step.tick
+            if more and self._pace.due(step.tick, self._pipeline.counts.events):
+                self._tell(step.tick, last=False)
+
+    def end(self) -> None:
+        if self._tick is not None:
+            self._tell(self._tick, last=True)
+
+    def _tell(self, tick: Tick, *, last: bool) -> None:
+        counting, clock = self._pipeline.counting, self._collect.clock
+        assert counting is not None
+        counting.tick(tick.elapsed_ns)
+        time_ns = tick.wall_ns - clock.wall_ns(0)
+        for row in counting.all_rows() if last else counting.changed():
+            record = self._tracer.row_record(self._by, row, clock, tick.wall_ns, self._latency)
+            self._collect.found.append((record, time_ns))
 
 
 class Events:
@@ -64,38 +97,65 @@ class Events:
         self._clock = clock_of(recording)
         held = list(names) or [item.name for item in recording.header.tracers]
         self._traced = [
-            (tracer, selection_of(found, selection)) for tracer, found in (traced(recording, name) for name in held)
+            (tracer, found, selection_of(found, selection))
+            for tracer, found in (traced(recording, name) for name in held)
         ]
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Any]]:
-        """(object, event) in order; for a loss the event is None."""
+    def _pipeline(self, tracer: Tracer, found: Traced, selection: Selected) -> tuple[Pipeline, _Collect, _Rows | None]:
         from kubetrace.pipeline import Pipeline
         from kubetrace.replay import clock_of
+        from kubetrace.tracers import Counts
+
+        latency = found.options.get("latency") == "True"
+        if isinstance(tracer, Counts):
+            tracer = tracer.with_options({"latency": latency})
+        collect = _Collect(tracer, clock_of(self._recording))
+        pipeline = Pipeline(
+            tracer,
+            self._recording.layouts,
+            collect.clock,
+            selection,
+            events=collect,
+            missing=found.missing,
+        )
+        rows = _Rows(tracer, pipeline, collect, latency=latency) if isinstance(tracer, Counts) else None
+        return pipeline, collect, rows
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], int | None]]:
+        """(object, nanoseconds of CLOCK_BOOTTIME) in order; for a loss the time is None."""
+        from kubetrace.replay import with_more
 
         losses: dict[str, Mapping[str, int]] = {}
-        collected = [_Collect(tracer, clock_of(self._recording)) for tracer, _ in self._traced]
-        pipelines = [
-            Pipeline(tracer, self._recording.layouts, collect.clock, selection, events=collect)
-            for (tracer, selection), collect in zip(self._traced, collected, strict=True)
-        ]
-        for step in self._span.cut(self._recording.steps(self._span.begin_ns)):
+        runs = [self._pipeline(*of) for of in self._traced]
+        for step, more in with_more(self._span.cut(self._recording.steps(self._span.begin_ns))):
             losses.update(step.losses)
-            for pipeline in pipelines:
+            for pipeline, _, rows in runs:
                 pipeline.take(step)
-            found = [item for collect in collected for item in collect.found]
-            if len(collected) > 1:
-                found.sort(key=lambda item: item[1].time if item[1] is not None else 1 << 64)
-            for collect in collected:
-                collect.found.clear()
+                if rows is not None:
+                    rows.take(step, more=more)
             self.lost = sum(sum(kinds.values()) for kinds in losses.values())
-            for record, event in found:
-                yield (self.redactor.record(record) if self.redactor is not None else record), event
+            yield from self._collected([collect for _, collect, _ in runs])
+        for _, _, rows in runs:
+            if rows is not None:
+                rows.end()
+        yield from self._collected([collect for _, collect, _ in runs])
 
-    def wall(self) -> Iterator[dict[str, Any]]:
-        """Events only, with `time` as nanoseconds since 1970."""
-        for record, event in self:
-            if event is not None:
-                yield {**record, "time": self._clock.wall_ns(event.time)}
+    def _collected(self, all_of: Sequence[_Collect]) -> Iterator[tuple[dict[str, Any], int | None]]:
+        found = [item for collect in all_of for item in collect.found]
+        if len(all_of) > 1:
+            found.sort(key=lambda item: item[1] if item[1] is not None else 1 << 64)
+        for collect in all_of:
+            collect.found.clear()
+        for record, time_ns in found:
+            yield (self.redactor.record(record) if self.redactor is not None else record), time_ns
+
+    def flat(self) -> Iterator[dict[str, Any]]:
+        """Events only, of one column for each key: `time` as nanoseconds since 1970, objects as OBJECT_KEY."""
+        from kubetrace.recording.flat import flattened
+
+        for record, time_ns in self:
+            if time_ns is not None:
+                yield flattened({**record, "time": self._clock.wall_ns(time_ns)})
 
 
 def _jsonl(events: Events, stream: TextIO, recording: Recording) -> None:
@@ -108,22 +168,18 @@ def _jsonl(events: Events, stream: TextIO, recording: Recording) -> None:
 
 
 def _csv(events: Events, stream: TextIO, recording: Recording) -> None:
+    from kubetrace.recording.flat import schema_of
     from kubetrace.views.columns import Column
     from kubetrace.views.csv import CsvLines
 
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(newline="")
-    lines: CsvLines | None = None
-    keys: list[str] = []
-    for record in events.wall():
-        if lines is None:
-            keys = list(record)
-            columns = [Column(key, key.upper(), "time" if key == "time" else "name") for key in keys]
-            lines = CsvLines(stream, columns)
-        if list(record) != keys:
-            raise UsageError("a CSV file has the columns of one tracer.", do="name the tracer, or --format jsonl")
-        lines.write([_cell(value) for value in record.values()])
-    if lines is not None:
+    # Read twice: each kind of event has values of its own, and the columns are those of all.
+    keys = list(schema_of(events.flat()))
+    lines = CsvLines(stream, [Column(key, key.upper(), "time" if key == "time" else "name") for key in keys])
+    for record in events.flat():
+        lines.write([_cell(record.get(key)) for key in keys])
+    if keys:
         lines.flush()
 
 
@@ -137,9 +193,9 @@ def _perfetto(events: Events, stream: TextIO, recording: Recording) -> None:
     header = recording.header
     about = {"node": header.node, "kernel": header.kernel, "clock_offset_ns": header.clock_offset_ns}
     trace = PerfettoTrace(stream, events.redactor.record(about) if events.redactor is not None else about)
-    for record, event in events:
-        if event is not None:
-            trace.event(record, event.time)
+    for record, time_ns in events:
+        if time_ns is not None:
+            trace.event(record, time_ns)
     trace.close(events.lost)
 
 
@@ -171,6 +227,7 @@ def _opened(out: Path | None, force: bool) -> Iterator[TextIO]:
 
 def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
     from kubetrace.recording import parquet
+    from kubetrace.recording.flat import schema_of
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import span_of, warn
@@ -193,7 +250,7 @@ def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
                 raise UsageError("Parquet is not for a terminal.", do="-o FILE.parquet")
             if out.exists() and not given["force"]:
                 raise UsageError(f"{out} exists.", do="another -o OUT, or --force to replace it")
-            parquet.write(out, parquet.schema_of(events.wall()), events.wall())
+            parquet.write(out, schema_of(events.flat()), events.flat())
         else:
             with _opened(out, given["force"]) as stream:
                 _WRITERS[given["format"]](events, stream, recording)

@@ -8,6 +8,7 @@ wherever this process has the right to (ptrace, which the sysadmin profile gives
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubetrace.attribution import mountinfo
+from kubetrace.attribution import cgroup_path, mountinfo
 from kubetrace.errors import NodeError
 
 # Where kubectl debug mounts the node's root (kubectl pkg/cmd/debug/profiles.go, mountRootPartition).
@@ -197,6 +198,40 @@ class Host:
                 do="mount -t cgroup2 none /sys/fs/cgroup, or give the node's root with --host-root.",
             )
         return CgroupMounts(unified, memory, self._memory_hierarchy() if memory else 0)
+
+    def own_cgroups(self) -> list[tuple[int, int]]:
+        """(hierarchy, cgroup id) of this process, if it runs in a container: v2's (0), v1's memory's, or both.
+
+        Empty on the node itself, and where they cannot be found out. In a cgroup namespace of its own (cgroups(7)) a
+        container reads "/" as its path, and its own cgroup is the root of what it sees mounted.
+        """
+        try:
+            lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError:
+            return []
+        paths = {}
+        for line in lines:
+            number, _, rest = line.partition(":")
+            controllers, _, path = rest.partition(":")
+            if number == "0" or "memory" in controllers.split(","):
+                paths[int(number)] = path
+        if not any(path == "/" or cgroup_path.parse(path).container_id is not None for path in paths.values()):
+            return []
+        try:
+            mounts = self.cgroup_mounts()
+        except NodeError:
+            return []
+        own = []
+        for hierarchy, mount_point in ((0, mounts.unified), (mounts.memory_hierarchy, mounts.memory)):
+            if mount_point is None or hierarchy not in paths:
+                continue
+            path = paths[hierarchy]
+            with contextlib.suppress(OSError):
+                if cgroup_path.parse(path).container_id is not None:
+                    own.append((hierarchy, os.stat(self.path(mount_point + path)).st_ino))
+                elif path == "/" and _directory_key(mount_point) != _directory_key(self.path(mount_point)):
+                    own.append((hierarchy, os.stat(mount_point).st_ino))
+        return own
 
     def _memory_hierarchy(self) -> int:
         # Lines are "hierarchy-ID:controller,controller:path"; ids are the same in every process's file.

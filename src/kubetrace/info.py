@@ -108,7 +108,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         given = {**item["selection"], **item["options"]}
         if given:
             out.append("           asked for: " + ", ".join(f"{escape(k)} {escape(v)}" for k, v in given.items()))
-        out += [f"           {visible(notice)}" for notice in item["missing"]]
+        out += [f"           {visible(notice)}" for notice in dict.fromkeys(item["missing"]) if notice]
     pods = list(found["pods"].items())
     for number, (name, count) in enumerate(pods[:_MOST_PODS]):
         out.append(f"{'           ' if number else 'Pods:      '}{escape(name)}  {count}")
@@ -117,7 +117,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["complete"]:
         out.append("Complete:  yes" + ("; it goes on in the next part" if found["continued"] else ""))
     elif not found["closed"]:
-        out.append("Complete:  no, its recorder was killed: up to a second may be missing at the end")
+        out.append("Complete:  no, its recorder was killed or its disk full: up to a second may be missing at the end")
     else:
         out.append("Complete:  no")
     out += [f"Damage:    {item['bytes']} bytes at {item['offset']}: {item['what']}" for item in found["damage"][:10]]

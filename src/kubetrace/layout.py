@@ -64,6 +64,15 @@ class Field:
             raise ValueError(f"field {self.name}: no {self.kind} number has {self.size} bytes") from None
 
 
+class _Names(tuple[str, ...]):
+    # By number, as a record may hold any: one of a later version's object, or of a file that was changed.
+
+    __slots__ = ()
+
+    def __getitem__(self, number: Any) -> Any:
+        return tuple.__getitem__(self, number) if 0 <= number < len(self) else "unknown"
+
+
 @dataclass(frozen=True)
 class Layout:
     """All members of one event struct; `size` is that of the whole record in bytes."""
@@ -94,9 +103,12 @@ class Layout:
 
     @cached_property
     def event_type(self) -> type[Any]:
-        """A named tuple with the struct's own member names; `NAMES` has the names of enum members' values."""
+        """A named tuple with the struct's own member names; `NAMES` has the names of enum members' values.
+
+        A number that has no name is "unknown".
+        """
         fields = namedtuple(self.name, [field.name for field in self.fields])  # type: ignore[misc]
-        names = {field.name: field.names for field in self.fields if field.names}
+        names = {field.name: _Names(field.names) for field in self.fields if field.names}
         return type(self.name, (fields,), {"__slots__": (), "NAMES": names})
 
     @property

@@ -62,8 +62,8 @@ class Kernel(Protocol):
     def losses(self) -> dict[str, int]:
         """Kind of loss -> count since the start."""
 
-    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
-        """Do not send events of this cgroup any more."""
+    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
 
 
 class NodeFiles(Protocol):
@@ -74,6 +74,9 @@ class NodeFiles(Protocol):
 
     def cgroup_created(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
         """What the files say about a cgroup that was just made."""
+
+    def cgroup_removed(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
+        """That a cgroup is gone."""
 
     def resolve_again(self) -> Sequence[Fact]:
         """What they say now about containers without a name."""
@@ -268,10 +271,10 @@ class LiveSource:
         """What the node's files say about the image layers below this overlay; read once."""
         return self._files.layers(device)
 
-    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
-        """Do not send events of this cgroup any more."""
+    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
         for kernel in self._kernels.values():
-            kernel.exclude(hierarchy, cgroup_id)
+            kernel.exclude(hierarchy, cgroup_id, excluded=excluded)
 
     def _births(self, kernel: Kernel) -> None:
         for batch in kernel.read(_BIRTHS):
@@ -279,6 +282,9 @@ class LiveSource:
                 if event.step == 0:
                     path = os.fsdecode(event.path[: event.path_bytes])
                     self._facts.extend(self._files.cgroup_created(event.hierarchy, event.cgroup_id, path, event.time))
+                elif event.step == 1:
+                    path = os.fsdecode(event.path[: event.path_bytes])
+                    self._facts.extend(self._files.cgroup_removed(event.hierarchy, event.cgroup_id, path, event.time))
 
     def _mounts(self) -> None:
         self._mounts_changed = False

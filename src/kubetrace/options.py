@@ -95,6 +95,17 @@ def attaching() -> list[click.Parameter]:
     ]
 
 
+def costing() -> list[click.Parameter]:
+    """Whether to tell what the tracer itself costs."""
+    return [
+        click.Option(
+            ["--overhead"],
+            is_flag=True,
+            help="Show what the tracer's programs take of a core, as the kernel measures it (50 ns a run dearer).",
+        )
+    ]
+
+
 def keeping() -> list[click.Parameter]:
     """What becomes of the recording's file."""
     return [
@@ -145,6 +156,7 @@ def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
         "record": given["record"],
         "force": given["force"],
         "max_size": max_size(given),
+        "overhead": given["overhead"],
     }
 
 

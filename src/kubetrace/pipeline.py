@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.aggregate import LAST, SUM, Groups, Key
 from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer
-from kubetrace.attribution.facts import CgroupSeen
+from kubetrace.attribution.facts import CgroupGone, CgroupSeen
 from kubetrace.layout import Batch
 from kubetrace.steps import Step, Tick, stream_key
-from kubetrace.tracers import Stateful, counted_of
+from kubetrace.tracers import Joins, Stateful, counted_of
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.counting import Counting, Table
+    from kubetrace.joining import Joiner
     from kubetrace.layout import Layout
     from kubetrace.selection import Named
     from kubetrace.tracers import Board, Tracer
@@ -49,6 +50,13 @@ class Selected(Protocol):
         """Whether it is of a pod that is asked for."""
 
 
+class Excluding(Protocol):
+    """Asked.exclude."""
+
+    def __call__(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
+
+
 class Asked(Protocol):
     """The live end of the source (live.LiveSource)."""
 
@@ -58,8 +66,8 @@ class Asked(Protocol):
     def layers(self, device: int) -> Sequence[Fact]:
         """What can be learned about the image layers below this overlay."""
 
-    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
-        """Do not send events of this cgroup any more."""
+    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
 
 
 @dataclass
@@ -98,14 +106,19 @@ class Counts:
 class Tally:
     """The rows of a tracer's table under one grouping."""
 
-    def __init__(self, tracer: Tracer, by: str, board: Board | None = None) -> None:
-        """`by`: one of the tracer's groupings. The rows of a tracer with a board are that board's."""
+    def __init__(self, tracer: Tracer, by: str, board: Board | None = None, also: Sequence[str] = ()) -> None:
+        """`by`: one of the tracer's groupings. The rows of a tracer with a board are that board's.
+
+        `also` are further notes, kept for groupings whose rows are sums of these.
+        """
         self._tracer = tracer
         self._by = by
         self._board = board
         grouping = tracer.groupings[by]
         self._key_columns = [column.key for column in grouping.key]
-        self._note_columns = [column.key for column in grouping.notes]
+        own = [column.key for column in grouping.notes]
+        self._own_notes = len(own)
+        self._note_columns = [*own, *also]
         self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
         self._groups = Groups(tracer.operations(), fold=_coarser, weight=lambda row: row[weight])
@@ -128,11 +141,74 @@ class Tally:
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
-        blank = (None,) * len(self._note_columns)
-        rows: list[tuple[Any, ...]] = [(*key, *self._notes.get(key, blank), *row) for key, row in self._groups.rows()]
+        blank, own = (None,) * len(self._note_columns), self._own_notes
+        rows: list[tuple[Any, ...]] = [
+            (*key, *self._notes.get(key, blank)[:own], *row) for key, row in self._groups.rows()
+        ]
         if self._board is not None:
             rows = [tuple(row) for row in self._board.rows(self._by)]
         return sort_rows(rows, self.columns, sort_key, top)
+
+    def cells(self) -> tuple[list[str], list[tuple[tuple[Value, ...], list[Any]]]]:
+        """(names of the key's and all notes' columns, each row's cells of these with its numbers)."""
+        blank = (None,) * len(self._note_columns)
+        rows: list[Any] = [((*key, *self._notes.get(key, blank)), row) for key, row in self._groups.rows()]
+        return [*self._key_columns, *self._note_columns], rows
+
+
+class Derived:
+    """The rows of a coarser grouping: sums of another one's, made when they are asked for."""
+
+    def __init__(self, tracer: Tracer, by: str, of: Tally) -> None:
+        """`of` tells apart all that `by` does."""
+        self._grouping = tracer.groupings[by]
+        self._operations = tracer.operations()
+        self._of = of
+        self.columns: Sequence[Column] = [*self._grouping.columns, *tracer.measures]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows())
+
+    def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
+        """As Tally's."""
+        return sort_rows(self._rows(), self.columns, sort_key, top)
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        names, finer = self._of.cells()
+        key_at, note_at = (
+            [names.index(column.key) for column in columns] for columns in (self._grouping.key, self._grouping.notes)
+        )
+        groups = Groups(self._operations, fold=_coarser, weight=lambda row: row[0], limit=len(finer) + 1)
+        notes: dict[Key, tuple[Value, ...]] = {}
+        for cells, row in finer:
+            key = tuple([cells[at] for at in key_at])
+            groups.add(key, row)
+            notes[key] = tuple([cells[at] for at in note_at])
+        return [(*key, *notes[key], *row) for key, row in groups.rows()]
+
+
+def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> dict[str, Tally | Derived]:
+    """For each grouping its rows: counted event by event, or derived from a finer one that is counted."""
+    if board is not None or LAST in tracer.operations():
+        return {by: Tally(tracer, by, board) for by in groupings}
+    keys = {by: {column.key for column in tracer.groupings[by].key} for by in groupings}
+    finer = {
+        by: next((of for of in groupings if keys[by] < keys[of] and not any(keys[of] < keys[o] for o in groupings)), "")
+        for by in groupings
+    }
+    found: dict[str, Tally | Derived] = {}
+    for by in groupings:
+        if not finer[by]:
+            wanted = [c.key for of in groupings if finer[of] == by for c in tracer.groupings[of].notes]
+            here = keys[by] | {column.key for column in tracer.groupings[by].notes}
+            found[by] = Tally(tracer, by, None, [key for key in dict.fromkeys(wanted) if key not in here])
+    for by in groupings:
+        if finer[by]:
+            base = found[finer[by]]
+            assert isinstance(base, Tally)
+            found[by] = Derived(tracer, by, base)
+    return {by: found[by] for by in groupings}
 
 
 def sort_rows(
@@ -163,14 +239,15 @@ def _sortable(value: Value) -> bytes:
 class Attribution:
     """Facts in, identities out."""
 
-    def __init__(self, selection: Selected, exclude: Callable[[int, int], None] | None = None) -> None:
-        """`exclude` is told every cgroup whose container is known and not selected."""
+    def __init__(self, selection: Selected, exclude: Excluding | None = None) -> None:
+        """`exclude` is told every cgroup whose container is known and not selected, and again when that is gone."""
         self._attributor = Attributor()
         self._selection = selection
         self._exclude = exclude
         self._excluded: set[tuple[int, int]] = set()
         self._undecided: dict[tuple[int, int], int] = {}
-        self._matched: set[Identity] = set()
+        self.matched = False
+        """Whether a container (or sandbox) is or was selected."""
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take facts in, in the order in which they were learned."""
@@ -180,8 +257,17 @@ class Attribution:
             self._attributor.learn(fact)
             if self._selection and isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
+            elif self._selection and isinstance(fact, CgroupGone):
+                self._gone(fact.hierarchy, fact.cgroup_id)
         if self._undecided:
             self._decide(learned + _JUDGED_AT_ONCE)
+
+    def _gone(self, hierarchy: int, number: int) -> None:
+        self._undecided.pop((hierarchy, number), None)
+        if (hierarchy, number) in self._excluded:
+            self._excluded.discard((hierarchy, number))
+            if self._exclude is not None:
+                self._exclude(hierarchy, number, excluded=False)
 
     def identify(self, event: Any) -> Identity:
         """Whose event this is, by the facts so far."""
@@ -222,16 +308,11 @@ class Attribution:
                     self._undecided[hierarchy, number] = time_ns  # its turn comes again
                     continue
                 if self._selection.match(identity):
-                    self._matched.add(identity)
+                    self.matched = True
                 elif (hierarchy, number) not in self._excluded:
                     self._excluded.add((hierarchy, number))
                     if self._exclude is not None:
                         self._exclude(hierarchy, number)
-
-    @property
-    def matched(self) -> int:
-        """How many containers (sandboxes included) are or were selected."""
-        return len(self._matched)
 
 
 class EventView(Protocol):
@@ -283,7 +364,8 @@ class Pipeline:
         if isinstance(tracer, Stateful):
             self._board = tracer.board(own or {}, own_layouts, missing, clock)
         counted = counted_of(tracer)
-        self.tallies = {} if counted else {by: Tally(tracer, by, self._board) for by in groupings}
+        self.tallies = {} if counted else tallies(tracer, groupings, self._board)
+        self._tallied = [tally for tally in self.tallies.values() if isinstance(tally, Tally)]
         self.totals: list[Any] = [0] * len(tracer.measures)
         self._tracer = tracer
         self._clock = clock
@@ -297,6 +379,13 @@ class Pipeline:
         clock.attribution = self.attribution
         self._operations = tracer.operations()
         self._layouts = {stream_key(tracer.name, stream): layout for stream, layout in own_layouts.items()}
+        # Where every event is told, or may be left out one by one, none is joined with another.
+        self._joiners: dict[str, Joiner] = {}
+        if isinstance(tracer, Joins) and events is None and keep is None:
+            from kubetrace.joining import Joiner
+
+            if all(Joiner.fits(layout, tracer.alike) for layout in self._layouts.values()):
+                self._joiners = {key: Joiner(layout, tracer.alike) for key, layout in self._layouts.items()}
         self.counting: Counting | None = None
         if counted is not None:
             from kubetrace.counting import Counting
@@ -317,7 +406,7 @@ class Pipeline:
         if self.counting is not None:
             self._take_counters(self.counting, step)
             return
-        events = self._decode(step)
+        events, counts = self._decode(step)
         identities = [self.attribution.identify(event) for event in events]
         if self._asked is not None:
             nameless = {identity.kind for identity in identities if _nameless(identity)}
@@ -331,8 +420,13 @@ class Pipeline:
                 self.attribution.learn(facts)
         if self._record is not None:
             self._record(step)
-        for event, identity in zip(events, identities, strict=True):
-            self._take(event, identity)
+        if counts is None:
+            for event, identity in zip(events, identities, strict=True):
+                self._take(event, identity)
+        else:
+            for event, identity, count in zip(events, identities, counts, strict=True):
+                if not self._selection or self._selection.match(identity):
+                    self._tell(event, identity, count)
         self._end(step)
 
     def _learn(self, facts: Sequence[Fact]) -> None:
@@ -386,7 +480,7 @@ class Pipeline:
                 devices[event.device] = None
         return [fact for device in devices for fact in asked.layers(device)]
 
-    def table(self, by: str) -> Tally | Table:
+    def table(self, by: str) -> Tally | Derived | Table:
         """The rows of a grouping."""
         return self.tallies[by] if self.counting is None else self.counting.table(by)
 
@@ -396,17 +490,26 @@ class Pipeline:
             return self.counting.total()
         return {column.key: value for column, value in zip(self._tracer.measures, self.totals, strict=True)}
 
-    def _decode(self, step: Step) -> list[Any]:
+    def _decode(self, step: Step) -> tuple[list[Any], list[int] | None]:
+        """The events of a step in the order of time, and how many each stands for (None: one)."""
         decoded: list[Any] = []
+        counts: list[int] = []
         streams = set()
         for batch in step.batches:
             layout = self._layouts.get(batch.stream)
             if layout is not None:
                 streams.add(batch.stream)
-                decoded.extend(layout.decode(batch.data))
+                data = batch.data
+                if self._joiners:
+                    data, joined = self._joiners[batch.stream].join(data)
+                    counts += joined
+                decoded.extend(layout.decode(data))
+        if len(streams) > 1 and counts:
+            order = sorted(range(len(decoded)), key=lambda at: decoded[at].time)
+            return [decoded[at] for at in order], [counts[at] for at in order]
         if len(streams) > 1:
             decoded.sort(key=lambda event: event.time)
-        return decoded
+        return decoded, counts if self._joiners else None
 
     def _take(self, event: Any, identity: Identity) -> None:
         if self._keep is not None and not self._keep(event):
@@ -422,29 +525,35 @@ class Pipeline:
             if not self._selection or self._selection.match(of):
                 self._tell(told, of)
 
-    def _tell(self, event: Any, identity: Identity) -> None:
-        self.counts.events += 1
+    def _tell(self, event: Any, identity: Identity, count: int = 1) -> None:
+        self.counts.events += count
         if identity.kind == "unknown":
-            self.counts.unattributed += 1
+            self.counts.unattributed += count
         if self._tracer.folded(event):
-            self.counts.folded += 1
+            self.counts.folded += count
         else:
-            self._count(event, identity)
+            self._count(event, identity, count)
         if self._events is not None:
             self._events.event(event, identity)
 
-    def _count(self, event: Any, identity: Identity) -> None:
-        values = self._tracer.values(event, self._clock)
+    def _count(self, event: Any, identity: Identity, count: int) -> None:
+        if self._joiners:
+            values = self._tracer.joined_values(event, self._clock, count)  # type: ignore[attr-defined]  # it Joins
+        else:
+            values = self._tracer.values(event, self._clock)
         for index, operation in enumerate(self._operations):
             if operation == SUM:
                 self.totals[index] += values[index]
             elif operation == LAST or values[index] > self.totals[index]:
                 self.totals[index] = values[index]
-        if self.tallies:
+        if self._tallied:
             cells = self._tracer.key_cells(event, identity, self._clock)
-            for tally in self.tallies.values():
+            for tally in self._tallied:
                 tally.add(cells, values)
-        self.advice.add(event, identity, self._clock)
+        if count == 1:
+            self.advice.add(event, identity, self._clock)
+        else:
+            self.advice.add(event, identity, self._clock, count)
 
 
 def _nameless(identity: Identity) -> bool:

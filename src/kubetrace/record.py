@@ -47,7 +47,7 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
                 return
             stack.callback(kernel.close)
             kernels[tracer.name] = (tracer, kernel)
-            for notice in filter(None, kernel.missing.values()):
+            for notice in dict.fromkeys(filter(None, kernel.missing.values())):
                 click.echo(f"kubetrace: {tracer.name}: {notice}", err=True)
         files = session.node_files(host, asked)
         stack.callback(files.close)
@@ -71,7 +71,7 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
         raise OutputError(
             f"the recording stopped: {recorder.trouble}.",
             why=f"What came before that is in {file}.",
-            do=f"kubetrace replay {file}, or record where there is room",
+            do=f"kubetrace replay {file} {chosen[0].name}, or record where there is room",
         )
     click.echo(session.recorded(recorder))
 

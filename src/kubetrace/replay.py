@@ -204,23 +204,32 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options],
                 own=asked.own,
                 missing=found.missing,
             )
-            view.attached(found.hook, found.missing)
+            view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
             tick = Tick(span.begin_ns, 0, 0)
             steps = span.cut(recording.steps(span.begin_ns))
             pace = session.Pace(asked.interval_s)
             wait = _Wait(how.speed, pipeline, view, stop)
-            for step in steps:
+            for step, more in with_more(steps):
                 if step.tick is not None and not wait.until(step.tick):
                     break
                 pipeline.take(step)
                 if step.tick is None:
                     continue
                 tick = step.tick
-                if pace.due(tick, pipeline.counts.events) and not how.final:
-                    view.show(pipeline, tick)
+                # as live: of the last one there is only the last table
+                if more and pace.due(tick, pipeline.counts.events):
+                    (view.skip if how.final else view.show)(pipeline, tick)
             view.last(pipeline, tick)
         view.end(pipeline, tick)
         warn(recording, whole=not stop.asked and span.end_ns is None)
+
+
+def with_more(steps: Iterator[Step]) -> Iterator[tuple[Step, bool]]:
+    """Each step, and whether another comes behind it."""
+    held = next(steps, None)
+    while held is not None:
+        step, held = held, next(steps, None)
+        yield step, held is not None
 
 
 def warn(recording: Recording, *, whole: bool = True) -> None:
@@ -231,7 +240,7 @@ def warn(recording: Recording, *, whole: bool = True) -> None:
     if len(recording.damage) > _MOST_DAMAGE_SHOWN:
         notices.append(f"and {len(recording.damage) - _MOST_DAMAGE_SHOWN} more")
     if whole and recording.end is None:
-        notices.append("its recorder was killed: up to a second may be missing at the end")
+        notices.append("its recorder was killed or its disk full: up to a second may be missing at the end")
     if recording.ignored_facts:
         notices.append(f"{recording.ignored_facts} facts are unknown to this version, or too many")
     if recording.unknown:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _TIME = Column("time", "TIME", "time")
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
+_LOOK_AGAIN_NS = 500_000_000
 _NODE_MODULES = ("kubetrace.live", "kubetrace.attribution.node")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
@@ -65,6 +66,7 @@ class Options:
     record: Path | None = None
     force: bool = False
     max_size: int | None = None
+    overhead: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -124,6 +126,9 @@ def run(tracer: Tracer, options: Options) -> None:
                 if kernel is None:
                     return
                 stack.callback(kernel.close)
+            if options.overhead:
+                kernel.time_runs()
+                view.overhead = Overhead(kernel.runs)
             files = node_files(host, options)
             stack.callback(files.close)
             from kubetrace.live import LiveSource
@@ -153,6 +158,8 @@ def run(tracer: Tracer, options: Options) -> None:
                 touch(options.ready_file)
             view.attached(kernel.hook, [what for what in dict.fromkeys(kernel.missing.values()) if what])
             tick = _loop(source, pipeline, view, options, stop, recorder)
+            if view.overhead is not None:
+                view.overhead.look(tick, last=True)
         view.end(pipeline, tick)
         if recorder is not None:
             print(recorded(recorder), file=sys.stderr)
@@ -170,13 +177,18 @@ def adapted(tracer: Tracer, options: Options) -> Tracer:
 
 def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
     """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
+    found: dict[str, Any] = {"constants": {}}
     if isinstance(tracer, Counts):
-        return tracer.wiring(options.own, options.by, options.events, host)
-    return {"constants": {}}
+        found = tracer.wiring(options.own, options.by, options.events, host)
+    if host.own_cgroups():
+        found["constants"] = {**found["constants"], "filter_by_cgroup": 1}
+    return found
 
 
 def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
-    """What a tracer with counters has to say to its maps."""
+    """Leave out this process's own container, whose writes tell nothing of the node; then what a tracer's maps need."""
+    for hierarchy, number in files.host.own_cgroups():
+        kernel.exclude(hierarchy, number)
     if isinstance(tracer, Counts):
         tracer.prepare(kernel.store, files)
 
@@ -216,16 +228,19 @@ def header_of(
 def recorded(recorder: Recorder) -> str:
     """How a recording went, and the next command."""
     rows, path = sum(recorder.rows.values()), escape(str(recorder.path))
+    # of several tracers one has to be named
+    first, *others = recorder.rows
+    shown = f"kubetrace replay {path}" + (f" {first} (or {', '.join(others)})" if others else "")
     lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
     if recorder.trouble:
         return (
             f"kubetrace: the recording stopped early: {recorder.trouble}. "
             f"{recorder.dropped} events are not in {path}.\n"
-            f"What is there can be read: kubetrace replay {path}"
+            f"What is there can be read: {shown}"
         )
     return (
         f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
-        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: kubetrace replay {path}"
+        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: {shown}"
     )
 
 
@@ -382,8 +397,47 @@ def drain(source: LiveSource, pipeline: Pipeline, *, last: bool = False) -> Tick
     return tick
 
 
+class Overhead:
+    """What the tracer's programs take, as the kernel measures it; as bpftop shows it."""
+
+    def __init__(self, runs: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        """`runs`: program -> (nanoseconds, how often) so far."""
+        self._runs = runs
+        self._then: Mapping[str, tuple[int, int]] = {}
+        self._then_ns = 0
+        self._text = "BPF -"
+        self.total: Mapping[str, tuple[int, int]] = {}
+
+    def look(self, tick: Tick, *, last: bool = False) -> str:
+        """BPF 0.31% (1,204 runs/s, 257 ns each, most in return__fentry), since the look before."""
+        passed = tick.elapsed_ns - self._then_ns
+        if passed <= 0 or (passed < _LOOK_AGAIN_NS and not last):
+            return self._text
+        self.total = now = self._runs()
+        spent = {name: (ns - self._then.get(name, (0, 0))[0]) for name, (ns, _) in now.items()}
+        count = sum(runs - self._then.get(name, (0, 0))[1] for name, (_, runs) in now.items())
+        share = format_percent(100 * sum(spent.values()) / passed)
+        self._text = f"BPF {share} ({format_count(round(count * 1e9 / passed))} runs/s"
+        if count:
+            most = max(spent, key=lambda name: spent[name])
+            self._text += f", {format_duration(sum(spent.values()) // count)} each, most in {most}"
+        self._text += ")"
+        self._then, self._then_ns = now, tick.elapsed_ns
+        return self._text
+
+    def summary(self, elapsed_ns: int) -> str:
+        """The same over the whole run."""
+        spent, count = (sum(pair[at] for pair in self.total.values()) for at in (0, 1))
+        each = f", {format_duration(spent // count)} each" if count else ""
+        share = format_percent(100 * spent / max(1, elapsed_ns))
+        return f"BPF programs ran {format_count(count)} times{each}: {share} of a core."
+
+
 class View(Protocol):
     """What a run shows itself in."""
+
+    overhead: Overhead | None
+    """Asked for what the programs take, where that is to be shown."""
 
     groupings: Sequence[str]
     events: EventView | None
@@ -405,6 +459,9 @@ class View(Protocol):
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """An interval is over."""
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over, and nobody waits for what it looked like."""
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """All is counted."""
@@ -440,6 +497,7 @@ class TableView:
         self._keys = _keys() if self._live else None
         self.modules: Sequence[str] = (*_NODE_MODULES, "kubetrace.views.frame") if self._live else _NODE_MODULES
         self._notices: list[str] = []
+        self.overhead: Overhead | None = None
         self.paused = False
         self.pause_notice = "paused: counting goes on, space shows it"
         self._cost = OwnCost()
@@ -506,6 +564,12 @@ class TableView:
         if not self.paused:
             self._draw(pipeline, tick)
 
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """What a window leaves behind, without the window: rates and own cost are those since the one before."""
+        if pipeline.counting is not None:
+            pipeline.counting.tick(tick.elapsed_ns)
+        self._cost.percent(tick)
+
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
         self.paused = False
@@ -519,6 +583,8 @@ class TableView:
             f"{tracer.summary_text(pipeline.total())} in {elapsed}; "
             f"{counts.lost} lost, {counts.unattributed} unattributed."
         )
+        if self.overhead is not None:
+            print(self.overhead.summary(tick.elapsed_ns))
         _print_remedies(pipeline, sys.stdout)
 
     def _sort_is_hidden(self) -> bool:
@@ -544,6 +610,8 @@ class TableView:
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
             (f"own CPU {'-' if cost is None else format_percent(cost)}", "dim"),
         ]
+        if self.overhead is not None:
+            foot.append((self.overhead.look(tick), "dim"))
         notices = [*self._missing, *self._notices]
         if self.paused:
             notices.append(self.pause_notice)
@@ -584,6 +652,7 @@ class StreamView:
         self._json: Any = None
         self._rows: Any = None
         self._warned = False
+        self.overhead: Overhead | None = None
         if options.output == "json":
             from kubetrace.views.json import JsonLines
 
@@ -628,6 +697,10 @@ class StreamView:
         if self._options.selection and not pipeline.attribution.matched and not self._warned:
             self._warned = True
             print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
+        self._show_rows(pipeline, tick, last=False)
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """As `show`: these are lines, and none is left out."""
         self._show_rows(pipeline, tick, last=False)
 
     def _show_rows(self, pipeline: Pipeline, tick: Tick, *, last: bool) -> None:
@@ -694,17 +767,26 @@ class StreamView:
                     "lost": counts.lost,
                     "unattributed": counts.unattributed,
                     **self._tracer.summary_record(total),
+                    **self._overhead_record(),
                     "remedies": [remedy.text(escape) for remedy in pipeline.advice.remedies()],
                 }
             )
             self._json.flush()
             return
+        if self.overhead is not None:
+            print(self.overhead.summary(tick.elapsed_ns), file=sys.stderr)
         elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         print(
             f"{self._tracer.summary_text(total)} in {elapsed}; {counts.lost} lost, {counts.unattributed} unattributed.",
             file=sys.stderr,
         )
         _print_remedies(pipeline, sys.stderr)
+
+    def _overhead_record(self) -> dict[str, Any]:
+        if self.overhead is None:
+            return {}
+        programs = {name: {"run_time_ns": ns, "runs": runs} for name, (ns, runs) in self.overhead.total.items()}
+        return {"bpf": programs}
 
 
 def _print_remedies(pipeline: Pipeline, stream: TextIO) -> None:

@@ -165,6 +165,7 @@ def test_throttling_equals_cpu_stat(start: Start) -> None:
     assert told()[0] > 0
     case.file("cgroup.freeze", "freezer", "freezer.state").write_text("0" if V2 else "THAWED")
     case.wait("thawed")
+    case.container.remove()  # it would burn what the others' tests need
 
 
 def test_refused_forks_equal_pids_events(start: Start) -> None:

@@ -57,6 +57,7 @@ def test_the_steps_of_a_start_add_up_to_what_the_client_waited(node: cri.Node, t
     pid = container.pid
     tracer.wait_for(lambda o: o.get("phase") == "first_write" and o["container_id"] == container.container_id)
     expected, first = inodes(pid), inodes(1)
+    paused = inodes(int(Path(f"{cri.TASKS}/{pod.sandbox_id}/init.pid").read_text()))
     expected_layers = layers(container.rootfs)
     pod.remove()
     told = [o for o in tracer.end() if o["type"] == "start" and o["pod"] == "start-0"]
@@ -81,6 +82,11 @@ def test_the_steps_of_a_start_add_up_to_what_the_client_waited(node: cri.Node, t
     assert {name: found["node"] for name, found in end["namespaces"].items()} == {
         name: expected[name] == first[name] for name in NAMESPACES
     }
+    # what is neither the node's nor the pod's is new
+    assert {name: found["pod"] for name, found in end["namespaces"].items()} == {
+        name: expected[name] == paused[name] != first[name] for name in NAMESPACES
+    }
+    assert end["namespaces"]["ipc"]["pod"] and not end["namespaces"]["mnt"]["pod"]
     by_phase = {o["phase"]: o for o in app}
     assert by_phase["rootfs"]["layers"] == expected_layers
     # /cache, /scratch, /etc/hosts and the like are bind mounts; /dev and /dev/shm or /run are tmpfs
@@ -93,4 +99,4 @@ def test_the_steps_of_a_start_add_up_to_what_the_client_waited(node: cri.Node, t
     assert [line.split()[4] for line in drawn] == [*STEPS, "first_write"]
     # ends under the right edge of the picture; each bar begins where the one before it ended, or in that cell
     bars = [found[1] for line in drawn if (found := re.search(r"  (\.*#+)(?:  |$)", line))]
-    assert len(bars) == len(STEPS) and len(bars[-1]) == 32
+    assert len(bars) == len(STEPS) and len(bars[-1]) == 20

@@ -114,6 +114,20 @@ def test_every_hook_tells_the_same(case: Case, overlay: Overlay, tmp_path: Path)
         assert [_without_clocks(e) for e in events] == [_without_clocks(e) for e in told["auto"]]
 
 
+def test_kretprobes_can_follow_as_many_sleepers_as_come(tracer: Tracer, tmp_path: Path) -> None:
+    # perf's own would follow one call per CPU on kernels without preemption (kernel/kprobes.c, register_kretprobe)
+    def kretprobes() -> set[str]:
+        return set(Path("/sys/kernel/tracing/kprobe_events").read_text().splitlines())
+
+    before = kretprobes()
+    forced = Tracer(tmp_path, "--hook", "kprobe")
+    made = kretprobes() - before
+    forced.end()
+    assert kretprobes() == before
+    assert {"ovl_copy_up_one", "ovl_copy_up_start", "do_splice_direct"} <= {line.split()[1] for line in made}
+    assert {line.split(":")[0] for line in made} == {"r1024"}
+
+
 def _without_clocks(event: Event) -> Event:
     return {key: value for key, value in event.items() if key not in CLOCKS}
 

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +30,27 @@ DESTINATIONS = {
     "/cache": ("emptyDir/cache", "emptyDir", "cache", "disk", True),
     "/scratch": ("emptyDir/scratch (memory)", "emptyDir", "scratch", "memory", False),
     "/data": ("hostPath /var/log/ledger", "hostPath", None, "disk", False),
+    "/claim": ("persistent volume pvc-0a1b", "persistent volume", "pvc-0a1b", "disk", False),
 }
+CLAIM = "/var/lib/kubelet/pods/3f1c0de2-8a52-4f0a-9b55-0c6f3f6f0a11/volumes/kubernetes.io~csi/pvc-0a1b/mount"
+# Mounts that take one another's number (unless the kernel gives none twice), in namespaces of their own.
+REMOUNTED = {"one": 31, "two": 37}
+REMOUNT = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for name, size in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+    if not os.fork():
+        point = f"/var/log/{name}".encode()
+        os.makedirs(point)
+        # CLONE_NEWNS; MS_REC | MS_PRIVATE
+        assert not libc.unshare(0x20000)
+        assert not libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None)
+        assert not libc.mount(b"tmpfs", point, b"tmpfs", 0, None)
+        file = os.open(point + b"/file", os.O_WRONLY | os.O_CREAT)
+        assert os.write(file, b"x" * size) == size
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
 OPERATIONS = ("write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range")
 
 
@@ -93,6 +114,7 @@ def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest
             cri.Volume("empty-dir", "cache", "/cache"),
             cri.Volume("memory", "scratch", "/scratch"),
             cri.Volume("host-path", "data", "/data", host_path="/var/log/ledger"),
+            cri.Volume("host-path", "claim", "/claim", host_path=CLAIM),
             cri.Volume("configmap", "settings", "/etc/settings", files={"color": "blue\n"}),
             cri.Volume("secret", "token", "/etc/token", files={"password": "hunter2\n"}),
         ],
@@ -110,6 +132,14 @@ def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest
         volume = next(v for v in pod.volumes if v.kind == kind)
         with open(f"{volume.directory(pod.uid)}/{name}.new", "w") as file:
             file.write("n" * 307)
+    # what is gone before anyone looks
+    brief = pod.start_container("brief", images.WEB, ["sh", "-c", "echo 1234567 > /app/brief"])
+    assert brief.wait() == 0
+    brief.remove()
+    arguments = [str(argument) for pair in REMOUNTED.items() for argument in pair]
+    subprocess.run(["python3", "-S", "-c", REMOUNT, *arguments], check=True)
+    for name in REMOUNTED:
+        os.rmdir(f"/var/log/{name}")
     result.log_bytes = os.stat(f"{pod.log_directory}/talker/0.log").st_size
     result.objects = tracer.end()
     yield result
@@ -201,6 +231,24 @@ def test_volumes_that_the_node_writes_have_their_names(run: Run) -> None:
     assert found == {"configMap": ("settings", "disk", 307, True), "secret": ("token", "memory", 307, True)}
 
 
+def test_a_container_that_is_gone_keeps_its_name(run: Run) -> None:
+    found = [
+        (row["pod"], row["destination"], row["operation"], row["bytes_total"])
+        for row in run.final
+        if row["container"] == "brief" and row["destination_kind"] != "tmpfs"
+    ]
+    assert found == [(run.container.pod.name, "writable layer", "write", 8)]
+
+
+def test_a_mount_with_the_number_of_an_earlier_one_is_told_apart(run: Run) -> None:
+    found = {
+        os.path.basename(row["destination"]): row["bytes_total"]
+        for row in run.final
+        if row["destination"].startswith("tmpfs ") and os.path.basename(row["destination"]) in REMOUNTED
+    }
+    assert found == REMOUNTED
+
+
 def test_intervals_add_up_to_the_totals(run: Run) -> None:
     sums: dict[Any, list[int]] = {}
     totals = {}
@@ -241,10 +289,32 @@ def test_files_have_the_paths_that_the_container_sees(writing: cri.Container, tm
     assert {row["files_total"] for row in objects if row["type"] == "writes" and row["bytes_total"]} == {1}
 
 
+# Enters the cgroups, and writes to what is no file.
+UNNAMED = """
+import os, socket, sys
+for procs in sys.argv[1:]:
+    with open(procs, "w") as file:
+        file.write("0")
+out, back = socket.socketpair()
+for _ in range(3):
+    os.write(out.fileno(), b"s" * 31)
+os.write(os.pipe()[1], b"p" * 37)
+os.write(os.memfd_create("m"), b"m" * 41)
+"""
+
+
 def test_events_are_the_operations_themselves(writing: cri.Container, tmp_path: Path) -> None:
-    tracer = Tracer(tmp_path, "--events", "-n", "shop", command="writes")
+    tracer = Tracer(tmp_path, "--all", "--events", "-n", "shop", command="writes")
     assert writing.exec(["sh", "-c", "for n in 1 2 3; do echo $n$n > /cache/events; done"])[2] == 0
-    events = [o for o in tracer.end() if o["type"] == "write" and o["path"] == "/cache/events"]
+    subprocess.run(["python3", "-S", "-c", UNNAMED, *procs_of(writing)], check=True)
+    objects = tracer.end()
+    unnamed = [
+        (o["destination"], o["bytes"])
+        for o in objects
+        if o["type"] == "write" and o["comm"] == "python3" and o["destination_kind"] not in ("kernel", "host")
+    ]
+    assert unnamed == [*[("socket", 31)] * 3, ("pipe", 37), ("memory file", 41)]
+    events = [o for o in objects if o["type"] == "write" and o["path"] == "/cache/events"]
     assert [(e["operation"], e["bytes"], e["error"]) for e in events] == [
         # the first open makes the file, the others truncate it
         *(("write", 3, None), ("truncate", 0, None), ("write", 3, None), ("truncate", 0, None), ("write", 3, None)),
@@ -294,24 +364,25 @@ def test_a_recording_replays_to_the_same_rows(writing: cri.Container, tmp_path: 
 
 def test_a_full_table_and_many_writers_keep_totals_exact(tmp_path: Path) -> None:
     """Four keys of room for 41 files, written by three processes at once: what has no room is in the rest."""
-    group = Path("/sys/fs/cgroup/kubetrace-test")
-    if not (group.parent / "cgroup.controllers").exists():
-        group = Path("/sys/fs/cgroup/unified/kubetrace-test")
-    if not (group.parent / "cgroup.controllers").exists():
-        pytest.skip("no cgroup v2 here: the key's first id is the root's for all (run with --cgroup v2)")
+    roots = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+    v2 = [root for root in roots if os.path.exists(f"{root}/cgroup.controllers")]
+    group = Path(*v2[:1] or ["/sys/fs/cgroup/memory"], "kubetrace-test")
     group.mkdir()
     tracer = find("writes")
     script = (
-        "import os, sys\n"
+        "import mmap, os\n"
         f"open('{group}/cgroup.procs', 'w').write('0')\n"
         "files = [os.open(f'/var/log/full-{n}', os.O_WRONLY | os.O_CREAT) for n in range(41)]\n"
         "for n in range(41 * 29): os.pwrite(files[n % 41], b'x' * 31, 0)\n"
+        "for n in range(5): os.fsync(files[40])\n"
+        "memory = mmap.mmap(os.open('/var/log/full-40', os.O_RDWR), 31)\n"
+        "memory[0] = 1\n"
     )
     try:
         source = KernelSource(
             "writes",
             tracer.streams,
-            constants={"by_file": 1, "memory_on_v1": 0},
+            constants={"by_file": 1, "memory_on_v1": int(not v2), "latency": 1},
             optional=tracer.optional,
             sizes={"writes": 4},
         )
@@ -319,16 +390,23 @@ def test_a_full_table_and_many_writers_keep_totals_exact(tmp_path: Path) -> None
             writers = [subprocess.Popen(["python3", "-S", "-c", script]) for _ in range(3)]
             assert [writer.wait() for writer in writers] == [0, 0, 0]
             own = [
-                (batch.stream, event)
-                for batch in source.read("writes", "writes_rest")
+                (batch.stream, event.NAMES["operation"][event.operation], event)
+                for batch in source.read("writes", "writes_rest", "latencies")
                 for event in source.layouts[batch.stream].decode(batch.data)
-                if event.cgroup_id == group.stat().st_ino
+                if (event.cgroup_id if v2 else event.memory_cgroup_id) == group.stat().st_ino
             ]
+            counted = [(name, event) for stream, name, event in own if stream != "latencies"]
             # entering the cgroup is a write of a byte too, and ends inside it
             writes, entered = 3 * 41 * 29, 3
-            assert sum(e.count for _, e in own) == writes + entered
-            assert sum(e.bytes for _, e in own) == writes * 31 + entered
-            assert [e.NAMES["operation"][e.operation] for stream, e in own if stream == "writes_rest"] == ["other"]
+            written = [event for name, event in counted if name in ("write", "other")]
+            assert sum(e.count for e in written) == writes + entered
+            assert sum(e.bytes for e in written) == writes * 31 + entered
+            rest = {name: event for stream, name, event in own if stream == "writes_rest"}
+            assert set(rest) == {"other", "other-fsync", "other-mmap"}
+            assert (rest["other-fsync"].count, rest["other-mmap"].count, rest["other-mmap"].bytes) == (15, 3, 3 * 4096)
+            # pages that become dirty are not timed
+            slots = [sum(struct.unpack("<32Q", event.slots)) for stream, _, event in own if stream == "latencies"]
+            assert sum(slots) == sum(event.count for name, event in counted if name != "other-mmap")
             assert source.losses()["map_full"] == 0
         finally:
             source.close()

@@ -7,7 +7,9 @@
 #define KT_NO_HOOKS
 #include "../../bpf/copyup.bpf.c"
 
-#if defined(__TARGET_ARCH_x86)
+#if defined(NR_GETPPID)
+/* another system call, that nobody else makes: benchmarks trace every process */
+#elif defined(__TARGET_ARCH_x86)
 #define NR_GETPPID 110
 #else
 #define NR_GETPPID 173
@@ -30,7 +32,7 @@ int standin__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 
 	if (ctx->args[1] != NR_GETPPID || (standin_pid && bpf_get_current_pid_tgid() >> 32 != standin_pid))
 		return 0;
-	copyup_enter(BPF_CORE_READ(task, fs, pwd.dentry), 02001);
-	copyup_moved(++standin_count, false);
-	return copyup_return(0);
+	copyup_enter(BPF_CORE_READ(task, fs, pwd.dentry), 02001, kt_only);
+	copyup_spliced(++standin_count, 0, kt_only);
+	return copyup_return(0, kt_only);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -173,6 +174,23 @@ def test_without_rights_the_first_line_says_so(environment: dict[str, str]) -> N
     ]
 
 
+def test_in_a_pod_the_first_line_says_what_is_missing_and_the_second_what_works(environment: dict[str, str]) -> None:
+    # as root without the two, and as a user without any
+    for which in (["--bounding-set=-all", "--inh-caps=-all"], ["--reuid=65534", "--clear-groups"]):
+        done = subprocess.run(
+            ["setpriv", *which, *KUBETRACE, "copyup", "-n", "shop", "-p", "web-*"],
+            env={**environment, "HOME": "/tmp", "KUBERNETES_SERVICE_HOST": "10.96.0.1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done
+        assert done.stderr.splitlines()[:2] == [
+            "Error: this pod lacks CAP_BPF and CAP_PERFMON: it may not load BPF programs.",
+            "Try:  kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- kubetrace copyup -n shop -p 'web-*'",
+        ]
+
+
 def test_it_waits_for_overlayfs_and_says_so(
     objects: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,3 +211,18 @@ def test_it_waits_for_overlayfs_and_says_so(
     out, err = capsys.readouterr()
     assert err == "kubetrace: overlayfs is not loaded on this node yet; attaching when it appears\n"
     assert json.loads(out)["type"] == "summary" and next(answers, None) is None
+
+
+def test_overhead_tells_what_the_programs_take(environment: dict[str, str], workload: Workload, tmp_path: Path) -> None:
+    process = start(environment, tmp_path, "-o", "json", "--overhead")
+    workload.fire(bytes(tmp_path) + NAME, 1009)
+    out, _ = finish(process)
+    (program,) = [p for name, p in json.loads(out.splitlines()[-1])["bpf"].items() if name == "standin__raw_tp"]
+    assert program["runs"] >= 1009 and program["run_time_ns"] >= 1009 * 10
+    process = start(environment, tmp_path, "--overhead", "-i", "300ms")
+    for _ in range(3):
+        workload.fire(bytes(tmp_path) + NAME, 1009)
+        time.sleep(0.4)
+    out, _ = finish(process)
+    assert re.search(r"own CPU [\d.]+% · BPF [\d.]+% \(\d+ runs/s, [\d.]+ [nµ]s each, most in standin__raw_tp\)", out)
+    assert re.search(r"^BPF programs ran \d+ times, [\d.]+ [nµ]s each: [\d.]+% of a core\.$", out, re.MULTILINE)

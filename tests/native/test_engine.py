@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kubetrace.engines import tracefs
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import CallbackRing, MappedRing
 from kubetrace.engines.source import KernelSource, object_path
@@ -70,6 +71,20 @@ def test_every_record_arrives_once_and_whole_while_it_is_written(objects: Path, 
     assert len(seen) + lost == count
 
 
+def test_the_kernel_measures_runs_while_it_is_asked_to(standin: LoadedObject, workload: Workload) -> None:
+    workload.fire(bytes(workload.directory / "a"), 23)
+    assert standin.runs()["standin__raw_tp"] == (0, 0)
+    standin.time_runs()
+    assert Path("/proc/sys/kernel/bpf_stats_enabled").read_text() == "0\n"  # the switch for all is not touched
+    workload.fire(bytes(workload.directory / "a"), 1009)
+    spent, count = standin.runs()["standin__raw_tp"]
+    # fdinfo(5) is the kernel's other mouth; every system call of this machine is a run, more follow
+    fds = [standin._library.bpf_program__fd(p.pointer) for p in standin._programs() if p.name == "standin__raw_tp"]
+    told = dict(line.split(":\t") for line in Path(f"/proc/self/fdinfo/{fds[0]}").read_text().splitlines())
+    assert 1009 <= count <= int(told["run_cnt"])
+    assert 1009 * 10 <= spent <= int(told["run_time_ns"])
+
+
 def test_a_full_ring_is_counted_not_silent(standin: LoadedObject, workload: Workload) -> None:
     layout = standin.layout("copyup_event")
     ring = standin.ring("copyup", layout.size)
@@ -78,6 +93,18 @@ def test_a_full_ring_is_counted_not_silent(standin: LoadedObject, workload: Work
     # 4 MiB hold 8,192 records of 512 bytes; the ring keeps one byte free
     assert kept == 8_191
     assert standin.per_cpu_sums("losses", [0]) == [20_011 - kept]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the mapped ring needs x86-64's memory ordering")
+def test_a_ring_that_wraps_is_read_in_order(standin: LoadedObject, workload: Workload) -> None:
+    layout = standin.layout("copyup_event")
+    ring = standin.ring("copyup", layout.size)
+    seen: list[int] = []
+    for count in (5003, 5003, 8000, 1, 6007):
+        workload.fire(bytes(workload.directory / "a"), count)
+        seen += [event.copied for event in layout.decode(ring.read())]
+        assert ring.read() == b""
+    assert seen == list(range(1, 24_015))
 
 
 def test_a_path_that_does_not_fit_goes_to_the_long_stream(standin: LoadedObject, workload: Workload) -> None:
@@ -90,6 +117,16 @@ def test_a_path_that_does_not_fit_goes_to_the_long_stream(standin: LoadedObject,
     names = event.path[: event.path_bytes].split(b"\0")[:3]
     assert names == [b"d" * 200] * 3
     assert event.path[event.path_bytes :].strip(b"\0") == b""
+
+
+def test_tracefs_can_be_had_where_it_is_mounted_nowhere() -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    mount = tracefs.mount_unseen()
+    try:
+        assert {"events", "instances", "README"} <= set(os.listdir(f"/proc/self/fd/{mount}"))
+        assert Path("/proc/self/mountinfo").read_text() == mounts
+    finally:
+        os.close(mount)
 
 
 def test_births_of_cgroups_carry_id_and_path(standin: LoadedObject) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.cgroup_pods import Pod, last_block
+
 from .conftest import Workload
 from .test_copyup_native import KUBETRACE, NAME, finish, start
 
@@ -47,6 +49,40 @@ def test_a_replay_prints_the_bytes_of_the_live_run(
     out, err = finish(process)
     assert f"View it: kubetrace replay {file}" in err and out.count("\n") > 4
     assert run(environment, "replay", file, "--speed", 20, *options)[0] == out
+    last = run(environment, "replay", file, "--final", *options)[0]
+    assert last_block(last) == last_block(out) and last
+
+
+def test_the_lines_and_the_last_table_of_pods_are_replayed(tmp_path: Path) -> None:
+    """Of the tracers that keep a board: what was read off the node's files is in the recording too."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "NODE_NAME": "node1"}
+    runs: list[tuple[Path, list[str], subprocess.Popen[bytes]]] = []
+    for name in ("cgroups", "starts"):
+        for options in (["-o", "json"], ["-o", "wide", "-i", "200ms"]):
+            file = tmp_path / f"{name}-{options[1]}.ktrace"
+            command = [*KUBETRACE, name, *options, "--record", str(file), "--ready-file", f"{file}.ready"]
+            with open(f"{file}.out", "wb") as out:
+                process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.PIPE)
+            runs.append((file, [name, *options], process))
+    for file, _, process in runs:
+        wait_for(Path(f"{file}.ready"), process)
+    pod = Pod()
+    container = pod.container("app")
+    quota = container.file("cpu.max", ("cpu", "cpu.cfs_quota_us"))
+    quota.write_text("10000" if quota.name.startswith("cpu.cfs") else "10000 100000")
+    container.run("/usr/bin/timeout", "0.7", "/bin/sh", "-c", "echo hello; while :; do :; done")
+    time.sleep(0.3)
+    pod.remove()
+    for _, _, process in runs:
+        process.send_signal(signal.SIGINT)
+    for file, options, process in runs:
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+        live = Path(f"{file}.out").read_text()
+        replayed = run(environment, "replay", file, "--final", *options)[0]
+        assert pod.name in replayed
+        assert last_block(replayed) == last_block(live), options
+        assert run(environment, "replay", file, "--speed", 20, *options)[0] == live
 
 
 def test_record_keeps_what_a_live_run_would_have_printed(
@@ -81,7 +117,7 @@ def test_kill_9_costs_at_most_the_last_second(environment: dict[str, str], workl
     out, err = run(environment, "replay", file, "--final", "-o", "json")
     mine = [o for o in map(json.loads, out.splitlines()) if o.get("pid") == workload.pid]
     assert sum(o["path"].endswith("/before") for o in mine) == 503
-    assert "its recorder was killed: up to a second may be missing" in err and "incomplete" not in err
+    assert "its recorder was killed or its disk full: up to a second may be missing" in err and "incomplete" not in err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tiny tmpfs needs root")
@@ -158,7 +194,7 @@ def test_two_tracers_share_a_file_and_keep_apart(
     )
     wait_for(ready, process)
     workload.fire(bytes(tmp_path) + NAME, 211)
-    finish(process)
+    assert finish(process)[0].endswith(f" View it: kubetrace replay {file} copyup (or second)\n")
     for name in ("copyup", "second"):
         done = subprocess.run(
             [*kubetrace, "replay", str(file), name, "--final", "-o", "json"],

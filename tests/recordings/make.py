@@ -1,12 +1,17 @@
-"""Make the golden recording of the present version: python tests/recordings/make.py NATIVE.ktrace NAME.
+"""Make golden recordings of the present version.
 
-NATIVE.ktrace is any recording of copyup on a real kernel: its layouts are taken, nothing else. The events are these
-few, written by hand; NAME.jsonl and NAME.txt are what replay said of them when the recording was made, and were read
-by a person. Never make an old one again: later versions have to read what was written then.
+    scripts/vm --kernel 6.1 --node=quiet -- python3 -m tests.recordings.make real N
+    python -m tests.recordings.make NATIVE.ktrace NAME
+
+The first makes TRACER-N of each tracer, from real runs over one pod's life; TRACER-N.jsonl is what the live run
+printed. The second takes the layouts of any recording of copyup on a real kernel, nothing else: its events are these
+few, written by hand, and NAME.jsonl is what replay said of them. NAME.txt is the last table. All were read by a person.
+Never make an old one again: later versions have to read what was written then.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -46,7 +51,35 @@ def event(layout: Layout, at: int, cgroup: int, path: bytes, **more: object) -> 
 SLICE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"
 
 
+def real(number: str) -> None:
+    import shutil
+    import tempfile
+
+    from tests.kernel import recorded
+    from tests.vm import cri
+
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as directory:
+        for run in recorded.record(Path(directory), cri.Node.connect(), "ledger-0"):
+            made = here / f"{run.name}-{number}"
+            if run.options != ["-o", "json"] or made.with_suffix(".ktrace").exists():
+                continue
+            shutil.copyfile(run.file, made.with_suffix(".ktrace"))
+            shutil.copyfile(run.out, made.with_suffix(".jsonl"))
+            replay(made, ".txt")
+
+
+def replay(name: Path, suffix: str, *more: str) -> None:
+    command = [sys.executable, "-m", "kubetrace", "replay", str(name.with_suffix(".ktrace")), "--final", *more]
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    name.with_suffix(suffix).write_bytes(done.stdout)
+
+
 def main() -> None:
+    if sys.argv[1] == "real":
+        real(sys.argv[2])
+        return
     native, name = Path(sys.argv[1]), Path(__file__).parent / sys.argv[2]
     with Recording(native) as recording:
         traced = replace(recording.header.tracers[0], hook="fentry")
@@ -92,9 +125,8 @@ def main() -> None:
     both = [Batch("copyup/copyup", b"".join(second)), Batch("copyup/copyup_long", b"".join(deep))]
     recorder.write(Step([], both, lost, Tick(1_104_000_000, wall + 2_000_000_000, 12_000_000)))
     recorder.close()
-    for suffix, more in ((".jsonl", ["-o", "json"]), (".txt", [])):
-        command = [sys.executable, "-m", "kubetrace", "replay", str(name.with_suffix(".ktrace")), "--final", *more]
-        name.with_suffix(suffix).write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    replay(name, ".jsonl", "-o", "json")
+    replay(name, ".txt")
 
 
 main()

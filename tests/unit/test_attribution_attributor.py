@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import (
+    KEPT_NS,
     CgroupGone,
     CgroupSeen,
     ContainerSeen,
@@ -243,3 +244,56 @@ def test_pod_cgroup_is_named_by_its_containers() -> None:
         "cart",
         "config.json",
     )
+
+
+def test_what_was_removed_is_known_for_a_while_and_then_forgotten() -> None:
+    attributor = knowing(
+        CgroupSeen(0, 7, f"/kubepods/burstable/pod{UID}", 1),
+        CgroupSeen(0, 8, PATH, 1),
+        CgroupSeen(5, 8, PATH, 1),
+        container(),
+        overlay(70, CART, 1),
+    )
+    assert ask(attributor, 8).pod == "cart"
+    for fact in (CgroupGone(0, 8, 10), CgroupGone(5, 8, 11), OverlayGone(70, 11), CgroupGone(0, 7, 12)):
+        attributor.learn(fact)
+    assert ask(attributor, 8).pod == "cart"
+    # the time passes with what comes and goes elsewhere
+    attributor.learn(CgroupGone(0, 99, 12 + KEPT_NS))
+    assert attributor.pod(UID) is not None and attributor.container(CART) is None
+    attributor.learn(CgroupGone(0, 100, 13 + KEPT_NS))
+    assert ask(attributor, 8) == Identity(kind="unknown")
+    assert attributor.pod(UID) is None
+    assert not (attributor._paths or attributor._containers or attributor._container_paths or attributor._pods)
+    assert not attributor._holders
+    attributor.learn(CgroupGone(0, 101, 14 + 2 * KEPT_NS))
+    assert not attributor._overlays
+    assert {key for of in attributor._readers.values() for key in of} == {(8, 0, 0)}
+
+
+def test_a_container_that_is_still_in_one_hierarchy_is_kept() -> None:
+    attributor = knowing(CgroupSeen(0, 8, PATH, 1), CgroupSeen(5, 9, PATH, 1), container(), CgroupGone(0, 8, 10))
+    attributor.learn(CgroupGone(0, 99, 11 + KEPT_NS))
+    assert ask(attributor, 1, memory=9, hierarchy=5).pod == "cart"
+
+
+def test_thousands_of_pods_leave_nothing_behind() -> None:
+    attributor = Attributor()
+    second = 10**9
+    for number in range(3000):
+        uid, name = f"00000000-0000-0000-0000-{number:012x}", f"{number:064x}"
+        path = f"/kubepods/pod{uid}"
+        for fact in (
+            CgroupSeen(0, 2 * number, path, number * second),
+            CgroupSeen(0, 2 * number + 1, f"{path}/{name}", number * second),
+            container(name, uid=uid),
+        ):
+            attributor.learn(fact)
+        assert ask(attributor, 2 * number + 1).pod == "cart"
+        if number >= 5:
+            attributor.learn(CgroupGone(0, 2 * number - 9, number * second))
+            attributor.learn(CgroupGone(0, 2 * number - 10, number * second))
+    known = 5 + KEPT_NS // second
+    for held in (attributor._containers, attributor._pods, attributor._answers):
+        assert known <= len(held) <= known + 2
+    assert len(attributor._paths) <= 2 * known + 4 and len(attributor._readers) <= 4 * known + 8

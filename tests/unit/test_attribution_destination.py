@@ -141,6 +141,19 @@ def test_a_device_number_that_was_given_again_keeps_the_names_apart() -> None:
     assert made.of(mounted(77, "tmpfs", "/", "/a", time_ns=350), None).name == "new"
 
 
+def test_a_device_number_that_was_given_again_keeps_the_paths_apart() -> None:
+    made = Destinations()
+    made.learn(MountSeen(77, "/", "/run/old", "tmpfs", "tmpfs", 100, 50))
+    made.learn(MountGone(77, "/run/old", 200))
+    made.learn(MountSeen(77, "/", "/run/new", "tmpfs", "tmpfs", 300, 200))
+    found = [made.of(mounted(77, "tmpfs", "/", "/x", node=True, time_ns=at), None).text for at in (150, 350)]
+    assert found == ["tmpfs /run/old", "tmpfs /run/new"]
+    made.learn(OverlaySeen(78, None, "/run/one", None, None, (), 100, 50))
+    made.learn(OverlaySeen(78, None, "/run/two", None, None, (), 300, 200))
+    paths = [made.path(mounted(78, "overlay", "/", "/x", node=True, time_ns=at), "/a") for at in (150, 350)]
+    assert paths == ["/run/one/a", "/run/two/a"]
+
+
 def test_what_is_in_no_namespace_is_told_by_its_file_system() -> None:
     made = Destinations()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,8 @@ from kubetrace.attribution.facts import (
     Fact,
     ImageSeen,
     LayerSeen,
+    MountGone,
+    MountSeen,
     OverlayGone,
     OverlaySeen,
     PodSeen,
@@ -25,10 +28,10 @@ from kubetrace.attribution.facts import (
 # What os.fsdecode gives for any bytes.
 NAMES = st.binary(max_size=30).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 NUMBERS = st.integers(0, 2**64 - 1)
-FACTS: st.SearchStrategy[Fact] = st.one_of(
-    st.builds(CgroupSeen, NUMBERS, NUMBERS, NAMES, NUMBERS),
-    st.builds(CgroupGone, NUMBERS, NUMBERS, NUMBERS),
-    st.builds(
+KINDS: dict[type, st.SearchStrategy[Fact]] = {
+    CgroupSeen: st.builds(CgroupSeen, NUMBERS, NUMBERS, NAMES, NUMBERS),
+    CgroupGone: st.builds(CgroupGone, NUMBERS, NUMBERS, NUMBERS),
+    ContainerSeen: st.builds(
         ContainerSeen,
         NAMES,
         st.sampled_from(["container", "sandbox"]),
@@ -41,8 +44,8 @@ FACTS: st.SearchStrategy[Fact] = st.one_of(
         st.sampled_from(["config.json", "CRI"]),
         NUMBERS,
     ),
-    st.builds(PodSeen, NAMES, st.none() | NAMES, NAMES, st.just("kubelet"), NUMBERS),
-    st.builds(
+    PodSeen: st.builds(PodSeen, NAMES, st.none() | NAMES, NAMES, st.just("kubelet"), NUMBERS),
+    OverlaySeen: st.builds(
         OverlaySeen,
         NUMBERS,
         st.none() | NAMES,
@@ -53,9 +56,9 @@ FACTS: st.SearchStrategy[Fact] = st.one_of(
         NUMBERS,
         NUMBERS,
     ),
-    st.builds(OverlayGone, NUMBERS, NUMBERS),
-    st.builds(LayerSeen, NAMES, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES, NUMBERS),
-    st.builds(
+    OverlayGone: st.builds(OverlayGone, NUMBERS, NUMBERS),
+    LayerSeen: st.builds(LayerSeen, NAMES, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES, NUMBERS),
+    ImageSeen: st.builds(
         ImageSeen,
         NAMES,
         st.lists(NAMES, max_size=3).map(tuple),
@@ -64,7 +67,14 @@ FACTS: st.SearchStrategy[Fact] = st.one_of(
         st.none() | NAMES,
         NUMBERS,
     ),
-)
+    MountSeen: st.builds(MountSeen, NUMBERS, NAMES, NAMES, NAMES, NAMES, NUMBERS, NUMBERS),
+    MountGone: st.builds(MountGone, NUMBERS, NAMES, NUMBERS),
+}
+FACTS = st.one_of(*KINDS.values())
+
+
+def test_every_kind_of_fact_is_tried() -> None:
+    assert set(KINDS) == set(get_args(Fact))
 
 
 @given(FACTS)

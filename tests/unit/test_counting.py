@@ -23,8 +23,8 @@ from kubetrace.tracers import find
 from kubetrace.tracers.writes import Writes
 
 OPERATIONS = ("write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "fallocate", "truncate")
-NAMES = (*OPERATIONS, "fsync", "mmap", "other")
-WRITE, FSYNC, MMAP, OTHER = 0, 9, 10, 11
+NAMES = (*OPERATIONS, "fsync", "mmap", "other", "other-fsync", "other-mmap")
+WRITE, FSYNC, MMAP, OTHER, OTHER_FSYNC, OTHER_MMAP = 0, 9, 10, 11, 12, 13
 
 
 def layout(name: str, *fields: tuple[str, int, str]) -> Layout:
@@ -207,6 +207,26 @@ def test_the_rest_of_a_full_table_is_shown_and_added() -> None:
     assert made.operations == 6
 
 
+def test_the_rest_of_a_full_table_keeps_syncs_and_mapped_pages_apart() -> None:
+    made = counting(Node(), "process")
+    for operation, count, size in ((OTHER, 5, 55), (OTHER_FSYNC, 3, 0), (OTHER_MMAP, 2, 8192)):
+        made.take([counter(count, size, stream="writes_rest", operation=operation, mount=0, device=0)])
+    total = made.total()
+    assert [total[key] for key in ("writes", "bytes", "fsyncs", "mapped_bytes")] == [5, 55, 3, 8192]
+    (row,) = made.all_rows()
+    record = Writes().row_record("process", row, _Clock(), 0, False)
+    assert (record["pid"], record["comm"], record["destination"]) == (None, None, None)
+
+
+def test_latencies_of_the_rest_are_its_own() -> None:
+    made = counting(Node())
+    key = {"cgroup_id": 7, "operation": OTHER}
+    made.take([counter(5, 55, stream="writes_rest", mount=0, device=0, operation=OTHER)])
+    made.take([Batch("latencies", pack(LATENCY, longest=900, slots=struct.pack("<32Q", 5, *[0] * 31), **key))])
+    (row,) = made.all_rows()
+    assert (row.slots[0], row.longest) == (5, 900)
+
+
 def test_another_grouping_adds_the_same_up_anew() -> None:
     made = counting(Node())
     made.take([CACHE, counter(3, 300), counter(2, 70, cgroup_id=8), counter(1, 5, operation=1)])
@@ -217,6 +237,20 @@ def test_another_grouping_adds_the_same_up_anew() -> None:
     assert [row[2] for row in made.table("node").rows("bytes", None)] == [475]
     assert made.operations == 7
     assert made.table("pod").rows("pod", 1)[0][1] == "cart"
+
+
+def test_processes_that_write_to_one_place_have_a_row_each() -> None:
+    made = counting(Node(), "process")
+    made.take([CACHE, counter(3, 30, pid=53, comm=b"sh"), counter(2, 20, pid=59, comm=b"cat")])
+    made.take([counter(4, 40, pid=53, comm=b"sh"), counter(1, 5, pid=53, comm=b"sh", operation=1)])
+    columns = [column.key for column in made.table("process").columns]
+    cells = [
+        (row[columns.index("pid")], row[columns.index("comm")], row[columns.index("bytes")])
+        for row in made.table("process").rows("bytes", None)
+    ]
+    assert cells == [(53, b"sh", 45), (59, b"cat", 20)]
+    made.table("destination")
+    assert [(row.sums[0][0], row.sums[0][1]) for row in made.all_rows()] == [(7, 65)]
 
 
 def test_a_log_belongs_to_the_pod_of_its_path() -> None:
@@ -265,6 +299,19 @@ def test_latencies_join_their_row() -> None:
     # three in [1024, 2048), one in [8192, 16384)
     assert 1024 <= record["p50_ns"] < 2048 and 8192 <= record["p99_ns"] <= 16384
     assert record["max_ns"] == 9000
+
+
+def test_a_sync_is_no_slow_write_but_has_a_latency_of_its_own() -> None:
+    made = counting(Node())
+    slots = struct.pack("<32Q", *[0] * 20, 3, *[0] * 11)
+    histogram = pack(LATENCY, cgroup_id=7, mount=1, device=5, operation=FSYNC, longest=1 << 29, slots=slots)
+    made.take([CACHE, counter(4, 4), counter(3, 0, operation=FSYNC), Batch("latencies", histogram)])
+    (row,) = made.all_rows()
+    assert (sum(row.slots), row.longest) == (0, 0)
+    made.table("operation")
+    assert [(row.longest, sum(row.slots)) for row in made.all_rows()] == [(0, 0), (1 << 29, 3)]
+    made.table("destination")
+    assert [(row.longest, sum(row.slots)) for row in made.all_rows()] == [(0, 0)]
 
 
 class _Clock:
@@ -351,6 +398,13 @@ def test_a_recording_of_counters_replays(tmp_path: Path, capsys: pytest.CaptureF
         recorder.write(Step(batches=named, tick=Tick(second * 10**9, 10**18, 1000)))
     recorder.close()
     kubetrace.main(["replay", str(file), "--final", "-o", "json"], standalone_mode=False)
-    row, summary = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (row["destination"], row["writes_total"], row["bytes_total"]) == ("emptyDir/cache", 5, 55)
+    lines = capsys.readouterr().out.splitlines()
+    *found, summary = map(json.loads, lines)
+    # the interval's row, then every row as it is at the end
+    assert [(row["destination"], row["writes_total"], row["bytes_total"]) for row in found] == [
+        ("emptyDir/cache", 3, 33),
+        ("emptyDir/cache", 5, 55),
+    ]
     assert (summary["bytes_total"], summary["lost"]) == (55, 0)
+    kubetrace.main(["export", str(file), "--format", "jsonl"], standalone_mode=False)
+    assert capsys.readouterr().out.splitlines() == lines[:-1]

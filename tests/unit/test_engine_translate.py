@@ -94,6 +94,23 @@ def test_a_name_that_is_also_a_member_stays_one(tmp_path: Path) -> None:
     assert "BPF_CORE_READ(task, files)" in own(found) and "b & files->c" in own(found) and "k(&files)" in own(found)
 
 
+def test_a_comment_inside_a_macro_does_not_end_it(tmp_path: Path) -> None:
+    found = of(
+        tmp_path,
+        "#define TWO(name, hook) \\\n\tSEC(hook) \\\n\tint name##_a(void *ctx) { return 0; } \\\n"
+        "\t/* one \\\n\t * and two */ \\\n\tSEC(hook) \\\n\tint name##_b(void *ctx) { return 1; }\n"
+        'TWO(x, "raw_tp/y")\nint last;\n',
+    )
+    assert found.programs == {"x_a": "raw_tp/y", "x_b": "raw_tp/y"}
+    assert own(found).split("\n").index("int last;") == 9
+
+
+def test_a_function_of_its_own_becomes_part_of_its_callers(tmp_path: Path) -> None:
+    found = of(tmp_path, "__attribute__((noinline)) int f(int a) { return a; }\nstatic __noinline int g(void);\n")
+    assert "static __always_inline int f(int a)" in own(found)
+    assert "static __always_inline int g(void)" in own(found)
+
+
 def test_branches_are_taken_and_comments_go(tmp_path: Path) -> None:
     found = of(
         tmp_path,

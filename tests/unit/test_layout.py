@@ -57,3 +57,11 @@ def test_json_round_trip() -> None:
 def test_a_damaged_layout_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Layout.from_json(damage)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(0, "made"), (1, "gone"), (2, "unknown"), (2**32 - 1, "unknown"), (-1, "unknown")]
+)
+def test_a_number_without_a_name_is_unknown(number: int, name: str) -> None:
+    layout = Layout("x", 4, (Field("step", 0, 4, "unsigned", "", ("made", "gone")),))
+    assert layout.event_type(number).NAMES["step"][number] == name

@@ -11,11 +11,12 @@ import pytest
 
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
+from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
 from kubetrace.layout import Batch, Field, Layout
 from kubetrace.live import LiveSource
-from kubetrace.pipeline import Pipeline, Wall
+from kubetrace.pipeline import Derived, Pipeline, Tally, Wall
 from kubetrace.selection import Selection
+from kubetrace.steps import Step, Tick
 
 COPYUP = tracers.find("copyup")
 # The members of struct copyup_event that the tracer reads, packed by hand.
@@ -86,8 +87,8 @@ def event(
     return bytes(8) + numbers + rest + struct.pack("<QIIHHI", 100 * parents, 2, 0, 3, parents, is_parent)
 
 
-def birth(time: int, cgroup: int, path: bytes) -> bytes:
-    return bytes(8) + struct.pack("<QQIHH128s", time, cgroup, 0, 0, len(path), path)
+def birth(time: int, cgroup: int, path: bytes, step: int = 0) -> bytes:
+    return bytes(8) + struct.pack("<QQIHH128s", time, cgroup, 0, step, len(path), path)
 
 
 def container(container_id: str, namespace: str, pod: str, name: str) -> ContainerSeen:
@@ -121,8 +122,11 @@ class ListSource:
     def losses(self) -> dict[str, int]:
         return dict(self.losses_now)
 
-    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
-        self.excluded.append((hierarchy, cgroup_id))
+    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        if excluded:
+            self.excluded.append((hierarchy, cgroup_id))
+        else:
+            self.excluded.remove((hierarchy, cgroup_id))
 
 
 class Files:
@@ -141,6 +145,9 @@ class Files:
 
     def cgroup_created(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
         return [CgroupSeen(hierarchy, cgroup_id, path, time_ns), container(BATCH, "jobs", "batch-0", "worker")]
+
+    def cgroup_removed(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> list[Fact]:
+        return [CgroupGone(hierarchy, cgroup_id, time_ns)]
 
     def resolve_again(self) -> Sequence[Fact]:
         return self.later
@@ -261,6 +268,10 @@ def test_a_birth_wakes_the_pipeline() -> None:
     assert made.live.wait(10) == set()
     made.drain()
     assert source.excluded == [(0, 30)]
+    # the filter has room for 65,536: what is gone takes none of it
+    source.put("cgroups", birth(6, 30, f"/kubepods/podx/{BATCH}".encode(), step=1))
+    made.drain()
+    assert source.excluded == []
 
 
 def test_a_process_of_the_host_in_a_containers_root_is_shown_as_host() -> None:
@@ -288,7 +299,7 @@ def test_a_selection_holds_in_user_space_and_tells_the_kernel() -> None:
     assert source.excluded == [(0, 21)]
     source.put("copyup", event(1, 21, b"/a", 1), event(2, 8123, b"/a", 1, device=99))
     made.drain()
-    assert (kept.seen, made.counts.events, made.attribution.matched) == ([], 0, 0)
+    assert (kept.seen, made.counts.events, made.attribution.matched) == ([], 0, False)
 
 
 def test_a_recorder_looks_up_the_layers_of_every_container_without_events() -> None:
@@ -359,3 +370,59 @@ def test_a_json_object_keeps_its_contract() -> None:
         "cgroup_id": 21,
         "attributed_by": "cgroup",
     }.items() <= record.items()
+
+
+def filled(groupings: Sequence[str], *, joins: bool) -> Pipeline:
+    """300 events of 2 containers, 3 files and some errors, in 5 steps; counted one by one where `joins` is false."""
+    pipeline = Pipeline(
+        COPYUP,
+        {"copyup/copyup": EVENT, "copyup/copyup_long": EVENT},
+        Wall("node1", 0),
+        Selection.parse((), (), ()),
+        groupings=groupings,
+    )
+    assert pipeline._joiners
+    if not joins:
+        pipeline._joiners = {}
+    facts: list[Fact] = [
+        CgroupSeen(0, 1 + at, f"/kubepods/poduid-{at}/{name}", 0) for at, name in enumerate((WEB, BATCH))
+    ]
+    facts += [container(WEB, "shop", "web", "app"), container(BATCH, "jobs", "batch", "worker")]
+    pipeline.take(Step(facts=facts))
+    for step in range(5):
+        records = [
+            event(
+                1000 * step + at,
+                1 + at % 2,
+                b"/var/%d" % (at % 3),
+                at * 7 % 11,
+                error=-28 if at % 13 == 0 else 0,
+                parents=at % 2,
+                is_parent=at % 17 == 0,
+            )
+            for at in range(60)
+        ]
+        batches = [Batch("copyup/copyup", b"".join(records[:40])), Batch("copyup/copyup_long", b"".join(records[40:]))]
+        pipeline.take(Step(batches=batches, tick=Tick(step, step, step)))
+    return pipeline
+
+
+def rows_of(pipeline: Pipeline, by: str) -> list[str]:
+    return sorted(map(repr, pipeline.table(by).rows("copied_bytes", None)))
+
+
+@pytest.mark.parametrize("by", COPYUP.groupings)
+def test_joined_events_give_the_rows_of_single_ones(by: str) -> None:
+    joined, single = filled([by], joins=True), filled([by], joins=False)
+    assert rows_of(joined, by) and rows_of(joined, by) == rows_of(single, by)
+    assert joined.total() == single.total()
+    assert (joined.counts.events, joined.counts.folded) == (300, single.counts.folded) == (300, 15)
+
+
+@pytest.mark.parametrize("by", COPYUP.groupings)
+def test_rows_derived_from_finer_ones_are_those_counted_alone(by: str) -> None:
+    together, alone = filled(list(COPYUP.groupings), joins=True), filled([by], joins=True)
+    assert isinstance(alone.table(by), Tally)
+    assert isinstance(together.table(by), Derived if by in ("container", "pod", "image") else Tally)
+    assert rows_of(together, by) == rows_of(alone, by)
+    assert len(together.table(by)) == len(alone.table(by))

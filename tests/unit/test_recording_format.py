@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kubetrace import recording
 from kubetrace.attribution.facts import CgroupSeen, Fact, OverlaySeen
 from kubetrace.errors import OutputError, RecordingError, UsageError
 from kubetrace.layout import Batch
@@ -48,6 +49,12 @@ def same(one: Step, other: Step) -> bool:
         other.losses,
         other.tick,
     )
+
+
+def test_the_page_of_the_format_is_in_the_documentation() -> None:
+    page = recording.__doc__
+    assert page is not None
+    assert f"```text\n{page.strip()}\n```" in (Path(__file__).parents[2] / "docs" / "recording.md").read_text()
 
 
 def test_a_recording_gives_back_every_step(tmp_path: Path) -> None:

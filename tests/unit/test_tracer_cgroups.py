@@ -241,3 +241,27 @@ def test_what_matters_fits_80_cells() -> None:
     assert all(len(line) <= 80 for line in lines) and "…" not in header
     assert header.split()[:4] == ["NAMESPACE", "POD", "CONTAINER", "STATE"]
     assert header.replace("▼", "").split()[-5:] == ["CPU", "THR", "MEM", "OOM", "RST"]
+
+
+def test_a_pod_that_was_there_before_is_as_old_as_its_oldest_container() -> None:
+    told = Told()
+    # processes are in the containers' cgroups, none in the pod's own
+    told.sample(10, who(kind="pod"), procs=2)
+    told.sample(10, who("sidecar", "b"), begun=9 * S, procs=1)
+    told.sample(10, who(), begun=3 * S, procs=1)
+    (row,) = told.rows("pod")
+    assert (row["age_ns"], row["procs"]) == (7 * S, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "detail"),
+    [
+        ("throttled", {"periods": 7, "duration": 479_000_000}, "7 periods, 479 ms"),
+        ("reclaim", {"duration": 4_800_000, "limit": 16 << 20}, "waited 4.8 ms, limit 16 MiB"),
+        ("reclaim", {"duration": 4_800_000}, "waited 4.8 ms"),
+    ],
+)
+def test_the_last_column_of_a_narrow_terminal_says_it_all(name: str, values: dict[str, int], detail: str) -> None:
+    (event,) = Told().tell(name, 1, who(), **values)
+    cells = CGROUPS.event_cells(event, who(), Wall("node1", 0))
+    assert cells[[column.key for column in CGROUPS.event_columns].index("detail")] == detail

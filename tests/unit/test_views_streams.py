@@ -230,6 +230,34 @@ def test_events_on_a_terminal_end_at_its_width() -> None:
     assert "\x1b" not in "".join(shown)
 
 
+def test_events_leave_out_what_a_narrow_terminal_can_spare() -> None:
+    columns = (
+        Column("time", "TIME", "time", spare=True),
+        Column("pod", "POD", "name"),
+        Column("pid", "PID", "count", spare=True),
+        Column("detail", "DETAIL", "path"),
+    )
+    shown = {}
+    for cells in (30, 60):
+        main, side = pty.openpty()
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, cells, 0, 0))
+        with os.fdopen(side, "w", encoding="utf-8") as stream:
+            lines = Lines(stream, columns)
+            lines.write((NOON, "ledger-writer-5c6b7f9d84-qq7zp", 11955, b"/usr/local/bin/python"))
+            lines.flush()
+            data = b""
+            while data.count(b"\n") < 2:
+                data += os.read(main, 4096)
+        os.close(main)
+        shown[cells] = data.decode().splitlines()
+    # a third of the line for the name, the rest for the path
+    assert shown[30] == ["POD     DETAIL", "ledge…q7zp  …/local/bin/python"]
+    assert shown[60] == [
+        "TIME          POD     PID  DETAIL",
+        "12:00:00.123  ledger-wri…d84-qq7zp  11955  /usr/…/bin/python",
+    ]
+
+
 # --- the table on a pipe
 
 WINDOW = Window(COLUMNS, (ROW,), head=("copyup", "0:01"), foot=("1 event", "own CPU 0.1%"), lost=0, sort="copied")

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -172,3 +173,12 @@ def rows(text: str) -> list[dict[str, str]]:
             break
         found.append(dict(zip(titles, cells, strict=True)))
     return found
+
+
+def last_block(text: str) -> str:
+    """The last table of a tracer on a pipe, or all lines.
+
+    Without its time, as a pipe gets no table twice, and whatever its columns' widths, which never shrink in a run.
+    """
+    block = text[max(0, text.rfind("\nkubetrace ") + 1) :]
+    return re.sub(r" +", " ", re.sub(r"own CPU \S+| · [0-9]+:[0-9]+$", "", block, flags=re.MULTILINE))

@@ -57,6 +57,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   sandbox_image = "{images.PAUSE}"
   # Debian's kernels have AppArmor, but the guest has no profile to load.
   disable_apparmor = true
+  # A machine without CAP_SYS_RESOURCE cannot lower it, as the kubelet asks for sandboxes.
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
 """

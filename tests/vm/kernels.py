@@ -1,7 +1,6 @@
 """Debian's own kernels, fetched once with the machine's own package sources and kept in the cache.
 
-Each version is taken from the release that carries it, through an apt configuration of its own in the cache: the
-machine's sources with the suite replaced, with lists and state beside them, so that nothing on the machine changes.
+Each version is taken from the release that carries it, through an apt configuration of its own in the cache.
 """
 
 import lzma
@@ -9,10 +8,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from debian_packages import Apt, AptError
 
 # Version -> the Debian releases that carry it, likeliest first.
 SUITES = {
@@ -66,13 +69,19 @@ def headers(name: str, kernel: Kernel, cache: Path, progress: Progress) -> Path 
     tree = cache / "kernels" / f"{name}-headers-{kernel.release}"
     if not tree.exists():
         progress(f"fetching the headers of Linux {kernel.release} ...")
-        apt = _Apt(SUITES[name][0], cache)
+        suite = SUITES[name][0]
         work = tree.with_name(tree.name + ".new")
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        for package in apt.download(apt.headers_packages(kernel.release)):
-            subprocess.run(["dpkg-deb", "-x", package, work], check=True)
-            package.unlink()
+        try:
+            apt = Apt(suite, cache / "apt" / suite)
+            own = f"linux-headers-{kernel.release}"
+            common = [part for part in apt.depends(own) if re.match(r"linux-headers-.*-common$", part)]
+            for package in apt.download([own, *common]):
+                subprocess.run(["dpkg-deb", "-x", package, work], check=True)
+                package.unlink()
+        except AptError as error:
+            raise KernelError(f"the headers of Linux {kernel.release} cannot be fetched: {error}") from error
         work.rename(tree)
     return tree
 
@@ -94,8 +103,8 @@ def _fetch(name: str, tree: Path, cache: Path, progress: Progress) -> None:
     for suite in SUITES[name]:
         try:
             progress(f"fetching Linux {name} from Debian {suite} ...")
-            apt = _Apt(suite, cache)
-            packages = apt.kernel_packages(name)
+            apt = Apt(suite, cache / "apt" / suite)
+            packages = _kernel_packages(apt, suite, name)
             shutil.rmtree(tree, ignore_errors=True)
             work = tree.with_name(tree.name + ".new")
             shutil.rmtree(work, ignore_errors=True)
@@ -107,7 +116,7 @@ def _fetch(name: str, tree: Path, cache: Path, progress: Progress) -> None:
             (work / "complete").write_text("\n".join(packages) + "\n")
             work.rename(tree)
             return
-        except KernelError as error:
+        except (AptError, KernelError) as error:
             failures.append(str(error))
     raise KernelError(f"Linux {name} cannot be fetched: " + " ".join(failures))
 
@@ -136,111 +145,14 @@ def _unxz(path: Path) -> None:
     path.unlink()
 
 
-class _Apt:
-    """apt for one Debian release, beside the machine's own."""
-
-    def __init__(self, suite: str, cache: Path) -> None:
-        self._suite = suite
-        self._root = cache / "apt" / suite
-        for part in ("sources", "lists/partial", "archives/partial"):
-            (self._root / part).mkdir(parents=True, exist_ok=True)
-        self._copy_sources()
-        self._options = [
-            *("-o", "Dir::Etc::SourceList=/dev/null"),
-            *("-o", f"Dir::Etc::SourceParts={self._root}/sources"),
-            *("-o", "Dir::Etc::Preferences=/dev/null"),
-            *("-o", "Dir::Etc::PreferencesParts=/dev/null"),
-            *("-o", f"Dir::State::Lists={self._root}/lists"),
-            *("-o", f"Dir::Cache::Archives={self._root}/archives"),
-            *("-o", f"Dir::Cache::PkgCache={self._root}/pkgcache.bin"),
-            *("-o", f"Dir::Cache::SrcPkgCache={self._root}/srcpkgcache.bin"),
-            *("-o", "Dir::State::Status=/dev/null"),
-            *("-o", "Acquire::Languages=none"),
-            *("-o", "Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false"),
-            *("-o", "APT::Sandbox::User=root"),
-            *("-o", "APT::Architecture=amd64"),
-        ]
-        # A release's update and security suites may be gone from the mirror while the release is still there (or the
-        # other way about), so the indexes decide and not this status.
-        self._run(["apt-get", "update"], check=False)
-
-    def _run(self, command: list[str], check: bool = True, cwd: Path | None = None) -> str:
-        done = subprocess.run(
-            [command[0], *self._options, *command[1:]], cwd=cwd, text=True, capture_output=True, check=False
-        )
-        if check and done.returncode != 0:
-            reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            raise KernelError(f"apt for {self._suite} failed: {reason[0]}")
-        return done.stdout
-
-    # The machine's entries for its own release, with the suite replaced. Entries of other publishers are left out.
-    def _copy_sources(self) -> None:
-        codename = _own_codename()
-        entries = []
-        sources = Path("/etc/apt")
-        for path in [sources / "sources.list", *sorted((sources / "sources.list.d").glob("*.list"))]:
-            lines = path.read_text().splitlines() if path.exists() else []
-            for line in lines:
-                match = re.match(rf"deb\s+(\[[^]]*\]\s+)?(\S+)\s+{codename}(-updates|-security)?/?\s", line)
-                if match:
-                    options = {
-                        key.lower(): value
-                        for key, value in re.findall(r"([\w-]+)=(\S+)", (match[1] or "").strip("[] "))
-                    }
-                    entries.append((match[2], match[3] or "", options.get("signed-by", "")))
-        for path in sorted((sources / "sources.list.d").glob("*.sources")):
-            for stanza in re.split(r"\n\s*\n", path.read_text()):
-                fields = dict(re.findall(r"^([\w-]+):\s*(.*)$", stanza, re.MULTILINE))
-                fields = {key.lower(): value for key, value in fields.items()}
-                if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes") == "no":
-                    continue
-                for suite in fields.get("suites", "").split():
-                    base, dash, rest = suite.partition("-")
-                    if base == codename and rest in ("", "updates", "security"):
-                        for uri in fields.get("uris", "").split():
-                            entries.append((uri, dash + rest, fields.get("signed-by", "")))
-        if not entries:
-            raise KernelError(f"the machine's package sources name no Debian release {codename} to take after.")
-        rolling = self._suite == "sid"
-        stanzas = []
-        for uri, pocket, signed_by in entries:
-            if rolling and pocket:
-                continue
-            stanza = f"Types: deb\nURIs: {uri}\nSuites: {self._suite}{pocket}\nComponents: main\n"
-            stanzas.append(stanza + (f"Signed-By: {signed_by}\n" if signed_by else ""))
-        (self._root / "sources" / "debian.sources").write_text("\n".join(stanzas))
-
-    def _depends(self, package: str) -> list[str]:
-        return re.findall(r"^\s*Depends: (\S+)$", self._run(["apt-cache", "depends", package]), re.MULTILINE)
-
-    def kernel_packages(self, version: str) -> list[str]:
-        """Names of the packages that hold the image and the modules of this version's newest kernel."""
-        names = self._run(["apt-cache", "pkgnames", f"linux-image-{version}."], check=False).split()
-        plain = [name for name in names if re.fullmatch(rf"linux-image-{re.escape(version)}\.[\w.+~-]*amd64", name)]
-        images = [name for name in plain if not re.search(r"-(rt|cloud|dbg|unsigned)\b", name)]
-        if not images:
-            raise KernelError(f"Debian {self._suite} on this machine's mirror carries no Linux {version}.")
-        image = max(images, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
-        # From 7.0 on the image package is empty and depends on the parts.
-        parts = [name for name in self._depends(image) if re.match(r"linux-(binary|modules|base)-\d", name)]
-        return [image, *parts]
-
-    def headers_packages(self, release: str) -> list[str]:
-        """Names of the packages that hold the headers of this very kernel."""
-        own = f"linux-headers-{release}"
-        return [own, *(name for name in self._depends(own) if re.match(r"linux-headers-.*-common$", name))]
-
-    def download(self, packages: list[str]) -> list[Path]:
-        """Fetch these packages; the paths of their files."""
-        target = self._root / "archives"
-        for old in target.glob("*.deb"):
-            old.unlink()
-        self._run(["apt-get", "download", *packages], cwd=target)
-        return sorted(target.glob("*.deb"))
-
-
-def _own_codename() -> str:
-    for line in Path("/etc/os-release").read_text().splitlines():
-        if line.startswith("VERSION_CODENAME="):
-            return line.partition("=")[2].strip('"')
-    raise KernelError("this machine is no Debian release (no VERSION_CODENAME in /etc/os-release).")
+def _kernel_packages(apt: Apt, suite: str, version: str) -> list[str]:
+    """Names of the packages that hold the image and the modules of this version's newest kernel."""
+    names = apt.names(f"linux-image-{version}.")
+    plain = [name for name in names if re.fullmatch(rf"linux-image-{re.escape(version)}\.[\w.+~-]*amd64", name)]
+    images = [name for name in plain if not re.search(r"-(rt|cloud|dbg|unsigned)\b", name)]
+    if not images:
+        raise KernelError(f"Debian {suite} on this machine's mirror carries no Linux {version}.")
+    image = max(images, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+    # From 7.0 on the image package is empty and depends on the parts.
+    parts = [name for name in apt.depends(image) if re.match(r"linux-(binary|modules|base)-\d", name)]
+    return [image, *parts]

@@ -94,6 +94,7 @@ class Options:
     command: list[str]
     cache: Path
     count_instructions: bool = False
+    image: bool = False
 
 
 def note(line: str) -> None:
@@ -128,6 +129,11 @@ def parse(arguments: list[str]) -> Options:
         action="store_true",
         help="one CPU whose clock counts instructions: a nanosecond in the guest is one (QEMU -icount shift=0)",
     )
+    parser.add_argument(
+        "--image",
+        action="store_true",
+        help="build kubetrace's image first; its tar is $KUBETRACE_IMAGE for the command",
+    )
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="time for it all (default 900)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     given = parser.parse_args(arguments)
@@ -139,7 +145,7 @@ def parse(arguments: list[str]) -> Options:
     node = "quiet" if given.node and os.environ.get("KUBETRACE_NODE") == "quiet" else given.node
     kernel = os.path.abspath(given.kernel) if os.path.isdir(given.kernel) else given.kernel
     cache = stage.cache_directory()
-    return Options(kernel, node, given.cgroup, given.timeout, command, cache, given.count_instructions)
+    return Options(kernel, node, given.cgroup, given.timeout, command, cache, given.count_instructions, given.image)
 
 
 @contextlib.contextmanager
@@ -477,6 +483,10 @@ def run(options: Options) -> int:
     """Prepare the kernel and the disks, run the command in the machine; the exit status for this process."""
     cache = options.cache
     cache.mkdir(parents=True, exist_ok=True)
+    if options.image:
+        # handed on to the command with the rest of our variables; the guest reads it over 9p
+        (tar,) = stage.kubetrace_image(cache, note).glob("kubetrace-*[0-9].tar")
+        os.environ["KUBETRACE_IMAGE"] = str(tar)
     with only_one(cache):
         kernel = kernels.find(options.kernel, cache, note)
         for left_over in cache.glob("run-*"):

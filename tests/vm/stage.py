@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +27,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 Progress = Callable[[str], None]
 
 _RUNTIME = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
+
+# How long an image that is not of this checkout is kept.
+_KEPT_S = 6 * 3600
 
 # Packages that tests in the guest need beside kubetrace's own dependencies.
 _TEST_PACKAGES = ("pytest", "grpcio", "protobuf", "pyte")
@@ -87,6 +91,45 @@ def tools_disk(cache: Path, progress: Progress) -> Path:
             if old != disk:
                 old.unlink()
     return disk
+
+
+def kubetrace_image(cache: Path, progress: Progress, *, again: bool = False) -> Path:
+    """The directory of kubetrace's own image as scripts/image builds it; built when anything of it has changed.
+
+    `again`: built in any case, with BCC too. It is named registry.example/kubetrace:VERSION, and the same for each
+    commit.
+    """
+    state = hashlib.sha256()
+    for root in ("src/kubetrace", "bpf", "scripts", "pyproject.toml"):
+        paths = [CHECKOUT / root] if (CHECKOUT / root).is_file() else sorted((CHECKOUT / root).rglob("*"))
+        for path in paths:
+            if path.suffix in (".py", ".c", ".h", ".toml"):
+                state.update(f"{path.relative_to(CHECKOUT)}\n".encode() + path.read_bytes())
+    directory = cache / f"image-{state.hexdigest()[:16]}"
+    if again or not (directory / "complete").exists():
+        progress("building kubetrace's image ...")
+        (directory / "complete").unlink(missing_ok=True)
+        build_image(directory, CHECKOUT, *(["--bcc"] if again else []))
+        (directory / "complete").touch()
+        for old in cache.glob("image-*"):
+            # another checkout's may be in use
+            if old != directory and time.time() - old.stat().st_mtime > _KEPT_S:
+                shutil.rmtree(old)
+    return directory
+
+
+def build_image(output: Path, checkout: Path, *options: str) -> str:
+    """Build the image of a checkout as if it were of no commit; what scripts/image says. StageError if it cannot."""
+    command = [sys.executable, "-m", "oci", "--name", "registry.example/kubetrace", "--output", str(output), *options]
+    environment = os.environ | {
+        "PYTHONPATH": str(checkout / "scripts"),
+        "SOURCE_DATE_EPOCH": "1700000000",
+        "GIT_DIR": "/nonexistent",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StageError(f"{done.stderr.strip()}\nTry:  scripts/setup image")
+    return done.stdout
 
 
 def source_disk(cache: Path, run: Path) -> Path:

@@ -6,6 +6,7 @@ improves when they are.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -13,6 +14,7 @@ from typing import Final, Literal
 from kubetrace.attribution import oci
 from kubetrace.attribution.cgroup_path import CgroupPath, QosClass, owners_of, parse
 from kubetrace.attribution.facts import (
+    KEPT_NS,
     CgroupGone,
     CgroupSeen,
     ContainerSeen,
@@ -126,8 +128,9 @@ class Attributor:
     """Learns facts and names the owner of events by them.
 
     Facts may come in any order and more than once, those of one device number in the order of time.
-    Nothing about cgroups, containers and pods is ever forgotten (their ids are not reused in a boot); device numbers
-    are reused, so what is known of them is dated.
+    Ids of cgroups, containers and pods are not reused in a boot, so their names stay; but a node makes pods for as long
+    as it runs, so what was removed is forgotten KEPT_NS later, when nobody can act or be recorded in it any more.
+    Device numbers are reused, so what is known of them is dated.
     """
 
     def __init__(self) -> None:
@@ -145,6 +148,10 @@ class Attributor:
         self._answers: dict[_Key, Identity] = {}
         self._overlay_answers: dict[tuple[_Key, str], Identity] = {}
         self._readers: dict[_Subject, set[_Key]] = {}
+        # Removed cgroups with the time, oldest first; known paths of each container and pod.
+        self._removed: deque[tuple[int, tuple[int, int]]] = deque()
+        self._holders: Counter[str] = Counter()
+        self._swept_ns = 0
 
     def learn(self, fact: Fact) -> None:
         """Take a fact in; answers that depended on its subject are concluded anew."""
@@ -165,9 +172,12 @@ class Attributor:
             self._layer_answers.clear()
         elif isinstance(fact, ImageSeen):
             self._learn_image(fact)
-        elif not isinstance(fact, MountSeen | MountGone):
-            # Its id is not given again in this boot (kernfs ids carry a generation), so the name is kept.
-            assert isinstance(fact, CgroupGone)
+        elif isinstance(fact, CgroupGone):
+            # Its id is not given again in this boot (kernfs ids carry a generation): its name stays true.
+            self._removed.append((fact.time_ns, (fact.hierarchy, fact.cgroup_id)))
+            self._let_go(fact.time_ns - KEPT_NS)
+        else:
+            assert isinstance(fact, MountSeen | MountGone)
 
     def identify(
         self, *, cgroup_id: int, memory_cgroup_id: int, memory_hierarchy: int, device: int | None, time_ns: int
@@ -287,8 +297,11 @@ class Attributor:
         key = (fact.hierarchy, fact.cgroup_id)
         if self._paths.get(key) == fact.path:
             return
-        self._paths[key] = fact.path
         owner = parse(fact.path)
+        self._holders.update(filter(None, owner[:2]))
+        if key in self._paths:
+            self._release(self._paths[key])
+        self._paths[key] = fact.path
         if owner.container_id is not None and owner.container_id not in self._container_paths:
             self._container_paths[owner.container_id] = owner
             self._forget(("container", owner.container_id))
@@ -340,6 +353,39 @@ class Attributor:
         for position, chain_id in enumerate(oci.chain_ids(fact.diff_ids), 1):
             self._chains.setdefault(chain_id, {})[fact.image_id] = position
         self._layer_answers.clear()
+
+    def _let_go(self, until_ns: int) -> None:
+        while self._removed and self._removed[0][0] < until_ns:
+            _, key = self._removed.popleft()
+            path = self._paths.pop(key, None)
+            if path is not None:
+                self._release(path)
+                self._forget(("cgroup", *key))
+        if until_ns - self._swept_ns < KEPT_NS // 10:
+            return
+        self._swept_ns = until_ns
+        for device, mounts in list(self._overlays.items()):
+            kept = [mounted for mounted in mounts if mounted.until_ns is None or mounted.until_ns >= until_ns]
+            if not kept:
+                del self._overlays[device]
+            elif len(kept) < len(mounts):
+                self._overlays[device] = kept
+
+    def _release(self, path: str) -> None:
+        # One path less for its container and pod; with the last they are forgotten themselves.
+        container_id, pod_uid, _ = parse(path)
+        for name in filter(None, (container_id, pod_uid)):
+            self._holders[name] -= 1
+            if self._holders[name] > 0:
+                continue
+            del self._holders[name]
+            if name == container_id:
+                self._containers.pop(name, None)
+                self._container_paths.pop(name, None)
+                self._forget(("container", name))
+            else:
+                self._pods.pop(name, None)
+                self._forget(("pod", name))
 
     def _forget(self, subject: _Subject) -> None:
         for key in self._readers.pop(subject, ()):

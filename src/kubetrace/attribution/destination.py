@@ -175,6 +175,9 @@ class _Shown:
     fact: MountSeen
     until_ns: int | None = None
 
+    def at(self, time_ns: int) -> bool:
+        return self.fact.since_ns <= time_ns and (self.until_ns is None or time_ns < self.until_ns)
+
 
 class Destinations:
     """Learns facts and mounts, and names where a write through a mount lands."""
@@ -236,7 +239,7 @@ class Destinations:
         # A volume that is a file system of its own, by where the kubelet mounted it.
         for shown in reversed(self._mounts.get(mounted.device, ())):
             fact = shown.fact
-            if fact.since_ns > mounted.time_ns or (shown.until_ns is not None and shown.until_ns <= mounted.time_ns):
+            if not shown.at(mounted.time_ns):
                 continue
             if not _is_below(mounted.root, fact.root):
                 continue
@@ -275,9 +278,11 @@ class Destinations:
         known = [
             (shown.fact.root, shown.fact.mount_point)
             for shown in self._mounts.get(mounted.device, ())
-            if not _SUBPATH.search(shown.fact.mount_point)
+            # a device number is given again
+            if shown.at(mounted.time_ns) and not _SUBPATH.search(shown.fact.mount_point)
         ]
-        known += [("/", seen.mount_point) for seen in self._overlays.get(mounted.device, ())]
+        overlays = [seen for seen in self._overlays.get(mounted.device, ()) if seen.since_ns <= mounted.time_ns]
+        known += [("/", seen.mount_point) for seen in overlays[-1:]]
         for root, point in known:
             if _is_below(path, root) and (best is None or len(root) > len(best[0])):
                 best = (root, point)

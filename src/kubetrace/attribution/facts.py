@@ -12,6 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Final, Literal, get_args
 
 Kind = Literal["container", "sandbox"]
+KEPT_NS: Final = 120_000_000_000
+"""How long a removed cgroup and its owners are still known. Its last events were in the rings for a second at most."""
+
 Source = Literal["config.json", "containerd metadata", "log links", "log directories", "kubelet", "CRI"]
 
 
@@ -32,7 +35,7 @@ class CgroupSeen:
 
 @dataclass(frozen=True, slots=True)
 class CgroupGone:
-    """A cgroup was removed. Its id is not given again in this boot, so its name stays known."""
+    """A cgroup was removed. Its id is not given again in this boot."""
 
     hierarchy: int
     cgroup_id: int
@@ -176,7 +179,15 @@ _FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls
 # Names of fields mean the same in every fact, but for what may be None.
 _INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns", "prepared_ns"})
 _LISTS: Final = frozenset({"lowerdirs", "references", "diff_ids", "created_by"})
-_WORDS: Final[dict[str, tuple[str, ...]]] = {"kind": get_args(Kind), "source": get_args(Source)}
+# By the annotation: a mount has a `source` too, which may be anything.
+_WORDS: Final = {
+    name: {
+        field.name: words
+        for field in fields(cls)
+        if (words := {"Kind": get_args(Kind), "Source": get_args(Source)}.get(str(field.type)))
+    }
+    for name, cls in _TYPES.items()
+}
 _NULLABLE: Final = {
     name: frozenset(field.name for field in fields(cls) if str(field.type).endswith("| None"))
     for name, cls in _TYPES.items()
@@ -217,7 +228,7 @@ def from_json(text: str | bytes) -> Fact:
         elif not isinstance(value, str):
             if value is not None or field not in _NULLABLE[name]:
                 raise ValueError(f"{name}.{field} is not a string")
-        elif field in _WORDS and value not in _WORDS[field]:
+        elif value not in _WORDS[name].get(field, (value,)):
             raise ValueError(f"{name}.{field} is none that this version knows: {value!r}")
     try:
         return _TYPES[name](**given)

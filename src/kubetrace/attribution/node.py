@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from kubetrace.attribution import containerd, cri, kubelet, logs, mountinfo
 from kubetrace.attribution.bolt import BoltError
-from kubetrace.attribution.cgroup_path import parse
+from kubetrace.attribution.cgroup_path import is_own, parse
 from kubetrace.attribution.facts import (
+    KEPT_NS,
+    CgroupGone,
     CgroupSeen,
     ContainerSeen,
     Fact,
@@ -80,6 +83,7 @@ class Node:
         self._named_pods: set[str] = set()
         self._missing: dict[str, _Missing] = {}
         self._missing_pods: dict[str, _Missing] = {}
+        self._removed: deque[tuple[int, str | None, str | None]] = deque()
         self._calls = 0
         self._roots: dict[str, str] = {}
         self._roots_known = 0
@@ -214,6 +218,28 @@ class Node:
             pods = {owner.pod_uid} - self._named_pods if owner.pod_uid is not None else set()
             facts.extend(self._second_chances({container_id: owner.pod_uid}, pods, time_ns, _BUDGET_NS // 2))
         return facts
+
+    def cgroup_removed(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> list[Fact]:
+        """The fact that a cgroup is gone, as the cgroup_rmdir tracepoint tells it; nothing is read.
+
+        What is remembered of its container and pod goes KEPT_NS later: until then their names may still be found.
+        """
+        if hierarchy not in (0, self.memory_hierarchy):
+            return []
+        if is_own(path):
+            container_id, pod_uid, _ = parse(path)
+            self._removed.append((time_ns, container_id, pod_uid if container_id is None else None))
+        while self._removed and self._removed[0][0] < time_ns - KEPT_NS:
+            _, container_id, pod_uid = self._removed.popleft()
+            if container_id is not None:
+                self._named.discard(container_id)
+                self._missing.pop(container_id, None)
+                for root in [root for root, known in self._roots.items() if known == container_id]:
+                    del self._roots[root]
+            if pod_uid is not None:
+                self._named_pods.discard(pod_uid)
+                self._missing_pods.pop(pod_uid, None)
+        return [CgroupGone(hierarchy, cgroup_id, time_ns)]
 
     def resolve_again(self) -> list[Fact]:
         """Look once more for the names of containers and pods that had none; to be called on ticks (about a second).

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kubetrace.engines import headers, perf, support
-from kubetrace.engines.attached import Attached, Map, hook_of
+from kubetrace.engines.attached import Attached, Map, Program
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.kernel_types import asked_for
 from kubetrace.engines.libbpf import library
@@ -137,15 +137,10 @@ def _build(
     return translated, compiled
 
 
-class _Program:
-    """A compiled program, and what its section says."""
+class _Program(Program):
+    """One of ours; `fd` is its descriptor, -1 until it is loaded."""
 
-    def __init__(self, name: str, section: str) -> None:
-        self.name = name
-        self.kind, _, self.function = section.partition("/")
-        self.group, _, variant = name.partition("__")
-        self.hook = hook_of(self.kind, variant)
-        self.fd = -1
+    fd = -1
 
 
 class BccObject(Attached):
@@ -190,6 +185,7 @@ class BccObject(Attached):
         except BaseException:
             self.close()
             raise
+        self._library.settle()
 
     # -- maps -------------------------------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class BccObject(Attached):
         candidates: dict[str, list[_Program]] = {}
         for name, section in self._translated.programs.items():
             program = _Program(name, section)
-            if name in unneeded:
+            if name in unneeded or program.backs_up is not None:
                 continue
             if program.kind not in _TYPES:
                 raise LoadRefused(f"{name} cannot be attached by bcc.", why=f"{section} is no kind of hook it has.")
@@ -335,22 +331,17 @@ class BccObject(Attached):
             detail=log,
         )
 
-    def _program_fds(self) -> list[int]:
-        return [program.fd for program in self._programs]
+    def _loaded(self) -> list[tuple[Program, int]]:
+        return [(program, program.fd) for program in self._programs]
 
     def close(self) -> None:
         """Detach and unload; harmless when called twice."""
-        for ring in self._rings:
-            ring.close()
-        self._rings.clear()
         for fd in [*self._events, *(program.fd for program in self._programs), *(m.fd for m in self._maps.values())]:
             os.close(fd)
         self._events.clear()
         self._programs.clear()
         self._maps.clear()
-        if self._returns is not None:
-            self._returns.close()
-        self.hooks.clear()
+        self._let_go()
 
     def __enter__(self) -> BccObject:
         """Itself."""

@@ -1,8 +1,9 @@
 """Drain a BPF ring buffer without a call per record: mmap and one copy on x86-64, libbpf's own consumer elsewhere.
 
-The protocol is that of kernel/bpf/ringbuf.c: page 0 holds the consumer's position, page 1 the producer's, then the data
-twice in a row, so that no record ever wraps. A record's header is a u32 length with BUSY (bit 31) and DISCARD (bit 30),
-and a u32 page offset. The consumer owns [consumer, producer).
+The protocol is that of kernel/bpf/ringbuf.c: page 0 holds the consumer's position, page 1 the producer's, then data.
+The kernel would map the data twice in a row, so that no record ever wraps; ours fill a power of two and never do, and
+every page that is mapped counts as this process's memory. A record's header is a u32 length with BUSY (bit 31) and
+DISCARD (bit 30), and a u32 page offset. The consumer owns [consumer, producer).
 
 Order matters: load the producer's position, look at the headers *in place* up to the first BUSY one, copy the data, and
 only then store the consumer's position. x86-64 never reorders two loads, nor a load with a later store, and an aligned
@@ -42,10 +43,10 @@ class MappedRing:
         """Raises OSError when the ring cannot be mapped."""
         self._size = size
         self._stride = RING_HEADER_BYTES + record_size
-        self._record_size = record_size
+        self._finished = record_size.to_bytes(4, "little") * (size // self._stride)
         page = mmap.PAGESIZE
         self._positions = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._mapping = mmap.mmap(fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._mapping = mmap.mmap(fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._consumer = memoryview(self._positions).cast("Q")
         whole = memoryview(self._mapping)
         self._producer = whole[:page].cast("Q")
@@ -54,19 +55,29 @@ class MappedRing:
 
     def read(self) -> bytes:
         """All finished records up to the first that is still being written."""
-        consumer = self._consumer[0]
-        filled = self._producer[0] - consumer
+        filled = self._producer[0] - self._consumer[0]
+        start = self._consumer[0] % self._size
+        first = min(filled, self._size - start)
+        data = self._read(start, first)
+        if len(data) < first or first == filled:
+            return data
+        return data + self._read(0, filled - first)
+
+    def _read(self, start: int, filled: int) -> bytes:
+        # A piece that does not wrap. What was discarded makes it shorter, too: then the rest waits for the next read.
         if not filled:
             return b""
-        start = consumer % self._size
-        headers = self._headers[start // 4 : (start + filled) // 4 : self._stride // 4].tolist()
-        finished = len(headers)
-        if max(headers) != self._record_size:
-            finished = next((i for i, header in enumerate(headers) if header & _BUSY), finished)
+        whole = self._headers[start // 4 : (start + filled) // 4 : self._stride // 4]
+        if whole.tobytes() == self._finished[: 4 * len(whole)]:  # a length without a flag, all of them
+            data = bytes(self._data[start : start + filled])
+            self._consumer[0] += filled
+            return data
+        headers = whole.tolist()
+        finished = next((i for i, header in enumerate(headers) if header & _BUSY), len(headers))
         stop = start + finished * self._stride
         data = bytes(self._data[start:stop])
-        self._consumer[0] = consumer + stop - start
-        if any(header & _DISCARD for header in headers[:finished]):
+        self._consumer[0] += stop - start
+        if finished and max(headers[:finished]) & _DISCARD:
             kept = [i for i, header in enumerate(headers[:finished]) if not header & _DISCARD]
             data = b"".join(data[i * self._stride : (i + 1) * self._stride] for i in kept)
         return data

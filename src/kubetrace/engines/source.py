@@ -167,9 +167,24 @@ class KernelSource:
             "missed_run": self._loaded.missed_runs()
         }
 
-    def exclude(self, hierarchy: int, cgroup_id: int) -> None:
-        """Drop the events of a cgroup in the kernel from now on. A full filter drops less, never more."""
-        self._loaded.update("excluded_cgroups", struct.pack("<QQ", cgroup_id, hierarchy), b"\1")
+    def time_runs(self) -> None:
+        """Let the kernel measure the runs of BPF programs, until this is closed. Raises LoadRefused."""
+        self._loaded.time_runs()
+
+    def runs(self) -> dict[str, tuple[int, int]]:
+        """Program -> (nanoseconds, runs) since `time_runs`."""
+        return self._loaded.runs()
+
+    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        """Drop the events of a cgroup in the kernel from now on; or make room: it is gone.
+
+        A full filter drops less, never more.
+        """
+        key = struct.pack("<QQ", cgroup_id, hierarchy)
+        if excluded:
+            self._loaded.update("excluded_cgroups", key, b"\1")
+        else:
+            self._loaded.delete("excluded_cgroups", key)
 
     def store(self, name: str, key: bytes, value: bytes) -> None:
         """Store an entry in one of the tracer's maps; where it is full, what it says stays unsaid."""

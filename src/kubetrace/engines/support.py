@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from kubetrace.errors import HookMissing, PermissionDenied
 
 _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 _KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+_PREEMPT_MODE = Path("/sys/kernel/debug/sched/preempt")
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
@@ -44,21 +47,43 @@ def permission_denied(program: str, code: int) -> PermissionDenied:
             do="boot the node with lockdown=integrity, or without lockdown",
         )
     held = _effective_capabilities()
+    may_load = held >> _CAP_SYS_ADMIN & 1 or (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1)
+    if not may_load and in_pod():
+        lacking = ["CAP_BPF", "CAP_PERFMON"] if not held >> _CAP_BPF & 1 else ["CAP_PERFMON"]
+        return PermissionDenied(
+            f"this pod lacks {' and '.join(lacking)}: it may not load BPF programs.",
+            do="kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- "
+            + shlex.join(["kubetrace", *sys.argv[1:]]),
+        )
     if os.geteuid() != 0:
         return PermissionDenied(
             what, why="This shell is not root; tracing needs CAP_BPF and CAP_PERFMON.", do="sudo kubetrace ..."
         )
-    if not held >> _CAP_SYS_ADMIN & 1 and not (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1):
+    if not may_load:
         return PermissionDenied(
             what,
-            why="This shell lacks CAP_BPF and CAP_PERFMON; kubectl debug grants them only with --profile=sysadmin.",
-            do="kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- kubetrace ...",
+            why="This shell is root without CAP_BPF and CAP_PERFMON, as in a container or a restricted service.",
+            do="a root shell of the node itself, or: kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE",
         )
     return PermissionDenied(
         what,
         why="root, but a security module, seccomp or the kernel's configuration forbids kprobes and fentry here.",
         do="kubetrace -v ... shows the kernel's own words",
     )
+
+
+def in_pod() -> bool:
+    """Whether this process seems to be in a container: for words only, nothing else is decided by it.
+
+    The kubelet tells every container where the API server is; a container's root is an overlay, a node's hardly ever.
+    """
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return True
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return any(line.split()[4] == "/" and " - overlay " in line for line in lines)
 
 
 def hook_missing(tracer: str, program: str, hook: str, detail: str) -> HookMissing:
@@ -103,6 +128,20 @@ def functions_absent(names: Collection[str]) -> set[str]:
         return set()
     table = _VMLINUX_BTF.read_bytes()
     return {name for name in names if b"\0" + name.encode() + b"\0" not in table}
+
+
+def preemptible() -> bool:
+    """Whether this kernel may preempt a task inside a BPF program, and with it the program for its whole CPU.
+
+    By its build (uname -v), and by the mode chosen at boot where debugfs tells: "none (voluntary) full".
+    """
+    if "PREEMPT" not in os.uname().version:
+        return False
+    try:
+        modes = _PREEMPT_MODE.read_text()
+    except OSError:
+        return True
+    return not ("(none)" in modes or "(voluntary)" in modes)
 
 
 def overlay_loaded() -> bool:

@@ -3,13 +3,17 @@
 A kretprobe remembers each call until it returns, in a fixed number of instances. The perf interface that libbpf
 attaches by gives one per CPU on kernels without preemption (kernel/kprobes.c, register_kretprobe): the third of three
 copy-ups at once on a two-CPU node would not be seen to end. Only tracefs lets the number be chosen (r64:GROUP/EVENT
-FUNCTION, Documentation/trace/kprobetrace.rst), so that is tried first; where no tracefs is mounted the perf interface
+FUNCTION, Documentation/trace/kprobetrace.rst), so that is tried first; where there is no tracefs the perf interface
 has to do, and the missed returns are counted.
+
+In a pod of kubectl debug /sys/kernel/tracing is an empty directory. The node's own mount is below /host; where the node
+has none either, tracefs is mounted without a place (fsmount(2)): only this process has it, and it ends with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable
 
@@ -19,13 +23,45 @@ _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing", "/host/sys/kernel/
 _GROUP = "kubetrace_"
 # About 100 bytes each; the kernel allows 4096 (KRETPROBE_MAXACTIVE_MAX).
 _INSTANCES = 1024
+# include/uapi/linux/mount.h; the numbers of these calls are the same everywhere
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
+
+
+def writable() -> str | None:
+    """Where tracefs is mounted and takes kprobes; None where it is not."""
+    return next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+
+
+def mount_unseen() -> int:
+    """A descriptor of tracefs that is mounted nowhere (Linux 5.2; needs CAP_SYS_ADMIN). Raises OSError."""
+    context = _call(_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
+    try:
+        _call(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    given = [ctypes.c_long(value) if isinstance(value, int) else ctypes.c_char_p(value) for value in arguments]
+    done: int = libc.syscall(ctypes.c_long(number), *given)
+    if done < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return done
 
 
 def tracepoint_id(category: str, name: str) -> int:
     """The number by which perf knows a tracepoint. Raises OSError or ValueError."""
-    root = next((root for root in _ROOTS if os.path.isdir(f"{root}/events")), _ROOTS[0])
-    with open(f"{root}/events/{category}/{name}/id", encoding="ascii") as file:
-        return int(file.read())
+    root = next((root for root in _ROOTS if os.path.isdir(f"{root}/events")), None)
+    mount = mount_unseen() if root is None else None
+    try:
+        with open(f"{root or f'/proc/self/fd/{mount}'}/events/{category}/{name}/id", encoding="ascii") as file:
+            return int(file.read())
+    finally:
+        if mount is not None:
+            os.close(mount)
 
 
 class TracefsReturns:
@@ -33,7 +69,12 @@ class TracefsReturns:
 
     def __init__(self) -> None:
         """Finds tracefs, and clears away what a killed kubetrace left there."""
-        self._root = next((root for root in _ROOTS if os.access(f"{root}/kprobe_events", os.W_OK)), None)
+        self._mount: int | None = None
+        self._root = writable()
+        if self._root is None:
+            with contextlib.suppress(OSError):
+                self._mount = mount_unseen()
+                self._root = f"/proc/self/fd/{self._mount}"
         self._group = f"{_GROUP}{os.getpid()}_{id(self):x}"
         self._events: list[str] = []
         if self._root is not None:
@@ -87,3 +128,6 @@ class TracefsReturns:
             with contextlib.suppress(OSError):
                 self._command(f"-:{self._group}/{name}")
         self._events.clear()
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = self._root = None

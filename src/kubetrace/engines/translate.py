@@ -7,6 +7,7 @@ What libbpf does when it loads an object has to be in the text here:
 - programs: fentry and fexit are left out; the others become plain functions of a context that bcc's rewriter does not
   look into, so that it has nothing to rewrite;
 - maps: `&name` becomes a number that engines/bcc.py replaces by the map's descriptor in the compiled instructions;
+- functions that are verified by themselves (noinline) become part of the programs that call them;
 - `const volatile` variables become constants with the values of this run; other variables the value of a map;
 - the kernel's structs (preserve_access_index) get the running kernel's offsets (engines/kernel_types.py).
 
@@ -77,7 +78,10 @@ class _Preprocessor:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise LoadRefused(f"{path.name} cannot be read.", why=str(error)) from error
-        text = _COMMENTS.sub(lambda m: m[1] or "\n" * m[0].count("\n") or " ", text)
+        # a comment inside a macro keeps the ends of its lines
+        text = _COMMENTS.sub(lambda m: m[1] or " " + "".join(re.findall(r"\\?\n", m[0])), text)
+        # bcc has no functions beside the programs: they are part of each that calls them
+        text = re.sub(r"\b(?:static )?(?:__attribute__\(\(noinline\)\)|__noinline\b)", "static __always_inline", text)
         out = [f'#line 1 "{path.name}"']
         branches: list[tuple[bool, bool]] = []  # (this branch is taken, one of them was)
         lines = text.split("\n")

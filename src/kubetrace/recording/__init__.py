@@ -29,7 +29,7 @@ and its payload. The kinds:
     B  batch    records as the kernel's ring gave them, each behind its 8-byte ring header; see its stream's layout
     L  losses   lines of JSON: step (number in its segment), tracer, losses (kind -> count since the start)
     E  end      JSON: rows (tracer -> records), elapsed_ns, wall_ns, losses, and continued: whether FILE goes on in the
-                next part. Its absence says that the recorder was killed.
+                next part. Its absence says that the recorder was killed, or its disk full.
 
 A segment is flushed by one write(2), at least once a second: S, F, L, then B. Every frame is compressed on its own,
 so whatever is damaged costs itself only. A frame whose `check` is wrong is no frame: the reader looks for the next

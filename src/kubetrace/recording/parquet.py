@@ -12,32 +12,6 @@ from kubetrace.errors import LibraryMissing, OutputError
 _ROWS = 65_536
 
 
-def schema_of(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Key -> time, bool, uint, int, float or text, for all records; a key that is always None is text."""
-    kinds: dict[str, str] = {}
-    for record in records:
-        for key, value in record.items():
-            if value is None:
-                kinds.setdefault(key, "")
-            else:
-                kinds[key] = _join(kinds.get(key, ""), _kind(key, value))
-    return {key: kind or "text" for key, kind in kinds.items()}
-
-
-def _kind(key: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "time" if key == "time" else "int" if value < 0 else "uint"
-    return "float" if isinstance(value, float) else "text"
-
-
-def _join(known: str, new: str) -> str:
-    if known in ("", new):
-        return new
-    return "int" if {known, new} == {"int", "uint"} else "text"
-
-
 def write(path: str | os.PathLike[str], schema: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> None:
     """Write all records; `time` is nanoseconds since 1970. Raises LibraryMissing without pyarrow, OutputError."""
     try:

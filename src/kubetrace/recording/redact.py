@@ -24,6 +24,14 @@ _PLAIN = frozenset(
         "tracer",
         "operation",
         "kernel",
+        "event",
+        "phase",
+        "signal",
+        "trigger",
+        "part",
+        "destination_kind",
+        "medium",
+        "fstype",
     }
 )
 _PATHS = frozenset({"path", "cgroup_path", "mount_point", "upperdir", "workdir", "lowerdir"})

@@ -6,11 +6,11 @@ A module of this package is a tracer and has `TRACER`, an object of a class that
 from __future__ import annotations
 
 import importlib
-import os
-import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from kubetrace import entry
 
 if TYPE_CHECKING:
     import click
@@ -57,8 +57,8 @@ class Clock(Protocol):
 class Advice(Protocol):
     """Collects what could be done better, and says it at the end."""
 
-    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
-        """Take one event in."""
+    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
+        """Take one event in, or one that stands for `count` (Joins)."""
 
     def remedies(self) -> Sequence[Remedy]:
         """The worst first."""
@@ -67,7 +67,7 @@ class Advice(Protocol):
 class NoAdvice:
     """Of a tracer that has none to give."""
 
-    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
         """Nothing."""
 
     def remedies(self) -> Sequence[Remedy]:
@@ -140,6 +140,17 @@ class Tracer(Protocol):
 
 
 @runtime_checkable
+class Joins(Tracer, Protocol):
+    """A tracer of which many events that are alike can be counted as one."""
+
+    alike: Mapping[str, str]
+    """The fields in which such events differ -> how these join (aggregate.SUM, MAX or LAST); all others are equal."""
+
+    def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
+        """The measures of an event that stands for `count`: `values`, where that is one."""
+
+
+@runtime_checkable
 class Counts(Tracer, Protocol):
     """A tracer that counts in the kernel: its rows come from counters, not from events."""
 
@@ -207,16 +218,8 @@ class Stateful(Protocol):
         """
 
 
-def names() -> list[str]:
-    """Every tracer's name, without importing any."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
-
-
-def one_liner(name: str) -> str:
-    """What a tracer shows, in a few words: the first line of its module's docstring, read without importing it."""
-    with open(os.path.join(__path__[0], f"{name}.py"), encoding="utf-8") as file:
-        text = file.readline().strip().strip('"').partition(": ")[2]
-    return text[:1].upper() + text[1:]
+names = entry.tracers
+"""Every tracer's name, without importing any."""
 
 
 def find(name: str) -> Tracer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows, usage
@@ -400,7 +401,10 @@ class CgroupsBoard:
             values = _join([own, *parts])
             if pod.now is not None:
                 # the pod's own cgroup has the sums, and the pod's limits
+                age_ns = values["age_ns"]
                 values.update({key: own[key] for key in _KEYS[: _KEYS.index("oom_kills")]})
+                # when the cgroup of a pod was made that was there before, only its containers' processes tell
+                values["age_ns"] = age_ns
                 values.update({key: own[key] for key in ("cpu_pressure", "memory_pressure", "io_pressure")})
             yield self._cells(pod), values
         for units in of_pod.values():
@@ -463,9 +467,11 @@ class Cgroups:
         rows.POD,
         rows.CONTAINER,
         Column("event", "EVENT", "text", min_width=12, help="created, removed, attached, exec, exit, ..."),
-        rows.PID,
-        rows.COMM,
-        Column("duration_ns", "DURATION", "duration", help="of a stall or throttling; removed: its lifetime"),
+        replace(rows.PID, spare=True),
+        replace(rows.COMM, spare=True),
+        Column(
+            "duration_ns", "DURATION", "duration", spare=True, help="of a stall or throttling; removed: its lifetime"
+        ),
         Column("exit_code", "EXIT", "count", wide=True, help="exit status of the container's first process"),
         Column("signal", "SIGNAL", "text", wide=True, help="the signal that ended it"),
         Column("limit_bytes", "LIMIT", "bytes", wide=True, help="the memory limit that was hit"),
@@ -671,9 +677,11 @@ def _detail(what: str, record: Mapping[str, Any]) -> Value:
         hit = "the node's memory" if limit is None else f"limit {format_bytes(limit)}"
         return f"{hit}, had {format_bytes(record['memory_bytes'])}"
     if what == "throttled":
-        return f"{record['periods']} periods"
-    if what == "reclaim" and record["limit_bytes"] is not None:
-        return f"limit {format_bytes(record['limit_bytes'])}"
+        return f"{record['periods']} periods, {format_duration(record['duration_ns'])}"
+    if what == "reclaim":
+        limit = record["limit_bytes"]
+        waited = f"waited {format_duration(record['duration_ns'])}"
+        return waited if limit is None else f"{waited}, limit {format_bytes(limit)}"
     if what == "fork_refused" and record["count"] > 1:
         return f"{record['count']} times"
     return None

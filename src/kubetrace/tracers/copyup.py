@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
-from kubetrace.aggregate import MAX, SUM, Groups, Key
+from kubetrace.aggregate import LAST, MAX, SUM, Groups, Key
 from kubetrace.remedy import Offender, remedies, trigger_of
 from kubetrace.tracers import Grouping
 from kubetrace.views.columns import Column
@@ -108,13 +108,13 @@ class _Advice:
         self._groups = Groups((SUM, SUM), fold=lambda key: (*key[:-3], "", "other", False), weight=lambda row: row[1])
         self._layers: dict[Key, Layer | None] = {}
 
-    def add(self, event: Any, identity: Identity, clock: Clock) -> None:
+    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
         path, cut = rows.path_of(event)
         if event.error or cut or identity.container_id is None:
             return
         names = (identity.namespace, identity.pod, identity.container)
         key = (names, path, trigger_of(_trigger(event), event.flags), stat.S_ISDIR(event.mode))
-        self._groups.add(key, (1, event.copied))
+        self._groups.add(key, (count, event.copied))
         if key not in self._layers and len(self._layers) < _REMEMBERED_LAYERS:
             self._layers[key] = clock.layer(event, identity)
 
@@ -210,6 +210,7 @@ class Copyup:
         "container": "container",
         "file": "path",
     }
+    alike: Mapping[str, str] = {"time": MAX, "copied": SUM, "cloned": SUM, "duration": MAX, "tid": LAST}
     noun = ("copy-up", "copy-ups")
     needs_overlay = True
 
@@ -245,12 +246,16 @@ class Copyup:
 
     def values(self, event: Any, clock: Clock) -> Sequence[Any]:
         """In the order of `measures`."""
+        return self.joined_values(event, clock, 1)
+
+    def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
+        """The same of an event that stands for `count`."""
         return (
-            1,
-            event.parents,
+            count,
+            event.parents * count,
             event.copied,
             event.duration + event.parents_duration,
-            1 if event.error else 0,
+            count if event.error else 0,
             event.size,
             event.cloned,
             clock.wall_ns(event.time),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
@@ -51,7 +52,8 @@ _VOLUME = re.compile(rb"/pods/([0-9a-f]{32}|[0-9a-f-]{36})/volumes/")
 # mount(2): what is no mount of its own, and a bind mount
 _MS_REMOUNT, _MS_BIND, _MS_PROPAGATION = 1 << 5, 1 << 12, 0xF << 17
 _NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
-_BAR = 32
+# Cells of the waterfall: 80 have room for the pod and its steps beside it.
+_BAR = 20
 # Pods that are remembered: the oldest go.
 _PODS = 4096
 
@@ -77,11 +79,12 @@ class _Unit:
 class _Pod:
     """A pod that began while we watched."""
 
-    __slots__ = ("begun_ns", "identity", "ready_ns", "tmpfs", "units", "volumes_ns")
+    __slots__ = ("begun_ns", "identity", "namespaces", "ready_ns", "tmpfs", "units", "volumes_ns")
 
     def __init__(self, identity: Identity, begun_ns: int) -> None:
         self.identity = identity
         self.begun_ns = begun_ns
+        self.namespaces: tuple[int, ...] = ()
         self.ready_ns: int | None = None
         self.volumes_ns: int | None = None
         self.tmpfs = 0
@@ -182,8 +185,10 @@ class StartsBoard:
             begun_ns = pod.begun_ns
         else:
             begun_ns = pod.ready_ns
+        own = tuple([getattr(event, f"ns_{name}") for name in _NAMESPACES])
+        shared = sum(1 << at for at, pair in enumerate(zip(own, pod.namespaces, strict=False)) if pair[0] == pair[1])
         if sandbox:
-            pod.ready_ns = times["exec"]
+            pod.ready_ns, pod.namespaces = times["exec"], own
         before = begun_ns
         for phase, time in sorted(times.items(), key=lambda item: (item[1], self._numbers[item[0]])):
             step = self._blank._replace(
@@ -203,7 +208,13 @@ class StartsBoard:
             if phase == "exec":
                 kept = {name: getattr(event, name) for name in event._fields if name.startswith("ns_")}
                 step = step._replace(
-                    first=1, node=event.node, comm=event.comm, path=event.path, path_bytes=event.path_bytes, **kept
+                    first=1,
+                    node=event.node,
+                    flags=shared & ~event.node,
+                    comm=event.comm,
+                    path=event.path,
+                    path_bytes=event.path_bytes,
+                    **kept,
                 )
             before = max(before, time)
             unit.told.append(step)
@@ -290,13 +301,13 @@ class Starts:
     }
     measures: Sequence[Column] = tuple(column for column, _ in _MEASURES)
     event_columns: Sequence[Column] = (
-        Column("time", "TIME", "time", help="when the step ended (local)"),
-        rows.NAMESPACE,
+        Column("time", "TIME", "time", spare=True, help="when the step ended (local)"),
+        replace(rows.NAMESPACE, spare=True),
         rows.POD,
         rows.CONTAINER,
         Column("phase", "STEP", "text", min_width=11, help="which step"),
         Column("duration_ns", "TOOK", "duration", help="since the step before it"),
-        Column("since_ns", "AT", "duration", help="since the pod began"),
+        Column("since_ns", "AT", "duration", spare=True, help="since the pod began"),
         Column("bar", "WATERFALL", "text", min_width=_BAR, help="when it was, from the pod's begin to the entrypoint"),
         Column("detail", "DETAIL", "path", help="layers, mounts, new namespaces, the program"),
     )
@@ -387,7 +398,11 @@ class Starts:
             own = {"pid": event.pid, "comm": rows.text_of(event.comm), "path": event.path[: event.path_bytes]}
         if phase == "exec":
             own["namespaces"] = {
-                name: {"inode": getattr(event, f"ns_{name}"), "node": bool(event.node >> at & 1)}
+                name: {
+                    "inode": getattr(event, f"ns_{name}"),
+                    "node": bool(event.node >> at & 1),
+                    "pod": bool(event.flags >> at & 1),
+                }
                 for at, name in enumerate(_NAMESPACES)
             }
         return {
@@ -427,11 +442,16 @@ def _bar(event: Any) -> str:
 
 def _detail(phase: str, event: Any) -> Value:
     if phase == "exec":
-        shared = [name for at, name in enumerate(_NAMESPACES) if event.node >> at & 1]
         path: bytes = event.path[: event.path_bytes]
-        return path + (f" (the node's {', '.join(shared)})".encode() if shared else b"")
+        new = ~(event.node | event.flags)
+        told = [
+            f"{whose} {', '.join(names)}"
+            for whose, bits in (("new", new), ("the pod's", event.flags), ("the node's", event.node))
+            if (names := [name for at, name in enumerate(_NAMESPACES) if bits >> at & 1])
+        ]
+        return path + f" ({'; '.join(told)})".encode()
     if phase == "rootfs" and event.layers:
-        return f"{event.layers} layers"
+        return f"{event.layers} layer{'s' * (event.layers != 1)}"
     if phase == "volumes":
         return f"{event.binds} bind, {event.memories} tmpfs"
     return None

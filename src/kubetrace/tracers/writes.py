@@ -34,6 +34,8 @@ _DESTINATION = Column(
     "destination",
     "DESTINATION",
     "name",
+    # the most frequent one, whole
+    min_width=len("writable layer"),
     weight=2,
     help="writable layer, emptyDir/NAME, hostPath PATH, container log, ...; (memory) is no disk",
 )
@@ -55,9 +57,9 @@ _MEASURES = (
     Column("fsyncs", "FSYNCS", "count", help="fsync, fdatasync, msync, and each write to a file opened with O_SYNC"),
     Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="operations that failed, such as ENOSPC"),
     Column("mapped_bytes", "MAPPED", "bytes", wide=True, help="estimate: pages dirtied by stores to shared mappings"),
-    Column("p50_ns", "P50", "duration", wide=True, help="median latency (-L)"),
-    Column("p99_ns", "P99", "duration", wide=True, help="latency that one in a hundred exceeds (-L)"),
-    Column("max_ns", "MAX", "duration", wide=True, help="longest (-L)"),
+    Column("p50_ns", "P50", "duration", wide=True, help="median latency of a write (-L)"),
+    Column("p99_ns", "P99", "duration", wide=True, help="latency that one write in a hundred exceeds (-L)"),
+    Column("max_ns", "MAX", "duration", wide=True, help="longest write (-L)"),
 )
 
 
@@ -73,7 +75,15 @@ class _Counters:
     places = "writes_places"
     key_end = "operation"
     values = ("count", "bytes", "errors", "files")
-    kinds: Mapping[str, int] = {"fsync": 1, "mmap": 2}
+    kinds: Mapping[str, int] = {"fsync": 1, "other-fsync": 1, "mmap": 2, "other-mmap": 2}
+
+    def details(self, by: str) -> Sequence[str]:
+        """What a row's cells are of, besides its landing."""
+        return {"operation": ("operation",), "process": ("operation", "pid", "comm")}.get(by, ())
+
+    def timed(self, by: str, kind: int) -> bool:
+        """A row's latencies are those of its writes: a sync takes its time elsewhere. By operation each has its own."""
+        return kind == 0 or by == "operation"
 
     def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
         """(writes, bytes, files, fsyncs, errors, mapped bytes)."""
@@ -83,21 +93,21 @@ class _Counters:
     def cells(self, by: str, event: Any, landing: Landing, node: str) -> Mapping[str, Value]:
         """By column key."""
         destination, mounted = landing.destination, landing.mounted
-        operation = event.NAMES["operation"][event.operation]
+        operation = _operation(event)
         cells: dict[str, Value] = {
             **rows.identity_cells(event, landing.identity),
-            "destination": "(others)" if operation == "other" else destination.text,
+            "destination": "(others)" if operation in _OTHERS else destination.text,
             "medium": destination.medium,
             "ephemeral": "yes" if destination.counted_as_ephemeral else "no",
             "operation": operation,
             "node": node,
-            "pid": event.pid,
+            "pid": None if operation in _OTHERS else event.pid,
             "device": _device(event.device),
         }
         if by == "file":
             cells["path"] = landing.path
         elif by == "process":
-            cells["comm"] = rows.text_of(event.comm)
+            cells["comm"] = None if operation in _OTHERS else rows.text_of(event.comm)
         elif by == "mount":
             cells["mount"] = mounted.root if mounted is not None else None
             cells["fstype"] = mounted.fstype if mounted is not None else None
@@ -128,8 +138,9 @@ class Writes:
         "bytes they asked for. Stores to shared mappings are estimated by the pages they dirty, apart (MAPPED). What "
         "overlayfs copies up by itself is not counted here: see kubetrace copyup.\n\n"
         "Not seen: reflinks (FICLONE), names and metadata (create, rename, chmod), what happens later to pages that a "
-        "mapping has dirtied already, writes from inside the kernel (NFS server, loop devices, swap) and inside "
-        "virtual machines. A file that is renamed keeps the path it was first seen with."
+        "mapping has dirtied already, sync and syncfs, writes from inside the kernel (core dumps, NFS server, loop "
+        "devices, swap) and inside virtual machines; with --all, what send, sendmsg and vmsplice send. A file that is "
+        "renamed keeps the path it was first seen with."
     )
     examples = (
         ("kubetrace writes", "every pod, every destination"),
@@ -217,7 +228,11 @@ class Writes:
 
         return [
             click.Option(["--all", "all_files"], is_flag=True, help="Sockets, pipes, memfds and /proc or /sys too."),
-            click.Option(["-L", "--latency"], is_flag=True, help="Measure latencies: p50, p99 and the longest."),
+            click.Option(
+                ["-L", "--latency"],
+                is_flag=True,
+                help="Measure latencies of writes: p50, p99 and the longest; of fsyncs too with --by operation.",
+            ),
         ]
 
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
@@ -244,7 +259,7 @@ class Writes:
     def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> dict[str, Any]:
         """Further arguments for the engine: constants by grouping and node, map sizes, programs without work."""
         timed = bool(options["latency"] or events)
-        fine = by in ("file", "process")
+        entries = 131072 if by in ("file", "process") else 16384
         try:
             namespace = os.stat(host.proc / "1/ns/mnt").st_ino
         except OSError:  # without the right to look: what the node writes is then all "host"
@@ -258,8 +273,9 @@ class Writes:
                 "memory_on_v1": int(bool(host.cgroup_mounts().memory_hierarchy)),
             },
             "sizes": {
-                "writes": 131072 if fine else 16384,
-                "latencies": (131072 if fine else 16384) if options["latency"] else 1,
+                "writes": entries,
+                # of the rest's too
+                "latencies": entries + 4096 if options["latency"] else 1,
             },
             "unneeded": [] if timed else [f"{group}__fentry" for group in _TIMED],
         }
@@ -299,7 +315,7 @@ class Writes:
             "pid": event.pid,
             "comm": rows.text_of(event.comm),
             "node": clock.node,
-            "operation": event.NAMES["operation"][event.operation],
+            "operation": _operation(event),
             "destination": None,
             "medium": None,
             "ephemeral": None,
@@ -352,7 +368,8 @@ class Writes:
         if by in ("pod", "mount", "node"):
             kept = ("node", "namespace", "pod", "pod_uid", "qos_class", "names_from") if by == "pod" else ("node",)
             identity = {key: value if key in kept else None for key, value in identity.items()}
-        other = row.sample.NAMES["operation"][row.sample.operation] == "other"
+        operation = _operation(row.sample)
+        other = operation in _OTHERS
         landed = by in ("destination", "process", "file", "mount", "operation") and not other
         writes, size, files, fsyncs, errors, mapped = self.counted.totals(row.sums)
         record: dict[str, Any] = {
@@ -362,9 +379,12 @@ class Writes:
             **_destination_record(row.landing if landed else None),
         }
         if by == "operation":
-            record["operation"] = row.sample.NAMES["operation"][row.sample.operation]
+            record["operation"] = operation
         elif by == "process":
-            record |= {"pid": row.sample.pid, "comm": rows.text_of(row.sample.comm)}
+            record |= {
+                "pid": None if other else row.sample.pid,
+                "comm": None if other else rows.text_of(row.sample.comm),
+            }
         elif by == "file":
             record["path"] = row.landing.path
         elif by == "mount":
@@ -415,6 +435,15 @@ _TIMED = (
     *("write_begin", "writev_begin", "iouring_begin", "sendfile_begin", "splice_begin", "copyrange_begin"),
     *("fallocate_begin", "truncate_begin", "truncatepath_begin", "fsync_begin"),
 )
+
+
+# What found no room in the kernel's table, added up for each cgroup.
+_OTHERS = ("other", "other-fsync", "other-mmap")
+
+
+def _operation(event: Any) -> str:
+    name: str = event.NAMES["operation"][event.operation]
+    return name
 
 
 def _device(number: int) -> str:

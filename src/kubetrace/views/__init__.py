@@ -6,7 +6,7 @@
     units.py     numbers and times for people, and sizes and durations as people type them
     table.py     a Window as lines of at most so many cells: pure, the one layout that all tables share
     live.py      that table on a terminal, in place; `open_table` picks live or plain
-    frame.py     those lines for rich, imported by live.py when the screen is taken
+    frame.py     those lines with rich's styles, imported by live.py when the screen is taken
     plain.py     that table on a pipe or a dumb terminal
     lines.py     one line per event
     json.py      one JSON object per line

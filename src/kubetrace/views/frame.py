@@ -1,24 +1,20 @@
-"""Lines of table.py as something rich can draw: the only file here that imports rich, and live.py imports it late."""
+"""Lines of table.py as what a terminal draws: the only file here that imports rich, and live.py imports it late.
+
+Of rich only its styles: its Console and Live would cost 10 ms and 3 MB of every start, for lines that are laid out.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import IO
 
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.control import Control
-from rich.segment import ControlType, Segment
 from rich.style import Style
 
 from kubetrace.views.table import Line
-from kubetrace.views.text import width
 
 # The sixteen colours of the user's own theme, and always an attribute as well: with NO_COLOR nothing is lost.
 _STYLES = {
     name: Style.parse(style)
     for name, style in {
-        "": "none",
         "dim": "dim",
         "bold": "bold",
         "title": "bold",
@@ -29,48 +25,33 @@ _STYLES = {
     }.items()
 }
 
-# Characters, our own marks aside, that a terminal may draw narrower than we counted: what was there would stay visible.
-_UNSURE = re.compile("[^\0-\u02ff…▲▼]")
+# Control Sequences of ECMA-48 and xterm's ctlseqs: the alternate screen (1049), the cursor (25), wrapping (7).
+ENTER = "\x1b[?1049h\x1b[H\x1b[?25l\x1b[?7l"
+LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_HOME, _ERASE_LINE = "\x1b[H", "\x1b[2K"
 
 
-class _Measured(Segment):
-    # As wide as we say: rich's tables differ between its versions, and lines were laid out with ours.
-    @property
-    def cell_length(self) -> int:
-        return width(self.text)
+class Painter:
+    """Preformatted lines as text with the escapes of their styles; `colour` false leaves the other attributes."""
 
+    def __init__(self, *, colour: bool) -> None:
+        """Styles are rendered once."""
+        self._around = {"": ("", "")}
+        for name, style in _STYLES.items():
+            before, _, after = (style if colour else style.without_color).render("\0").partition("\0")
+            self._around[name] = (before, after)
 
-class Frame:
-    """Preformatted lines for rich: segments, with nothing left to wrap, justify or highlight."""
+    def frame(self, lines: Sequence[Line]) -> str:
+        """Lines that fill the screen, over older ones.
 
-    def __init__(self, lines: Sequence[Line], *, screen: bool = False) -> None:
-        """Lines that fit the console. With `screen` they go over older ones: doubtful lines are erased first."""
-        self._lines = lines
-        self._screen = screen
+        Each is erased before: it may be shorter, or drawn narrower than we counted, than the one that was there.
+        """
+        return _HOME + "\n".join([_ERASE_LINE + self._line(line) for line in lines])
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The segments (rich's protocol)."""
-        erase = Control((ControlType.ERASE_IN_LINE, 2)).segment
-        for at, line in enumerate(self._lines):
-            if at:
-                yield Segment.line()
-            if self._screen and any(_UNSURE.search(text) for text, _ in line):
-                yield erase
-            for text, style in line:
-                yield _Measured(text, _STYLES[style])
+    def page(self, lines: Sequence[Line]) -> str:
+        """Lines to stay where they are printed."""
+        return "".join([self._line(line) + "\n" for line in lines])
 
-
-def memory_console(file: IO[str], *, colour: bool) -> Console:
-    """A console that draws into memory: what to do about a broken terminal (rich would exit) is not its to decide."""
-    return Console(
-        file=file,
-        force_terminal=True,
-        force_interactive=True,
-        no_color=not colour,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        legacy_windows=False,
-        width=80,
-        height=24,
-    )
+    def _line(self, line: Line) -> str:
+        around = self._around
+        return "".join([f"{around[style][0]}{text}{around[style][1]}" for text, style in line if text])

@@ -1,13 +1,12 @@
 """The table in place, on a terminal: the alternate screen while it runs, the last table left in the scrollback.
 
-rich draws one frame of preformatted lines; everything about columns was decided in table.py (a rich Table would cost
-twenty times as much). rich is imported when the screen is taken, never before.
+rich says how styles look; everything about columns was decided in table.py (a rich Table would cost twenty times as
+much). rich is imported when the screen is taken, never before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import threading
@@ -22,11 +21,7 @@ from kubetrace.views.table import Line, Widths, render
 from kubetrace.views.window import Window
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
-
-# A character whose width the terminal sees otherwise than we do must not push its line onto the next one.
-_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
+    from kubetrace.views.frame import Painter
 
 
 def open_table(
@@ -57,9 +52,8 @@ class LiveTable:
         self._window: Window | None = None
         self._widths = Widths()
         self._drawn: tuple[tuple[int, int], list[Line]] | None = None
-        self._buffer = io.StringIO()
-        self._console: Console | None = None
-        self._live: Live | None = None
+        self._painter: Painter | None = None
+        self._taken = False
         self._pair: Pair | None = None
         self._winch: object = None
 
@@ -72,9 +66,9 @@ class LiveTable:
             raise OutputError(
                 f"a terminal with TERM={os.environ.get('TERM', '')} has no cursor to move", do="TERM=xterm"
             )
-        from kubetrace.views.frame import memory_console
+        from kubetrace.views.frame import Painter
 
-        self._console = memory_console(self._buffer, colour=self._colour)
+        self._painter = Painter(colour=self._colour)
         try:
             self._enter()
         except BaseException:
@@ -109,8 +103,8 @@ class LiveTable:
 
     def _draw(self) -> None:
         with Hold():
-            window, live, console = self._window, self._live, self._console
-            if window is None or live is None or console is None or not self._may_draw():
+            window, painter = self._window, self._painter
+            if window is None or painter is None or not self._taken or not self._may_draw():
                 return
             size = terminal_size(self._out.stream)
             lines = render(
@@ -124,11 +118,7 @@ class LiveTable:
             )
             if self._drawn == (size, lines):
                 return
-            console.size = size
-            from kubetrace.views.frame import Frame
-
-            live.update(Frame(lines, screen=True), refresh=True)
-            self._write()
+            self._out.write_now(painter.frame(lines))
             self._drawn = (size, lines)
 
     def _resized(self, number: int, frame: FrameType | None) -> None:
@@ -151,48 +141,28 @@ class LiveTable:
         return in_foreground(self._out.stream.fileno())
 
     def _enter(self) -> None:
-        if self._console is None or not self._may_draw():
+        if not self._may_draw():
             return
-        from rich.live import Live
+        from kubetrace.views.frame import ENTER
 
         with Hold():
-            if self._live is None:
-                self._live = Live(
-                    console=self._console,
-                    screen=True,
-                    auto_refresh=False,
-                    redirect_stdout=False,
-                    redirect_stderr=False,
-                    vertical_overflow="crop",
-                )
-                self._live.start()
-                self._buffer.write(_NO_WRAP)
-                self._write()
+            if not self._taken:
+                self._taken = True
+                self._out.write_now(ENTER)
             self._drawn = None
             self._draw()
 
     def _leave(self) -> None:
         with Hold():
-            live, self._live = self._live, None
-            if live is not None:
-                live.stop()
-                self._buffer.write(_WRAP)
-                self._write()
+            taken, self._taken = self._taken, False
+            if taken:
+                from kubetrace.views.frame import LEAVE
+
+                self._out.write_now(LEAVE)
 
     def _print(self, window: Window) -> None:
-        console, size = self._console, terminal_size(self._out.stream)
-        if console is None:
+        if self._painter is None:
             return
-        console.size = size
-        lines = render(window, size[0], headers=self._headers, wide=self._wide, ascii=self._out.ascii)
-        from kubetrace.views.frame import Frame
-
-        console.print(Frame(lines), end="")
-        self._buffer.write("\n")
-        self._write()
-
-    def _write(self) -> None:
-        text = self._buffer.getvalue()
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        self._out.write_now(text)
+        cells, _ = terminal_size(self._out.stream)
+        lines = render(window, cells, headers=self._headers, wide=self._wide, ascii=self._out.ascii)
+        self._out.write_now(self._painter.page(lines))

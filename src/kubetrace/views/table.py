@@ -235,7 +235,7 @@ def _table(
 ) -> list[Line]:
     chosen = [at for at, column in enumerate(window.columns) if wide or not column.wide]
     if cells is not None:
-        chosen = _that_fit(window.columns, chosen, cells)
+        chosen = that_fit(window.columns, chosen, cells)
     columns = [window.columns[at] for at in chosen]
     if not columns:
         return [[] for _ in rows]
@@ -269,13 +269,17 @@ def _table(
     return lines
 
 
-def _that_fit(columns: Sequence[Column], chosen: list[int], cells: int) -> list[int]:
-    # Decided by what the columns declare, not by what is in them: a column must not come and go with the rows.
+def that_fit(columns: Sequence[Column], chosen: list[int], cells: int, *, gap: int = 1) -> list[int]:
+    """Those of the chosen columns that a line of so many cells has room for: spare ones are left out, the last first.
+
+    Decided by what the columns declare, not by what is in them: a column must not come and go with the rows.
+    """
+
     def least(at: int) -> int:
         return max(len(columns[at].short or columns[at].title), columns[at].least)
 
     for spare in [at for at in reversed(chosen) if columns[at].spare]:
-        if sum(map(least, chosen)) + len(chosen) - 1 <= cells:
+        if sum(map(least, chosen)) + gap * (len(chosen) - 1) <= cells:
             break
         chosen = [at for at in chosen if at != spare]
     return chosen

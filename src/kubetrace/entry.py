@@ -1,0 +1,103 @@
+"""The console script: --help from what is here, everything else through cli.py.
+
+Importing click takes longer than Python itself does to start, so who only asks for help does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Commands besides the tracers: module of the same name with `command`, and what each is for.
+OTHERS = {
+    "Your own tracers": {
+        "run": "Show the events of NAME.bpf.c, a C file with programs and a struct for events.",
+    },
+    "Recordings": {
+        "record": "Record what tracers see to a file, for later and elsewhere.",
+        "replay": "Show a recording as it was shown live, or would have been.",
+        "export": "Turn a recording into JSON Lines, CSV, Parquet or a Perfetto trace.",
+        "info": "Say what a recording holds: node, tracers, time span, pods, losses.",
+    },
+    "Look-ups": {
+        "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
+    },
+}
+_USAGE = "Usage: kubetrace [OPTIONS] COMMAND [ARGS]..."
+_TEXT = (
+    "Show live, by pod, what this Kubernetes node's kernel does for its containers.",
+    "Runs on the node, as root; needs neither the API server nor a live container runtime.",
+)
+_OPTIONS = {
+    "--version": "Show the version and exit.",
+    "-v, --verbose": "Show the kernel's own words behind an error.",
+    "-h, --help": "Show this message and exit.",
+}
+_TRACERS = os.path.join(os.path.dirname(__file__), "tracers")
+_MOST_COLUMNS = 100
+
+
+def tracers() -> list[str]:
+    """Every tracer's name, without importing any: one module each, listed nowhere."""
+    return sorted(
+        {name.partition(".")[0] for name in os.listdir(_TRACERS) if name.endswith((".py", ".pyc")) and name[0] != "_"}
+    )
+
+
+def one_liner(tracer: str) -> str:
+    """What a tracer shows, in a few words: the first line of its module's docstring."""
+    with open(os.path.join(_TRACERS, f"{tracer}.py"), encoding="utf-8") as file:
+        text = file.readline().strip().strip('"').partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def help_text(columns: int) -> str:
+    """The text of kubetrace --help for a terminal so wide."""
+    width = max(50, min(columns, _MOST_COLUMNS) - 2)
+    lines = [_USAGE]
+    for text in _TEXT:
+        lines += ["", *(f"  {line}" for line in _wrapped(text, width - 2))]
+    sections = {"Options": _OPTIONS, "Tracers": {name: one_liner(name) for name in tracers()}, **OTHERS}
+    for title, entries in sections.items():
+        lines += ["", f"{title}:"]
+        left = max(map(len, entries)) + 4
+        for name, text in entries.items():
+            first, *more = _wrapped(text, width - left)
+            lines.append(f"  {name}".ljust(left) + first)
+            lines += [" " * left + line for line in more]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines
+
+
+def columns() -> int:
+    """How wide the terminal is."""
+    wide = os.environ.get("COLUMNS", "")
+    if wide.isdecimal() and int(wide):
+        return int(wide)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
+def main() -> int:
+    """The exit status: 0; 2 where a command is missing. Whatever is not a call for help is cli.py's."""
+    asked = sys.argv[1:]
+    if asked in ([], ["-h"], ["--help"]):
+        try:
+            print(help_text(columns()), flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0 if asked else 2
+    from kubetrace.cli import main as everything
+
+    everything()
+    return 0

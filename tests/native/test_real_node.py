@@ -1,0 +1,76 @@
+"""kubetrace cgroups on containers that real containerd and runc start on this machine's kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm import guest, images, stage
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def runtime() -> str:
+    """PATH with containerd and runc."""
+    try:
+        paths = [str(stage.program(name).parent) for name in ("containerd", "runc", "busybox")]
+        import grpc_tools  # noqa: F401
+    except (stage.StageError, ImportError) as error:
+        pytest.skip(f"no container runtime here ({error}). Try:  scripts/setup vm")
+    return ":".join([*dict.fromkeys(paths), os.environ["PATH"]])
+
+
+def test_101_brief_containers_of_containerd_are_seen_named_and_complete(runtime: str, tmp_path: Path) -> None:
+    pause = images.build_pause(tmp_path)
+    images.write(tmp_path / "images.tar", busybox=stage.program("busybox"), pause=pause)
+    proto = ROOT / "tests" / "vm" / "cri.proto"
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{proto.parent}", f"--python_out={tmp_path}", str(proto)]
+    subprocess.run(protoc, check=True)
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    done = subprocess.run(
+        [*alone, sys.executable, "-m", "tests.native.real_node", "101", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PATH": runtime, "PYTHONPATH": f"{tmp_path}:{ROOT}", "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    for hierarchy in guest.hierarchies():
+        with contextlib.suppress(OSError):
+            for below in ("/containerd.service", ""):
+                os.rmdir(f"{hierarchy}/system.slice{below}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    objects = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    told: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for found in objects:
+        told[found.get("container_id") or ""].append(found)
+    assert len(truth["ended"]) == 101
+    lifetimes = []
+    for container_id, ended in truth["ended"].items():
+        events = told[container_id]
+        whose = {(e["namespace"], e["pod"], e["container"], e["pod_uid"], e["image"], e["qos_class"]) for e in events}
+        assert whose == {("shop", "brief-0", ended["name"], truth["pod_uid"], images.BATCH, "Burstable")}
+        assert {e["cgroup_path"] for e in events} == {f"{truth['cgroup']}/{container_id}"}
+        # the runtime's own init enters, and executes itself again, before it becomes the entrypoint
+        names = [e["event"] for e in events if e["event"] != "throttled"]
+        assert (names[0], names[1], names[-2:]) == ("created", "attached", ["exit", "removed"]), names
+        assert set(names[1:-2]) == {"attached", "exec"}, names
+        entrypoint = [e for e in events if e["event"] == "exec"][-1]
+        assert entrypoint["path"] == "/bin/true"
+        (end,) = [e for e in events if e["event"] == "exit"]
+        assert (end["pid"], end["exit_code"], end["signal"]) == (entrypoint["pid"], ended["exit_code"], None)
+        lifetimes.append(events[-1]["lifetime_ns"] / 1e6)
+    assert objects[-1]["lost"] == 0
+    lifetimes.sort()
+    print(f"lived {lifetimes[0]:.0f} to {lifetimes[-1]:.0f} ms, half of them less than {lifetimes[50]:.0f}")

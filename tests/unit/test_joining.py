@@ -1,0 +1,83 @@
+"""Joining alike records: sums, maxima and counts are those of the records one by one."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from kubetrace.aggregate import LAST, MAX, SUM
+from kubetrace.joining import Joiner
+from kubetrace.layout import Field, Layout
+
+LAYOUT = Layout(
+    "event",
+    48,
+    (
+        Field("time", 0, 8, "unsigned"),
+        Field("cgroup_id", 8, 8, "unsigned"),
+        Field("copied", 16, 8, "unsigned"),
+        Field("tid", 24, 4, "unsigned"),
+        Field("error", 28, 4, "signed"),
+        Field("path", 32, 12, "bytes"),
+    ),
+)
+ALIKE = {"time": MAX, "copied": SUM, "tid": LAST}
+
+
+def record(time: int, cgroup: int, copied: int, tid: int, error: int, path: bytes) -> bytes:
+    return bytes(8) + struct.pack("<QQQIi12s4x", time, cgroup, copied, tid, error, path)
+
+
+def test_alike_records_are_one_with_their_number() -> None:
+    data = b"".join(
+        [
+            record(5, 1, 100, 7, 0, b"/a"),
+            record(9, 2, 1, 7, 0, b"/a"),
+            record(8, 1, 23, 9, 0, b"/a"),
+            record(6, 1, 1000, 8, 0, b"/a"),
+            record(7, 1, 1, 7, -28, b"/a"),
+            record(4, 1, 2, 7, 0, b"/b"),
+            record(3, 1, 5, 7, 0, b"/b"),
+        ]
+    )
+    joined, counts = Joiner(LAYOUT, ALIKE).join(data)
+    found = [
+        (tuple(event)[:5], event.path.rstrip(b"\0"), n) for event, n in zip(LAYOUT.decode(joined), counts, strict=True)
+    ]
+    assert found == [
+        ((8, 1, 1123, 8, 0), b"/a", 3),
+        ((9, 2, 1, 7, 0), b"/a", 1),
+        ((7, 1, 1, 7, -28), b"/a", 1),
+        ((4, 1, 7, 7, 0), b"/b", 2),
+    ]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert Joiner(LAYOUT, ALIKE).join(b"") == (b"", [])
+
+
+def test_half_a_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        Joiner(LAYOUT, ALIKE).join(bytes(57))
+
+
+def test_a_sum_that_no_number_holds_leaves_the_records_alone() -> None:
+    data = record(1, 1, 2**64 - 1, 1, 0, b"/a") * 3
+    assert Joiner(LAYOUT, ALIKE).join(data) == (data, [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        Field("copied", 16, 8, "bytes"),
+        Field("copied", 4, 8, "unsigned"),
+        Field("copied", 44, 8, "unsigned"),
+        Field("other", 16, 8, "unsigned"),
+    ],
+    ids=["no number", "overlaps", "reaches out", "is not there"],
+)
+def test_a_layout_that_lies_is_not_joined(field: Field) -> None:
+    fields = [field if known.name == "copied" else known for known in LAYOUT.fields]
+    assert Joiner.fits(LAYOUT, ALIKE)
+    assert not Joiner.fits(Layout("event", 48, tuple(fields)), ALIKE)
