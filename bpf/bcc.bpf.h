@@ -71,11 +71,17 @@ KT_HELPER(__u64, bpf_ringbuf_query, 134, void *, __u64);
 #define PT_REGS_RC(ctx)		KT_REGISTER(ctx, 0)
 #endif
 
-/* libbpf's BPF_CORE_READ: offsets are the kernel's already. */
+/*
+ * libbpf's BPF_CORE_READ: offsets are the kernel's already. Reading a member that this kernel lacks calls a
+ * helper that no kernel has: who gets there does not pass the verifier, as with libbpf.
+ */
+KT_HELPER(void, kt_no_such_member, 27508, void);
 #define KT_READ(from, member)                                                                                \
 	({                                                                                                   \
 		__auto_type kt_from = (from);                                                                \
 		typeof(kt_from->member) kt_value;                                                            \
+		if (!bpf_core_field_exists(kt_from->member))                                                 \
+			kt_no_such_member();                                                                 \
 		bpf_probe_read_kernel((void *)&kt_value, sizeof(kt_value), (const void *)&kt_from->member);  \
 		kt_value;                                                                                    \
 	})

@@ -65,6 +65,7 @@ def _command() -> click.Command:
         ),
         *options.keeping(),
         *options.attaching(),
+        *options.costing(),
         *options.verbose(),
     ]
     return click.Command("run", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)

@@ -194,6 +194,24 @@ def test_a_mistake_in_the_source_is_told_with_its_line(tmp_path: Path) -> None:
     assert "own.bpf.c:5:9: error: use of undeclared identifier 'nothing'" in str(caught.value)
 
 
+def test_a_member_that_the_kernel_lacks_is_not_read(tmp_path: Path) -> None:
+    source = tmp_path / "own.bpf.c"
+    source.write_text(
+        '#include "cgroup_births.bpf.h"\nchar LICENSE[] SEC("license") = "GPL";\n'
+        "struct task_struct___x {\n\tint no_such_member;\n} __attribute__((preserve_access_index));\n"
+        'SEC("raw_tp/sched_process_exec")\nint asks__raw_tp(void *ctx)\n{\n'
+        "\tstruct task_struct___x *task = (void *)bpf_get_current_task();\n\n"
+        "\treturn bpf_core_field_exists(task->no_such_member) ? BPF_CORE_READ(task, no_such_member) : 0;\n}\n"
+        'SEC("raw_tp/sched_process_exec")\nint reads__raw_tp(void *ctx)\n{\n'
+        "\tstruct task_struct___x *task = (void *)bpf_get_current_task();\n\n"
+        "\treturn BPF_CORE_READ(task, no_such_member);\n}\n"
+    )
+    with BccObject(source, sources(), optional={"reads": "what it reads"}, attach=False) as loaded:
+        assert loaded.missing == {"reads": "what it reads"} and "asks" in loaded.hooks
+    with pytest.raises(LoadRefused, match="reads__raw_tp reads a member that this kernel's structs do not have"):
+        BccObject(source, sources(), attach=False)
+
+
 @pytest.mark.skipif(not HEADERS, reason="no kernel's headers are installed; scripts/setup bench brings some")
 def test_headers_give_the_types_without_any_btf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(HEADERS[-1]))

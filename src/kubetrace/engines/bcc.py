@@ -40,6 +40,8 @@ _TYPES = {"kprobe": 2, "kretprobe": 2, "tp": 5, "tracepoint": 5, "raw_tp": 17, "
 _MAP_TYPE_ARRAY = 2
 _LD_IMM64 = 0x18
 _COMPILE_TIMEOUT_S = 600
+# bpf/bcc.bpf.h, kt_no_such_member
+_NO_SUCH_MEMBER = "#27508"
 _LOG_BYTES = 1 << 20
 _ABSENT = (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EADDRNOTAVAIL)
 # bcc's own headers are kept out: engines/translate.py's text needs none of them.
@@ -324,6 +326,13 @@ class BccObject(Attached):
             return support.permission_denied(what, code)
         if code in _ABSENT and not log:
             return support.hook_missing(self._name, what, "auto", "\n".join(self._attempts))
+        if _NO_SUCH_MEMBER in log:
+            return LoadRefused(
+                f"{what} reads a member that this kernel's structs do not have.",
+                why="Its BTF or headers say so; bpf/headers.bpf.h knows what headers leave out, of some kernels.",
+                do="leave that tracer out, or please report it with the kernel's version",
+                detail=log,
+            )
         return LoadRefused(
             f"the kernel refused to load {what}: {os.strerror(code)}.",
             why=next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")[:200],
