@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -120,11 +121,24 @@ def _help(tracer: tracers.Tracer) -> str:
 
 
 def main() -> None:
-    """The console script: exit status 0, 1 for what failed, 2 for what was asked wrongly."""
+    """The console script."""
+    run(_attended)
+
+
+def _attended() -> object:
+    if "KUBETRACE_ATTENDED" in os.environ:
+        from kubetrace import attended
+
+        attended.begin()
+    return kubetrace.main(prog_name="kubetrace", standalone_mode=False)
+
+
+def run(command: Callable[[], object]) -> NoReturn:
+    """Run a command and exit: 0, or the number that it gives, 1 for what failed, 2 for what was asked wrongly."""
     from kubetrace.errors import OutputError
 
     try:
-        status = kubetrace.main(prog_name="kubetrace", standalone_mode=False)
+        status = command()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message())
@@ -155,5 +169,7 @@ def _print_error(error: KubetraceError) -> None:
         click.echo(escape(error.why), err=True)
     if error.do:
         click.echo("Try:  " + escape(error.do), err=True)
+    if error.see:
+        click.echo("See:  " + escape(error.see), err=True)
     if error.detail and {"-v", "--verbose"} & set(sys.argv[1:]):
         click.echo("\n".join(escape(line.strip()) for line in error.detail.splitlines()), err=True)

@@ -19,8 +19,10 @@ OTHERS = {
         "export": "Turn a recording into JSON Lines, CSV, Parquet or a Perfetto trace.",
         "info": "Say what a recording holds: node, tracers, time span, pods, losses.",
     },
-    "Look-ups": {
+    "The node": {
         "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
+        "doctor": "Say what works on this node, and what to do about what does not.",
+        "agent": "Keep tracers running, and serve what they count to Prometheus.",
     },
 }
 _USAGE = "Usage: kubetrace [OPTIONS] COMMAND [ARGS]..."
@@ -39,15 +41,25 @@ _MOST_COLUMNS = 100
 
 def tracers() -> list[str]:
     """Every tracer's name, without importing any: one module each, listed nowhere."""
-    return sorted(
-        {name.partition(".")[0] for name in os.listdir(_TRACERS) if name.endswith((".py", ".pyc")) and name[0] != "_"}
-    )
+    try:
+        files = os.listdir(_TRACERS)
+    except NotADirectoryError:  # in a zip (scripts/plugin); slower to import than --help may take
+        import pkgutil
+
+        return sorted(module.name for module in pkgutil.iter_modules([_TRACERS]))
+    return sorted({name.partition(".")[0] for name in files if name.endswith((".py", ".pyc")) and name[0] != "_"})
 
 
 def one_liner(tracer: str) -> str:
     """What a tracer shows, in a few words: the first line of its module's docstring."""
-    with open(os.path.join(_TRACERS, f"{tracer}.py"), encoding="utf-8") as file:
-        text = file.readline().strip().strip('"').partition(": ")[2]
+    try:
+        with open(os.path.join(_TRACERS, f"{tracer}.py"), "rb") as file:
+            line = file.readline()
+    except NotADirectoryError:
+        import pkgutil
+
+        line = (pkgutil.get_data("kubetrace", f"tracers/{tracer}.py") or b"").partition(b"\n")[0]
+    text = line.decode().strip().strip('"').partition(": ")[2]
     return text[:1].upper() + text[1:]
 
 

@@ -8,9 +8,11 @@
      │    ├── LoadRefused       the verifier, lockdown or libbpf refused the object
      │    └── LibraryMissing    libbpf.so.1 or a compiled object is not installed
      ├── NodeError              the node's files are not what a node's are (no cgroup tree, no /proc)
+     ├── ClusterError           kubectl or the API server said no
      ├── RecordingError         a file is no recording, or one of a newer version
      └── OutputError            the terminal or file cannot be written
 
+Each that a node or its kernel is to blame for names the line of `kubetrace doctor` that explains it.
 Only cli.py prints them and exits.
 """
 
@@ -18,24 +20,37 @@ from __future__ import annotations
 
 
 class KubetraceError(Exception):
-    """What happened, why, and what to do: one line each; `detail` is shown with -v only."""
+    """What happened, why, and what to do: one line each; `detail` is shown with -v only.
+
+    `check` is the line of `kubetrace doctor` that looks at the cause (doctor/rules.py); each class has its usual one.
+    """
 
     exit_status = 1
+    check = ""
 
-    def __init__(self, what: str, *, why: str = "", do: str = "", detail: str = "") -> None:
+    def __init__(self, what: str, *, why: str = "", do: str = "", detail: str = "", check: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.do = do
         self.detail = detail
+        if check is not None:
+            self.check = check
+
+    @property
+    def see(self) -> str:
+        """Where more is said about it; empty where nothing is."""
+        return f"kubetrace doctor, line '{self.check}'" if self.check else ""
 
     def __str__(self) -> str:
-        """The two or three lines that a user reads."""
+        """The lines that a user reads."""
         lines = [self.what]
         if self.why:
             lines.append(self.why)
         if self.do:
             lines.append(f"Try:  {self.do}")
+        if self.see:
+            lines.append(f"See:  {self.see}")
         return "\n".join(lines)
 
 
@@ -48,25 +63,41 @@ class UsageError(KubetraceError):
 class EngineError(KubetraceError):
     """The kernel or libbpf said no."""
 
+    check = "tracers"
+
 
 class PermissionDenied(EngineError):
     """The process lacks the right to load or attach BPF programs."""
+
+    check = "capabilities"
 
 
 class HookMissing(EngineError):
     """The running kernel has none of the functions a tracer can hook."""
 
+    check = "kprobe attach"
+
 
 class LoadRefused(EngineError):
     """The verifier, the kernel's lockdown or libbpf refused the object."""
+
+    check = "tracers"
 
 
 class LibraryMissing(EngineError):
     """libbpf.so.1, or the compiled object of a tracer, is not there."""
 
+    check = "libbpf"
+
 
 class NodeError(KubetraceError):
     """The node's own files are not what those of a Linux node are."""
+
+    check = "node root"
+
+
+class ClusterError(KubetraceError):
+    """kubectl, or the API server behind it, said no."""
 
 
 class RecordingError(KubetraceError):

@@ -182,6 +182,7 @@ class Host:
                 f"Cannot read the node's mounts: {error.strerror or error}.",
                 why=f"{str(self.proc / '1/mountinfo')!r} lists where the node's cgroups and container roots are.",
                 do="run as root on the node, or in a pod made by: kubectl debug node/NODE -it --profile=sysadmin",
+                check="host PIDs",
             ) from error
         for mount in mountinfo.parse(text):
             # Read from inside another cgroup namespace the root column shows "/../.."; a bind of a subtree its path.
@@ -196,6 +197,7 @@ class Host:
                 "No cgroup hierarchy is mounted on this node.",
                 why="Containers are told apart by their cgroup in the v2 hierarchy or in v1's memory hierarchy.",
                 do="mount -t cgroup2 none /sys/fs/cgroup, or give the node's root with --host-root.",
+                check="cgroups",
             )
         return CgroupMounts(unified, memory, self._memory_hierarchy() if memory else 0)
 

@@ -13,7 +13,7 @@ from kubetrace.errors import UsageError
 if TYPE_CHECKING:
     from kubetrace.tracers import Tracer
 
-OUTPUTS = ("table", "wide", "json", "csv")
+OUTPUTS = ("table", "wide", "json", "csv", "windows")
 HOOKS = ("auto", "fentry", "kprobe")
 ENGINES = ("auto", "libbpf", "bcc")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -55,7 +55,8 @@ def showing(groupings: Sequence[str] = (), sorts: Sequence[str] = ()) -> list[cl
             ["-o", "--output"],
             type=click.Choice(OUTPUTS),
             default="table",
-            help="table and wide are for people; json and csv hold every event.  [default: table]",
+            help="table and wide are for people; json and csv hold every event; windows are tables as JSON.  "
+            "[default: table]",
         ),
         click.Option(["--no-headers"], is_flag=True, help="Leave out head, titles and foot."),
     ]

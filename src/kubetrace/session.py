@@ -474,6 +474,10 @@ def open_view(tracer: Tracer, options: Options, clock: Wall, release: str) -> Ta
     """The view that suits the output; `release` is the traced kernel's."""
     if options.output in ("json", "csv") or options.events:
         return StreamView(tracer, options, clock)
+    if options.output == "windows":
+        from kubetrace.windows import WindowView
+
+        return WindowView(tracer, options, clock, release)
     return TableView(tracer, options, clock, release)
 
 
@@ -482,12 +486,10 @@ class TableView:
 
     def __init__(self, tracer: Tracer, options: Options, clock: Wall, release: str) -> None:
         """Nothing is shown before it is open."""
-        from kubetrace.views.plain import can_be_live
-
         self._tracer = tracer
         self._options = options
         self._clock = clock
-        self._live = can_be_live(sys.stdout)
+        self._live = self._can_be_live()
         # Only a live table can change its grouping; elsewhere one is counted.
         self._groupings = tracer.others(options.by) if isinstance(tracer, Counts) else list(tracer.groupings)
         self.groupings: Sequence[str] = self._groupings if self._live else [options.by]
@@ -505,6 +507,11 @@ class TableView:
         self._hook = ""
         self._missing: Sequence[str] = ()
         self._release = release
+
+    def _can_be_live(self) -> bool:
+        from kubetrace.views.plain import can_be_live
+
+        return can_be_live(sys.stdout)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[TableView]:
@@ -601,10 +608,12 @@ class TableView:
         ]
 
     def _draw(self, pipeline: Pipeline, tick: Tick) -> None:
+        self._table.show(self._window(pipeline, tick, self._cost.percent(tick)))
+
+    def _window(self, pipeline: Pipeline, tick: Tick, cost: float | None) -> Window:
         tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
         tally = pipeline.table(self._by)
         shown = counts.events - counts.folded
-        cost = self._cost.percent(tick)
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
@@ -620,20 +629,18 @@ class TableView:
         head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
             head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
-        self._table.show(
-            Window(
-                tally.columns,
-                rows=tally.rows(tracer.sorts[self._sort], self._options.top),
-                head=head,
-                foot=foot,
-                lost=counts.lost,
-                total=len(tally),
-                sort=tracer.sorts[self._sort],
-                descending=True,
-                notices=notices,
-                empty=f"no {tracer.noun[1]} yet",
-                keys=_KEYS,
-            )
+        return Window(
+            tally.columns,
+            rows=tally.rows(tracer.sorts[self._sort], self._options.top),
+            head=head,
+            foot=foot,
+            lost=counts.lost,
+            total=len(tally),
+            sort=tracer.sorts[self._sort],
+            descending=True,
+            notices=notices,
+            empty=f"no {tracer.noun[1]} yet",
+            keys=_KEYS,
         )
 
 

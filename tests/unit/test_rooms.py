@@ -34,6 +34,11 @@ FORBIDDEN = {
     "aggregate.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.attribution", "ctypes"),
     "pipeline.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.live", "ctypes", "click", "rich", "time"),
     "steps.py": ("kubetrace.engines", "kubetrace.live", "kubetrace.views", "ctypes"),
+    "doctor/rules.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.host", "ctypes", "click"),
+    "plugin": ("kubetrace.engines", "kubetrace.live", "kubetrace.attribution.node", "kubetrace.host", "ctypes"),
+    "plugin/merge.py": ("kubetrace.session", "kubetrace.plugin.streams", "click", "rich", "time", "subprocess"),
+    "agent": ("kubetrace.engines", "ctypes", "rich"),
+    "agent/series.py": ("kubetrace", "time", "threading", "prometheus_client"),
     "live.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "ctypes", "click"),
 }
 

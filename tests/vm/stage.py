@@ -32,12 +32,13 @@ _RUNTIME = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
 _KEPT_S = 6 * 3600
 
 # Packages that tests in the guest need beside kubetrace's own dependencies.
-_TEST_PACKAGES = ("pytest", "grpcio", "protobuf", "pyte")
+_TEST_PACKAGES = ("pytest", "grpcio", "protobuf", "pyte", "prometheus-client")
 
 # Parts of the standard library that neither kubetrace nor a test imports.
 _UNUSED = {
     *("__pycache__", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3", "test", "tkinter"),
-    *("turtledemo", "venv", "wsgiref", "xmlrpc"),
+    # not wsgiref: prometheus_client imports it
+    *("turtledemo", "venv", "xmlrpc"),
     "sitecustomize.py",
 }
 

@@ -376,6 +376,7 @@ class Node:
                 f"Cannot read the node's mounts: {error.strerror or error}.",
                 why="Containers' writable layers are told apart by their overlay mounts in PID 1's mountinfo.",
                 do="run as root on the node, or in a pod made by: kubectl debug node/NODE -it --profile=sysadmin",
+                check="host PIDs",
             ) from error
         now = _boot_ns()
         since, self._looked_ns = self._looked_ns, before

@@ -76,9 +76,11 @@ class Libbpf:
                 "bpf_map_lookup_batch",
                 *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
             ),
+            # for probes (probe.py) and the other engine (bcc.py), which have no object
+            ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
             ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
-            ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p),
             ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
+            ("libbpf_find_vmlinux_btf_id", c_int, c_char_p, c_int),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("bpf_enable_stats", c_int, c_int),
             ("libbpf_num_possible_cpus", c_int),
@@ -173,6 +175,7 @@ class LoadedObject(Attached):
                 f"the compiled object {path.name} is not installed.",
                 why="The wheel carries one for x86-64 and arm64; a source checkout compiles it.",
                 do="python3 scripts/compile_objects.py",
+                check="tracers",
             )
         super().__init__(library())
         self._path = path

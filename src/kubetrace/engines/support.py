@@ -12,14 +12,15 @@ from pathlib import Path
 from kubetrace.errors import HookMissing, PermissionDenied
 
 _VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
-_KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+KPROBES = Path("/sys/bus/event_source/devices/kprobe")
 _PREEMPT_MODE = Path("/sys/kernel/debug/sched/preempt")
-_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 
 
-def _effective_capabilities() -> int:
+def effective_capabilities() -> int:
+    """This process's, as bits."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
@@ -28,7 +29,7 @@ def _effective_capabilities() -> int:
 
 def check_rights() -> None:
     """Raises PermissionDenied where no load can succeed: neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON."""
-    held = _effective_capabilities()
+    held = effective_capabilities()
     if not (held >> _CAP_SYS_ADMIN & 1 or (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1)):
         raise permission_denied("", errno.EPERM)
 
@@ -37,7 +38,7 @@ def permission_denied(program: str, code: int) -> PermissionDenied:
     """Why the kernel says EPERM or EACCES, and the command that works."""
     what = f"the kernel refused to load {program}: {os.strerror(code)}." if program else "kubetrace may not load BPF."
     try:
-        lockdown = _LOCKDOWN.read_text()
+        lockdown = LOCKDOWN.read_text()
     except OSError:
         lockdown = ""
     if "[confidentiality]" in lockdown:
@@ -45,8 +46,9 @@ def permission_denied(program: str, code: int) -> PermissionDenied:
             what,
             why="The kernel is locked down for confidentiality, so BPF may not read its memory (kernel_lockdown(7)).",
             do="boot the node with lockdown=integrity, or without lockdown",
+            check="lockdown",
         )
-    held = _effective_capabilities()
+    held = effective_capabilities()
     may_load = held >> _CAP_SYS_ADMIN & 1 or (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1)
     if not may_load and in_pod():
         lacking = ["CAP_BPF", "CAP_PERFMON"] if not held >> _CAP_BPF & 1 else ["CAP_PERFMON"]
@@ -69,6 +71,7 @@ def permission_denied(program: str, code: int) -> PermissionDenied:
         what,
         why="root, but a security module, seccomp or the kernel's configuration forbids kprobes and fentry here.",
         do="kubetrace -v ... shows the kernel's own words",
+        check="tracers",
     )
 
 
@@ -90,17 +93,25 @@ def hook_missing(tracer: str, program: str, hook: str, detail: str) -> HookMissi
     """Why no way of hooking is left, after all that `hook` allows were tried."""
     why = f"{program} found nothing to attach to."
     do = "kubetrace -v ... shows each attempt"
-    if not _KPROBES.exists():
+    check = "tracers"
+    if not KPROBES.exists():
         why = "It was built without kprobes (CONFIG_KPROBES), and fentry was refused too."
         do = "a distribution's kernel on the node, or scripts/demo, which boots one in a VM"
+        check = "kprobe attach"
     elif hook != "auto":
         why = f"{program} cannot be attached by --hook {hook}."
         do = f"kubetrace {tracer} --hook auto"
+        check = "fexit attach" if hook == "fentry" else "kprobe attach"
     elif not overlay_loaded():
         why = "overlayfs is not loaded."
         do = "modprobe overlay"
+        check = "overlayfs"
     return HookMissing(
-        f"this kernel ({os.uname().release}) has nothing that {tracer} can hook.", why=why, do=do, detail=detail
+        f"this kernel ({os.uname().release}) has nothing that {tracer} can hook.",
+        why=why,
+        do=do,
+        detail=detail,
+        check=check,
     )
 
 
@@ -116,6 +127,7 @@ def check_btf() -> None:
             f"this kernel ({os.uname().release}) has no BTF.",
             why=f"{_VMLINUX_BTF} is missing (CONFIG_DEBUG_INFO_BTF), so compiled programs cannot be fitted to it.",
             do=f"apt-get install python3-bpfcc linux-headers-{os.uname().release}, and --engine bcc",
+            check="kernel BTF",
         )
 
 

@@ -22,6 +22,7 @@ def write(path: str | os.PathLike[str], schema: Mapping[str, str], records: Iter
             "Parquet needs pyarrow, which is not installed.",
             why="It is 170 MB, so kubetrace does not bring it along.",
             do="pip install 'kubetrace[parquet]', or --format csv",
+            check="",
         ) from error
     types = {
         "time": pyarrow.timestamp("ns", tz="UTC"),

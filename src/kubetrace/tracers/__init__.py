@@ -172,6 +172,29 @@ class Counts(Tracer, Protocol):
         """What one row has come to, as an object of JSON Lines."""
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A measure that only rises, as `kubetrace agent` serves it: kubetrace_TRACER_NAME_total."""
+
+    name: str
+    measure: str
+    """The key of its column."""
+    help: str
+    scale: float = 1.0
+    """What a value is multiplied by: Prometheus counts in bytes and seconds."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A tracer with metrics for `kubetrace agent`."""
+
+    metered_by: str
+    """The grouping whose rows are served."""
+    metric_labels: Sequence[str]
+    """Of that grouping's columns."""
+    metrics: Sequence[Metric]
+
+
 def counted_of(tracer: Tracer) -> Counted | None:
     """What a tracer says of its counters; None for one whose rows are added up from events."""
     return tracer.counted if isinstance(tracer, Counts) else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kubetrace import rows, usage
 from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.cgroup_path import is_own
-from kubetrace.tracers import Grouping, NoAdvice
+from kubetrace.tracers import Grouping, Metric, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time, parse_duration
 
@@ -492,6 +492,15 @@ class Cgroups:
         "container": "container",
         "qos": "qos_class",
     }
+    metered_by = "container"
+    metric_labels = ("namespace", "pod", "container")
+    metrics = (
+        Metric("oom_kills", "oom_kills", "Processes killed for want of memory."),
+        Metric("restarts", "restarts", "Containers begun again under their name."),
+        Metric("execs", "execs", "Programs executed."),
+        Metric("throttled_seconds", "throttled_ns", "Time that a CPU limit stopped it for.", 1e-9),
+        Metric("reclaim_seconds", "reclaim_ns", "Time stalled by reclaim that a memory limit asked for.", 1e-9),
+    )
     noun = ("event", "events")
     needs_overlay = False
 

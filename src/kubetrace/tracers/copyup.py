@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kubetrace import rows
 from kubetrace.aggregate import LAST, MAX, SUM, Groups, Key
 from kubetrace.remedy import Offender, remedies, trigger_of
-from kubetrace.tracers import Grouping
+from kubetrace.tracers import Grouping, Metric
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time, parse_size
 
@@ -211,6 +211,14 @@ class Copyup:
         "file": "path",
     }
     alike: Mapping[str, str] = {"time": MAX, "copied": SUM, "cloned": SUM, "duration": MAX, "tid": LAST}
+    metered_by = "container"
+    metric_labels = ("namespace", "pod", "container", "image")
+    metrics = (
+        Metric("bytes", "copied_bytes", "Bytes copied from image layers into writable layers."),
+        Metric("files", "copies", "Files copied up, failures included."),
+        Metric("cloned_bytes", "cloned_bytes", "Bytes shared instead of copied (reflink)."),
+        Metric("errors", "errors", "Copy-ups that failed."),
+    )
     noun = ("copy-up", "copy-ups")
     needs_overlay = True
 

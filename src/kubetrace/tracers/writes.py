@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
 from kubetrace.aggregate import SUM, quantile
-from kubetrace.tracers import Grouping, NoAdvice
+from kubetrace.tracers import Grouping, Metric, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time
 
@@ -218,6 +218,15 @@ class Writes:
         "container": "container",
         "destination": "destination",
     }
+    metered_by = "destination"
+    metric_labels = ("namespace", "pod", "container", "destination", "medium")
+    metrics = (
+        Metric("bytes", "bytes", "Bytes written, by where they land."),
+        Metric("operations", "writes", "Write operations, by where they land."),
+        Metric("fsyncs", "fsyncs", "Calls of fsync and its like, and writes with O_SYNC."),
+        Metric("errors", "errors", "Operations that failed."),
+        Metric("mapped_bytes", "mapped_bytes", "About how many bytes were dirtied through shared mappings."),
+    )
     noun = ("write", "writes")
     # overlayfs is one destination of many
     needs_overlay = False

@@ -1,0 +1,166 @@
+"""Every call of kubectl. It does the talking to the API server, with the user's own configuration and rights.
+
+A debug pod is found by a random word in its environment, not by what kubectl prints about it: that holds whatever
+kubectl's version and language, for a pod that kubectl was interrupted over, and with a terminal that only kubectl sees.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kubetrace.attended import VARIABLE
+from kubetrace.errors import ClusterError, UsageError
+
+_SESSION = "KUBETRACE_SESSION"
+_TIMEOUT_S = 60
+# RFC 1123 (k8s.io/apimachinery/pkg/util/validation): nothing that kubectl could take for an option.
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class DebugPod:
+    """A pod that kubectl debug has made for us."""
+
+    name: str
+    node: str
+    waits: str
+    """Why its container does not run yet; empty where it does."""
+    exit_code: int | None
+    """Of its container, when it has ended."""
+
+
+class Kubectl:
+    """kubectl ($KUBECTL, or the one in PATH) with the user's global options, for one run of the plugin."""
+
+    def __init__(self, options: Sequence[str] = (), *, namespace: str | None = None) -> None:
+        """`options` such as --context=NAME; `namespace` is that of the debug pods (None: kubectl's current one)."""
+        self._command = [os.environ.get("KUBECTL") or "kubectl", *options]
+        self._namespace = ["--namespace", check_name(namespace, "namespace")] if namespace is not None else []
+        self._session = secrets.token_hex(8)
+
+    def nodes(self, selector: str | None) -> list[str]:
+        """The Linux nodes that a label selector matches, or all. Raises ClusterError."""
+        given = [f"--selector={selector}"] if selector is not None else []
+        found = []
+        for item in self._items("get", "nodes", *given, "-o", "json"):
+            labels = item.get("metadata", {}).get("labels") or {}
+            if labels.get("kubernetes.io/os", "linux") == "linux":
+                found.append(check_name(item.get("metadata", {}).get("name"), "node"))
+        if not found:
+            raise ClusterError(
+                f"no Linux node matches {selector!r}." if selector else "the cluster has no Linux node.",
+                do="kubectl get nodes --show-labels",
+            )
+        return found
+
+    def node_of(self, namespace: str, pod: str) -> str:
+        """The node that a pod runs on. Raises ClusterError."""
+        names = ["--namespace", check_name(namespace, "namespace"), check_name(pod, "pod")]
+        item = self._json("get", "pod", *names, "-o", "json")
+        node = item.get("spec", {}).get("nodeName") if isinstance(item.get("spec"), dict) else None
+        if not node:
+            raise ClusterError(
+                f"pod {namespace}/{pod} is on no node yet.",
+                do=f"kubectl describe pod --namespace {namespace} {pod}",
+            )
+        return check_name(node, "node")
+
+    def debug(self, node: str, image: str, arguments: Sequence[str], *, terminal: bool) -> list[str]:
+        """The command that runs kubetrace on a node, attached to this process's stdin and stdout."""
+        environment = {VARIABLE: "1", _SESSION: self._session, "NODE_NAME": node}
+        return [
+            *self._command,
+            "debug",
+            f"node/{check_name(node, 'node')}",
+            *self._namespace,
+            "--profile=sysadmin",
+            f"--image={image}",
+            *(f"--env={name}={value}" for name, value in environment.items()),
+            *(["-it"] if terminal else ["-i", "--quiet"]),
+            "--",
+            "kubetrace",
+            *arguments,
+        ]
+
+    def debug_pods(self) -> list[DebugPod]:
+        """Those of this run that there are. Raises ClusterError."""
+        return [pod for item in self._items("get", "pods", *self._namespace, "-o", "json") if (pod := self._own(item))]
+
+    def _own(self, item: Any) -> DebugPod | None:
+        spec, status = item.get("spec") or {}, item.get("status") or {}
+        for container in spec.get("containers") or ():
+            for variable in container.get("env") or ():
+                if variable.get("name") == _SESSION and variable.get("value") == self._session:
+                    state = ((status.get("containerStatuses") or [{}])[0]).get("state") or {}
+                    waits = state.get("waiting") or ({} if state else {"reason": status.get("reason") or "Pending"})
+                    words = ": ".join(str(waits[key]) for key in ("reason", "message") if waits.get(key))
+                    code = (state.get("terminated") or {}).get("exitCode")
+                    name = check_name(item["metadata"]["name"], "pod")
+                    return DebugPod(name, str(spec.get("nodeName")), words, code)
+        return None
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete debug pods; not waited for. Raises ClusterError."""
+        self._call("delete", "pod", *self._namespace, "--wait=false", "--ignore-not-found", *names)
+
+    def _items(self, *arguments: str) -> list[Any]:
+        items = self._json(*arguments).get("items")
+        return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+    def _json(self, *arguments: str) -> dict[str, Any]:
+        try:
+            found = json.loads(self._call(*arguments))
+        except ValueError as error:
+            raise ClusterError(f"kubectl {' '.join(arguments)} gave no JSON.", why=str(error)) from error
+        return found if isinstance(found, dict) else {}
+
+    def _call(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(
+                [*self._command, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="surrogateescape",
+                check=False,
+                timeout=_TIMEOUT_S,
+                # Ctrl-C is ours: what is asked here is answered all the same
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise missing() from error
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(
+                f"kubectl {' '.join(arguments[:2])} has not answered for {_TIMEOUT_S} s.", do="kubectl cluster-info"
+            ) from error
+        if done.returncode:
+            raise ClusterError(f"kubectl {' '.join(arguments[:2])} failed.", why=last_words(done.stderr))
+        return done.stdout
+
+
+def missing() -> ClusterError:
+    """There is no kubectl."""
+    return ClusterError(
+        f"{os.environ.get('KUBECTL') or 'kubectl'} cannot be run.",
+        why="kubectl kubetrace reaches the cluster through kubectl alone.",
+        do="install kubectl 1.30 or newer, or name it in $KUBECTL",
+    )
+
+
+def last_words(text: str) -> str:
+    """The last line that says something, of what kubectl has written to stderr."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def check_name(name: object, what: str) -> str:
+    """The name, if it can be one. Raises UsageError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(f"{str(name)[:80]!r} is no name of a {what}.", do=f"kubectl get {what}s")
+    return name

@@ -1,0 +1,217 @@
+"""The agent on this kernel, with tracepoints alone, and a real Prometheus that scrapes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agents import DEADLINE_S, Agent
+from tests.vm.cgroup_pods import Pod
+
+from .conftest import ROOT
+
+KUBETRACE = (sys.executable, "-c", "from kubetrace.cli import main; main()")
+
+
+def agent(directory: Path, *words: str) -> Agent:
+    return Agent(directory, *words, command=KUBETRACE)
+
+
+def test_counters_are_those_of_the_workload_and_the_agent_tells_how_it_stands(tmp_path: Path) -> None:
+    with agent(tmp_path, "cgroups") as running:
+        assert running.get("/healthz") == (200, "cgroups: attached by raw_tp\n")
+        pod = Pod("shop", name="web-7", only=("unified", "memory"))
+        try:
+            app = pod.container("app")
+            for _ in range(23):
+                app.run("/bin/true")
+            labels = {"namespace": "shop", "pod": "web-7"}
+            name = "kubetrace_cgroups_execs_total"
+            running.wait_until(lambda: running.value(name, **labels, container="app") == 23, "23 programs")
+        finally:
+            pod.remove()
+        assert running.value("kubetrace_tracer_up", tracer="cgroups", hook="raw_tp") == 1
+        assert running.value("kubetrace_lost_events_total", tracer="cgroups", kind="ring_full") == 0
+        assert running.value("kubetrace_unattributed_events_total", tracer="cgroups") is not None
+        assert (running.value("kubetrace_process_cpu_seconds_total") or 0) > 0
+        assert (running.value("kubetrace_process_resident_memory_bytes") or 0) > 1 << 20
+        assert running.value("kubetrace_build_info", kernel=os.uname().release) == 1
+        assert running.get("/nothing")[0] == 404
+
+
+def test_label_sets_are_bounded_and_the_total_is_kept(tmp_path: Path) -> None:
+    with agent(tmp_path, "cgroups", "-n", "crowd", "--max-series", "5") as running:
+        pod = Pod("crowd", name="many-0", only=("unified", "memory"))
+        try:
+            for number in range(11):
+                pod.container(f"c{number}").run("/bin/true")
+            name = "kubetrace_cgroups_execs_total"
+            running.wait_until(lambda: sum(value for _, value in running.samples(name)) == 11, "all are counted")
+            found = {labels["container"]: value for labels, value in running.samples(name)}
+        finally:
+            pod.remove()
+        assert len(found) == 6 and found["(overflow)"] == 6
+        assert running.value("kubetrace_series_overflowed_total", tracer="cgroups") == 6
+
+
+def test_a_tracer_that_cannot_be_attached_leaves_the_others_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no object of that name is there
+    (tmp_path / "objects").mkdir()
+    shutil.copy(ROOT / "src/kubetrace/objects" / os.uname().machine / "cgroups.bpf.o", tmp_path / "objects")
+    monkeypatch.setenv("KUBETRACE_OBJECTS", str(tmp_path / "objects"))
+    with agent(tmp_path, "cgroups", "copyup") as running:
+        status, text = running.get("/healthz")
+        assert (status, text.splitlines()[0]) == (200, "cgroups: attached by raw_tp")
+        assert "copyup.bpf.o is not installed" in text and "copyup.bpf.o is not installed" in running.errors()
+        assert running.value("kubetrace_tracer_up", tracer="copyup", hook="") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["starts"], 2, "starts has no metrics"),
+        (["nothing"], 2, "there is no tracer 'nothing'"),
+        (["cgroups", "--listen", "9435"], 2, "is no ADDRESS:PORT"),
+        (["cgroups", "--listen", "192.0.2.1:9435"], 1, "cannot listen on 192.0.2.1:9435"),
+        (["cgroups", "--max-series", "0"], 2, "--max-series"),
+    ],
+)
+def test_what_cannot_be_is_said(words: list[str], status: int, said: str) -> None:
+    done = subprocess.run([*KUBETRACE, "agent", *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == status and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+# Prometheus.
+
+
+def _prometheus() -> str:
+    cache = Path(os.environ.get("KUBETRACE_CACHE") or Path.home() / ".cache" / "kubetrace")
+    found = shutil.which("prometheus") or str(cache / "prometheus/usr/bin/prometheus")
+    assert os.access(found, os.X_OK), "scripts/setup test unpacks Debian's prometheus"
+    return found
+
+
+def _query(port: int, text: str) -> list[dict[str, Any]]:
+    url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": text})
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+            return found
+    except OSError:
+        return []
+
+
+def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with agent(tmp_path, "cgroups", "-n", "shop") as running:
+        config = tmp_path / "prometheus.yml"
+        target = running.url.removeprefix("http://")
+        config.write_text(
+            "global: {scrape_interval: 1s}\n"
+            f"scrape_configs: [{{job_name: kubetrace, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        )
+        with open(tmp_path / "prometheus.log", "wb") as log:
+            prometheus = subprocess.Popen(
+                [
+                    _prometheus(),
+                    f"--config.file={config}",
+                    f"--storage.tsdb.path={tmp_path / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        pod = Pod("shop", name="web-9", only=("unified", "memory"))
+        try:
+            app = pod.container("app")
+            for _ in range(17):
+                app.run("/bin/true")
+            wanted = 'kubetrace_cgroups_execs_total{namespace="shop",pod="web-9",container="app"}'
+            deadline = time.monotonic() + DEADLINE_S
+            while not any(item["value"][1] == "17" for item in _query(port, wanted)):
+                assert prometheus.poll() is None, (tmp_path / "prometheus.log").read_text()
+                assert time.monotonic() < deadline, (_query(port, wanted), _query(port, "up"), running.errors())
+                time.sleep(0.2)
+            (up,) = _query(port, 'up{job="kubetrace"}')
+            assert up["value"][1] == "1"
+            (tracer,) = _query(port, 'kubetrace_tracer_up{tracer="cgroups"}')
+            assert tracer["metric"]["hook"] == "raw_tp" and tracer["value"][1] == "1"
+        finally:
+            prometheus.terminate()
+            prometheus.wait(DEADLINE_S)
+            pod.remove()
+
+
+# The manifests.
+
+
+def _manifests() -> list[dict[str, Any]]:
+    import yaml
+
+    done = subprocess.run(["kubectl", "kustomize", str(ROOT / "deploy")], capture_output=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def _check(value: Any, kind: str, path: str) -> None:
+    """That the API's own types, as its Python client has them, know every field and its type."""
+    from kubernetes import client
+
+    # list[X] and dict(str, X), or List[X] and Dict[str, X], by the client's version
+    if kind.lower().startswith("list["):
+        assert isinstance(value, list), path
+        for at, item in enumerate(value):
+            _check(item, kind[5:-1], f"{path}[{at}]")
+    elif kind.lower().startswith("dict"):
+        assert isinstance(value, dict) and all(isinstance(item, str) for item in value.values()), path
+    elif kind in ("str", "int", "bool", "object"):
+        assert kind == "object" or isinstance(value, {"str": str, "int": int, "bool": bool}[kind]), path
+    else:
+        model = getattr(client, kind)
+        types = {json_name: model.openapi_types[name] for name, json_name in model.attribute_map.items()}
+        assert isinstance(value, dict) and value.keys() <= types.keys(), (path, value.keys() - types.keys())
+        for name, item in value.items():
+            _check(item, types[name], f"{path}.{name}")
+
+
+def test_the_manifests_are_of_the_apis_types() -> None:
+    found = _manifests()
+    assert [item["kind"] for item in found] == ["Namespace", "ServiceAccount", "DaemonSet"]
+    for item in found:
+        _check(item, f"V1{item['kind']}", item["kind"])
+
+
+def test_the_daemon_set_has_the_least_rights_and_runs_the_agent() -> None:
+    (daemon_set,) = [item for item in _manifests() if item["kind"] == "DaemonSet"]
+    pod = daemon_set["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    security = container["securityContext"]
+    assert not security["privileged"] and not security["allowPrivilegeEscalation"]
+    assert security["readOnlyRootFilesystem"] and security["capabilities"]["drop"] == ["ALL"]
+    # tests/kernel/test_agent.py runs with just these
+    assert security["capabilities"]["add"] == ["BPF", "PERFMON", "SYS_PTRACE", "SYS_RESOURCE"]
+    assert pod["hostPID"] and not pod.get("hostNetwork") and not pod.get("hostIPC")
+    assert [volume["hostPath"]["path"] for volume in pod["volumes"]] == ["/sys/kernel/tracing"]
+    # the agent takes these words
+    from kubetrace.agent import command
+
+    words = [*container["command"], *container["args"]]
+    assert words[:2] == ["kubetrace", "agent"]
+    assert command.make_context("agent", words[2:]).params["listen"] == ":9435"
+    (port,) = container["ports"]
+    annotations = daemon_set["spec"]["template"]["metadata"]["annotations"]
+    assert port["containerPort"] == 9435 and annotations["prometheus.io/port"] == "9435"
