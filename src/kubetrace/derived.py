@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace import rows
@@ -140,10 +141,12 @@ class Derived:
         self._sums = [member for member in self._members if member.sums]
         self._longest = [member for member in self._members if member.longest]
         self._failing = [member for member in self._members if member.is_error]
+        # a narrow terminal has room for the first of them
+        amounts = [*(member.column for member in self._sums), *(_longest(member) for member in self._longest)]
         self.measures: Sequence[Column] = (
             _EVENTS,
-            *(member.column for member in self._sums),
-            *(_longest(member) for member in self._longest),
+            *amounts[:1],
+            *(replace(column, spare=True) for column in amounts[1:]),
             *((_ERRORS,) if self._failing else ()),
             _LAST,
         )
@@ -155,7 +158,7 @@ class Derived:
             rows.CONTAINER,
             rows.PID,
             rows.COMM,
-            *(member.column for member in self._members if not member.is_path),
+            *(replace(m.column, spare=bool(i)) for i, m in enumerate(self._members) if not m.is_path),
             *(member.column for member in self._members if member.is_path),
         )
         keys = [column.key for column in self.measures]
