@@ -93,6 +93,8 @@ enum kt_copy {
 	kt_copies,
 	kt_only = kt_copies, /* a program without a backup */
 };
+/* User space finds the names through this pointer's type. */
+enum kt_copy *kt_pin_copy __attribute__((unused));
 #define KT_BACKED_UP 32 /* groups at most; their index is enum kt_backed_up of the tracer */
 
 struct {

@@ -39,14 +39,14 @@ _TRACERS = os.path.join(os.path.dirname(__file__), "tracers")
 _MOST_COLUMNS = 100
 
 
-def tracers() -> list[str]:
+def tracers(directory: str = _TRACERS) -> list[str]:
     """Every tracer's name, without importing any: one module each, listed nowhere."""
     try:
-        files = os.listdir(_TRACERS)
+        files = os.listdir(directory)
     except NotADirectoryError:  # in a zip (scripts/plugin); slower to import than --help may take
         import pkgutil
 
-        return sorted(module.name for module in pkgutil.iter_modules([_TRACERS]))
+        return sorted(module.name for module in pkgutil.iter_modules([directory]))
     return sorted({name.partition(".")[0] for name in files if name.endswith((".py", ".pyc")) and name[0] != "_"})
 
 

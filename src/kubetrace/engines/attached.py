@@ -60,6 +60,15 @@ class Program:
             self.hook = variant.partition("_")[0] or entry.get(self.kind, self.kind)
 
 
+def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int) -> int:
+    """Calls for which neither a program nor its backup ran, at most: exact where every call has work for it.
+
+    Whichever of the two the kernel runs first does the work, and the other only where the first was missed. So
+    misses(first) - done(other) is the number, and the same taken the other way round never more.
+    """
+    return min(misses, backup_misses, max(0, misses - backup_done, backup_misses - done))
+
+
 @dataclass(frozen=True, slots=True)
 class Map:
     """A map in the kernel: descriptor, BPF_MAP_TYPE_*, sizes in bytes, capacity in entries (a ring: bytes)."""
@@ -157,9 +166,7 @@ class Attached(ABC):
     def missed_runs(self) -> int:
         """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
 
-        With a backup, those that neither copy ran for. The first to run does the work whenever it runs, the other only
-        for it: so of misses(first) - done(other) the one that is right for the real order is exact, and the other
-        smaller; both bounds hold besides.
+        With a backup, those that neither copy ran for.
         """
         missed = self._returns.missed() if self._returns is not None else 0
         misses: dict[str, int] = {}
@@ -174,8 +181,7 @@ class Attached(ABC):
             for group in both:
                 index = groups[f"kt_backed_up_{group}"] * copies
                 first, backup = self.per_cpu_sums("done", [index, index + 1])
-                neither = max(0, misses[group] - backup, backups[group] - first)
-                missed += min(misses[group], backups[group], neither)
+                missed += missed_by_both(misses[group], backups[group], first, backup)
         return missed
 
     def time_runs(self) -> None:

@@ -241,8 +241,9 @@ class Stateful(Protocol):
         """
 
 
-names = entry.tracers
-"""Every tracer's name, without importing any."""
+def names() -> list[str]:
+    """Every tracer's name, without importing any."""
+    return sorted(name for directory in __path__ for name in entry.tracers(directory))
 
 
 def find(name: str) -> Tracer:
