@@ -166,6 +166,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
             duration_s=parse_duration(given["duration"]) if given["duration"] else None,
             ready_file=given["ready_file"],
             hook=given["hook"],
+            engine=given["engine"],
             host_root=given["host_root"],
             cri_socket=given["cri_socket"],
             force=given["force"],

@@ -60,6 +60,8 @@ class Options:
     duration_s: float | None = None
     ready_file: Path | None = None
     hook: str = "auto"
+    engine: str = "auto"
+    program: Path | None = None
     host_root: str | None = None
     cri_socket: str | None = None
     record: Path | None = None
@@ -280,7 +282,15 @@ def attach_now(
     meanwhile.start()
     try:
         return source.KernelSource(
-            tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook, **wiring
+            tracer.name,
+            tracer.streams,
+            constants=constants,
+            optional=tracer.optional,
+            hook=options.hook,
+            engine=options.engine,
+            host_root=options.host_root,
+            program=options.program,
+            **wiring,
         )
     finally:
         meanwhile.join()
