@@ -229,7 +229,7 @@ class LiveSource:
         found = [
             Batch(stream_key(tracer, batch.stream), batch.data)
             for tracer, gauge in self._gauges.items()
-            for batch in gauge.read(self._look_at_births)
+            for batch in gauge.read(self._look_at_births, whole=now)
         ]
         self._teach(self._facts[taught:])
         return found

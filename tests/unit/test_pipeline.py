@@ -12,9 +12,10 @@ import pytest
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
+from kubetrace.clock import Wall
 from kubetrace.layout import Batch, Field, Layout
 from kubetrace.live import LiveSource
-from kubetrace.pipeline import Derived, Pipeline, Tally, Wall
+from kubetrace.pipeline import Derived, Pipeline, Tally
 from kubetrace.selection import Selection
 from kubetrace.steps import Step, Tick
 
@@ -326,7 +327,7 @@ def test_a_birth_while_gauges_are_read_is_dealt_with_at_once() -> None:
         def learn(self, fact: Fact) -> None:
             self.taught.append(fact)
 
-        def read(self, between: Callable[[], None]) -> list[Batch]:
+        def read(self, between: Callable[[], None], *, whole: bool = False) -> list[Batch]:
             source.put("cgroups", birth(5, 30, f"/kubepods/podx/{BATCH}".encode()))
             between()
             assert "cgroups" not in source.pending
