@@ -23,13 +23,13 @@ class _Commands(click.Group):
     """Tracers by discovery, and the commands that need no kernel; each is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*entry.tracers(), *_OTHERS]
+        return [*tracers.names(), *_OTHERS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _OTHERS:
             command: click.Command = importlib.import_module(f"kubetrace.{cmd_name}").command
             return command
-        if cmd_name in entry.tracers():
+        if cmd_name in tracers.names():
             return _tracer_command(cmd_name)
         return None
 
