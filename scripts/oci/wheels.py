@@ -19,6 +19,8 @@ _UNUSED = {
     "mdurl": "markdown-it-py",
     "pygments": "rich.syntax and rich.traceback",
 }
+# Extras that go into the image, where the project has them: the DaemonSet's.
+_EXTRAS = "agent"
 # Debian's architecture -> the wheels' platforms, newest first.
 _PLATFORMS = {
     "amd64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
@@ -40,7 +42,7 @@ def fetch(wheel: Path, python: str, architecture: str, target: Path) -> list[Pat
     shutil.rmtree(target, ignore_errors=True)
     platforms = [option for platform in _PLATFORMS[architecture] for option in ("--platform", platform)]
     which = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:", *platforms]
-    _pip(["download", "--dest", str(target), *which, f"{wheel}[agent]"])
+    _pip(["download", "--dest", str(target), *which, f"{wheel}[{_EXTRAS}]"])
     found = {_normal(path.name.split("-")[0]): path for path in target.glob("*.whl")}
     return [path for name, path in sorted(found.items()) if name not in (*_UNUSED, "kubetrace")]
 

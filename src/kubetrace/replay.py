@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubetrace import options, tracers
+from kubetrace.derived import PREFIX, Derived
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.layout import Batch
 
 if TYPE_CHECKING:
-    from kubetrace.pipeline import Pipeline, Wall
+    from kubetrace.clock import Wall
+    from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.selection import Both, Selection
@@ -67,6 +69,14 @@ def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
     found = header.tracer(name)
     if found is None:
         raise UsageError(f"{recording.path} does not hold {name!r}.", do=f"one of {', '.join(held)}")
+    if name.startswith(PREFIX) and len(found.streams) == 1:
+        (stream,) = found.streams
+        try:
+            own = Derived(name, stream.name, stream.layout)
+        except UsageError as error:
+            raise RecordingError(f"its {stream.name[:40]} records are no events.", why=error.what) from error
+        fits(own, found)
+        return own, found
     if name not in tracers.names():
         raise RecordingError(
             f"this kubetrace has no tracer {name!r}.",
@@ -91,8 +101,9 @@ def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
     import struct
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.clock import Wall
     from kubetrace.counting import Counting
-    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.pipeline import Attribution
     from kubetrace.selection import Selection
 
     everyone = Selection()
@@ -114,7 +125,8 @@ def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
 def fits(tracer: Tracer, found: Traced) -> None:
     """Raises RecordingError unless every event of the recording has what the tracer reads, as it reads it."""
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.clock import Wall
+    from kubetrace.pipeline import Attribution
     from kubetrace.selection import Selection
     from kubetrace.tracers import Stateful
 
@@ -159,7 +171,7 @@ def selection_of(found: Traced, given: Selection) -> Selection | Both:
 
 def clock_of(recording: Recording) -> Wall:
     """The node's name and clock."""
-    from kubetrace.pipeline import Wall
+    from kubetrace.clock import Wall
 
     return Wall(recording.header.node, recording.header.clock_offset_ns)
 
