@@ -20,10 +20,11 @@ from benchmarks.peers import GET_BCC, bcc_consumer, by_cgroup, by_file, c_consum
 from benchmarks.standin import ROOT, stand_in
 from kubetrace import tracers
 from kubetrace.attribution.node import Node
+from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.host import Host
 from kubetrace.layout import Batch, Layout
-from kubetrace.pipeline import Pipeline, Wall
+from kubetrace.pipeline import Pipeline
 from kubetrace.selection import Selection
 from kubetrace.steps import Step
 

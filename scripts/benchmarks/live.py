@@ -46,10 +46,14 @@ def _workload(rate: int, seconds: float, directory: Path) -> subprocess.Popen[st
 
 def _ours(rate: int, directory: Path, objects: Path) -> tuple[float, int, int, int]:
     """(share of a core, lost, made, resident bytes)."""
-    table = OnTerminal([*KUBETRACE, "copyup"], environment_of(objects), wanted=b"live-row-")
+    ready = directory / "ready"
+    ready.unlink(missing_ok=True)
+    table = OnTerminal([*KUBETRACE, "copyup", "--ready-file", str(ready)], environment_of(objects))
     try:
+        while not ready.exists() and table.process.poll() is None:
+            time.sleep(0.01)
         _workload(1000, 0.5, directory).wait()
-        table.wait_for_row()
+        time.sleep(1.2)
         begun, used = time.monotonic(), cpu_seconds(table.process.pid)
         workload = _workload(rate, _LASTS_S, directory)
         made = int(workload.communicate()[0])

@@ -25,7 +25,7 @@ from kubetrace.attribution.node import Node
 from kubetrace.host import Host
 from tests.vm.cgroup_pods import hierarchies
 
-SIZES = (50, 500, 5000)
+SIZES = tuple(int(size) for size in os.environ.get("KUBETRACE_BENCH_SIZES", "50,500,5000").split(","))
 _TASKS = "run/containerd/io.containerd.runtime.v2.task/k8s.io"
 _SPEC_BYTES = 9000  # what containerd writes for a pod of the captured nodes (tests/nodes)
 

@@ -37,11 +37,14 @@ while (passed := time.monotonic() - begun) < seconds:
 """
 
 
-def stand_in(directory: Path) -> Path:
-    """A directory with the stand-in as copyup.bpf.o, and the tracers that need none, for KUBETRACE_OBJECTS."""
+def stand_in(directory: Path, call: int = _NR_GETPGRP) -> Path:
+    """A directory with the stand-in as copyup.bpf.o, and the tracers that need none, for KUBETRACE_OBJECTS.
+
+    `call` is the number of the system call that fires it.
+    """
     objects = directory / "objects"
     source = ROOT / "tests" / "native" / "standin.bpf.c"
-    flags = ("-I", str(ROOT / "bpf"), f"-DNR_GETPPID={_NR_GETPGRP}")
+    flags = ("-I", str(ROOT / "bpf"), f"-DNR_GETPPID={call}")
     compile_objects.compile_object(source, objects / "copyup.bpf.o", platform.machine(), *flags)
     built = ROOT / "src" / "kubetrace" / "objects" / platform.machine()
     for name in ("cgroups.bpf.o", "starts.bpf.o"):

@@ -61,7 +61,6 @@ class OnTerminal:
         self._seen.wait(timeout_s)
         if not self.seen_s:
             screen = self._tail.decode(errors="replace")
-            self.end()
             raise RuntimeError(f"the child never showed {self._wanted!r}: {screen[-2000:]}")
         return self.seen_s - self.begun_s
 

@@ -52,7 +52,6 @@ _UNUSED_PYTHON = {
     *(
         "unittest",
         "venv",
-        "wsgiref",
         "xmlrpc",
         "LICENSE.txt",
         "_aix_support.py",

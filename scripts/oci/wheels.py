@@ -38,7 +38,7 @@ def build(checkout: Path, target: Path) -> Path:
 
 
 def fetch(wheel: Path, python: str, architecture: str, target: Path) -> list[Path]:
-    """The wheels that this one depends on, for a Python and an architecture. Raises BuildError."""
+    """The wheels that this one and its agent depend on, for a Python and an architecture. Raises BuildError."""
     shutil.rmtree(target, ignore_errors=True)
     platforms = [option for platform in _PLATFORMS[architecture] for option in ("--platform", platform)]
     which = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:", *platforms]

@@ -36,14 +36,14 @@ _TRACERS = os.path.join(os.path.dirname(__file__), "tracers")
 _MOST_COLUMNS = 100
 
 
-def tracers(directory: str = _TRACERS) -> list[str]:
+def tracers() -> list[str]:
     """Every tracer's name, without importing any: one module each, listed nowhere."""
     try:
-        files = os.listdir(directory)
+        files = os.listdir(_TRACERS)
     except NotADirectoryError:  # in a zip (scripts/plugin); slower to import than --help may take
         import pkgutil
 
-        return sorted(module.name for module in pkgutil.iter_modules([directory]))
+        return sorted(module.name for module in pkgutil.iter_modules([_TRACERS]))
     return sorted({name.partition(".")[0] for name in files if name.endswith((".py", ".pyc")) and name[0] != "_"})
 
 

@@ -16,7 +16,8 @@ from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.pipeline import Pipeline, Selected, Wall
+    from kubetrace.clock import Wall
+    from kubetrace.pipeline import Pipeline, Selected
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor

@@ -19,11 +19,12 @@ from kubetrace.aggregate import LAST, SUM, Groups, Key
 from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen
 from kubetrace.layout import Batch
-from kubetrace.steps import Step, Tick, stream_key
+from kubetrace.steps import Step, stream_key
 from kubetrace.tracers import Joins, Stateful, counted_of
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
+    from kubetrace.clock import Wall
     from kubetrace.counting import Counting, Table
     from kubetrace.joining import Joiner
     from kubetrace.layout import Layout
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from kubetrace.tracers import Board, Tracer
     from kubetrace.views.columns import Column, Value
 
-_COST_OVER_NS = 500_000_000
 _OTHERS = "(others)"
 _MOST_NOTES = 50_000
 _JUDGED_AT_ONCE = 256
@@ -68,24 +68,6 @@ class Asked(Protocol):
 
     def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
-
-
-@dataclass
-class Wall:
-    """The node's name and clock."""
-
-    node: str
-    offset_ns: int
-    attribution: Attribution | None = None
-    counting: Counting | None = None
-
-    def wall_ns(self, boot_ns: int) -> int:
-        """Nanoseconds since 1970."""
-        return boot_ns + self.offset_ns
-
-    def layer(self, event: Any, identity: Identity) -> Layer | None:
-        """The image layer that an event's file came from."""
-        return None if self.attribution is None else self.attribution.layer(event, identity)
 
 
 @dataclass
@@ -558,20 +540,3 @@ class Pipeline:
 
 def _nameless(identity: Identity) -> bool:
     return identity.kind == "unknown" or (identity.kind in ("container", "sandbox", "pod") and identity.pod is None)
-
-
-class OwnCost:
-    """kubetrace's own CPU time, in percent of one core between two ticks."""
-
-    def __init__(self) -> None:
-        """From the first tick on."""
-        self._then = Tick(0, 0, 0)
-        self._percent: float | None = None
-
-    def percent(self, tick: Tick) -> float | None:
-        """Since the tick that was at least half a second before; None until there was one."""
-        passed = tick.elapsed_ns - self._then.elapsed_ns
-        if passed >= _COST_OVER_NS:
-            self._percent = max(0.0, 100.0 * (tick.cpu_ns - self._then.cpu_ns) / passed)
-            self._then = tick
-        return self._percent

@@ -22,16 +22,21 @@ if TYPE_CHECKING:
     from kubetrace.tracers import Tracer
 
 _PROGRESS_S = 0.5
+# Of a tracer's main ring. Half a million records of 512 bytes a second fill it in 65 ms: a busy node may well let a
+# recorder wait for 20 of them, which is all that the ring of a table would hold.
+_RING_BYTES = 16 << 20
 
 
 def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
     """Record until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace import session
+    from kubetrace.clock import Wall
     from kubetrace.host import Host
     from kubetrace.live import LiveSource
-    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.pipeline import Attribution
     from kubetrace.recording.writer import Recorder, refuse_existing
     from kubetrace.selection import Selection
+    from kubetrace.tracers import Counts
 
     refuse_existing(file, force=asked.force)
     constants = {tracer.name: session.constants_of(tracer, asked) for tracer in chosen}
@@ -42,6 +47,8 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
         for tracer in chosen:
             wiring = session.wiring_of(tracer, asked, host)
             constants[tracer.name] |= wiring.pop("constants")
+            if not isinstance(tracer, Counts):
+                wiring["sizes"] = {next(iter(tracer.streams)): _RING_BYTES}
             kernel = session.attach(tracer, asked, constants[tracer.name], stop, None, wiring)
             if kernel is None:
                 return

@@ -18,7 +18,8 @@ from kubetrace.errors import RecordingError, UsageError
 from kubetrace.layout import Batch
 
 if TYPE_CHECKING:
-    from kubetrace.pipeline import Pipeline, Wall
+    from kubetrace.clock import Wall
+    from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.selection import Both, Selection
@@ -91,8 +92,9 @@ def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
     import struct
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.clock import Wall
     from kubetrace.counting import Counting
-    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.pipeline import Attribution
     from kubetrace.selection import Selection
 
     everyone = Selection()
@@ -114,7 +116,8 @@ def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
 def fits(tracer: Tracer, found: Traced) -> None:
     """Raises RecordingError unless every event of the recording has what the tracer reads, as it reads it."""
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.pipeline import Attribution, Wall
+    from kubetrace.clock import Wall
+    from kubetrace.pipeline import Attribution
     from kubetrace.selection import Selection
     from kubetrace.tracers import Stateful
 
@@ -159,7 +162,7 @@ def selection_of(found: Traced, given: Selection) -> Selection | Both:
 
 def clock_of(recording: Recording) -> Wall:
     """The node's name and clock."""
-    from kubetrace.pipeline import Wall
+    from kubetrace.clock import Wall
 
     return Wall(recording.header.node, recording.header.clock_offset_ns)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from kubetrace.clock import OwnCost, Wall
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.pipeline import EventView, OwnCost, Pipeline, Wall
 from kubetrace.selection import Both, Selection
 from kubetrace.tracers import Counts, Stateful
 from kubetrace.views.columns import Column
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubetrace.engines.source import KernelSource
     from kubetrace.host import Host
     from kubetrace.live import LiveSource
+    from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.recording.header import Header
     from kubetrace.recording.writer import Recorder
     from kubetrace.steps import Tick
@@ -40,7 +41,7 @@ _TIME = Column("time", "TIME", "time")
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
 _LOOK_AGAIN_NS = 500_000_000
-_NODE_MODULES = ("kubetrace.live", "kubetrace.attribution.node")
+_NODE_MODULES = ("kubetrace.pipeline", "kubetrace.live", "kubetrace.attribution.node")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
 
@@ -130,6 +131,7 @@ def run(tracer: Tracer, options: Options) -> None:
             files = node_files(host, options)
             stack.callback(files.close)
             from kubetrace.live import LiveSource
+            from kubetrace.pipeline import Pipeline
 
             # before anything is written: our own container is left out from here on
             prepare(tracer, kernel, files)

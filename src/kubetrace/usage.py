@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -65,6 +66,12 @@ def _layout() -> Layout:
 LAYOUT = _layout()
 _PACK = struct.Struct(f"<{RING_HEADER_BYTES}x{LAYOUT.format[1:]}").pack
 
+# Cgroups that each reading looks at, however long that takes; further ones only in a tenth of the time since the last.
+_AT_ONCE = 256
+_SHARE = 0.1
+# Cgroups between two looks at what cannot wait.
+_BETWEEN = 4
+
 _CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer")
 # memory.limit_in_bytes without a limit: PAGE_COUNTER_MAX pages, a little less than 2^63
 _NO_LIMIT = 1 << 62
@@ -88,6 +95,8 @@ class Usage:
         self._roots: dict[str, str] = {}
         self._unified: str | None = None
         self._cgroups: dict[str, _Cgroup] = {}
+        self._turn: deque[str] = deque()
+        self._read_at = time.monotonic()
 
     def learn(self, fact: Fact) -> None:
         """Look at this cgroup from now on, if it is a pod's or a container's own."""
@@ -95,12 +104,28 @@ class Usage:
         if isinstance(fact, CgroupSeen) and is_own(fact.path):
             self._cgroups.setdefault(fact.path, _Cgroup()).ids[fact.hierarchy] = fact.cgroup_id
 
-    def read(self) -> list[Batch]:
-        """One record for each cgroup that is still there, in one batch; [] for none."""
+    def read(self, between: Callable[[], None] = lambda: None, *, whole: bool = False) -> list[Batch]:
+        """A record for each cgroup that is still there, in one batch; [] for none.
+
+        On a node with thousands they take turns, unless it is to be the `whole` of them: reading takes a tenth of a
+        core at most. A cgroup takes 0.2 ms, more on v1 than on v2: `between` is called every few of them.
+        """
         if not self._roots and self._unified is None:
             self._find_roots()
+        begun = time.monotonic()
+        end, self._read_at = begun + _SHARE * (begun - self._read_at), begun
+        if whole or not self._turn:
+            self._turn = deque(self._cgroups)
         records: list[bytes] = []
-        for path, cgroup in list(self._cgroups.items()):
+        looked = 0
+        while self._turn and (whole or looked < _AT_ONCE or time.monotonic() < end):
+            path = self._turn.popleft()
+            cgroup = self._cgroups.get(path)
+            if cgroup is None:
+                continue
+            looked += 1
+            if not looked % _BETWEEN:
+                between()
             record = self._record(path, cgroup)
             if record is None:
                 del self._cgroups[path]

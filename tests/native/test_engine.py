@@ -175,6 +175,7 @@ def test_every_backup_is_of_a_program_and_has_a_place_to_count() -> None:
         for group, function in fentry
         if not group.endswith("_backup") and not group.startswith("cgroup_")
     }
+    assert {program.hook for program in backups} == {"fentry", "kprobe"}
     assert {f"kt_backed_up_{program.backs_up}" for program in backups} == set(places)
     assert copies == 2 and max(places.values()) < 32
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from kubetrace import session, tracers
 from kubetrace.attribution.facts import CgroupSeen, to_json
+from kubetrace.clock import Wall
 from kubetrace.layout import Batch
-from kubetrace.pipeline import Pipeline, Wall
+from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.redact import Redactor

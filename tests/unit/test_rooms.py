@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kubetrace import tracers
+from kubetrace import entry, tracers
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "kubetrace"
@@ -83,7 +83,7 @@ def test_only_the_command_line_exits() -> None:
 
 def test_each_tracer_is_a_pair_of_files() -> None:
     in_kernel = {path.name.removesuffix(".bpf.c") for path in (ROOT / "bpf").glob("*.bpf.c")}
-    assert in_kernel == set(tracers.names())
+    assert in_kernel == set(tracers.names()) == set(entry.tracers())
 
 
 @pytest.mark.parametrize("name", tracers.names())

@@ -151,3 +151,32 @@ def test_v1_reads_each_controllers_hierarchy(tmp_path: Path) -> None:
 def test_hostile_pressure_files_are_unknown(v2: Usage, tmp_path: Path, text: str) -> None:
     (tmp_path / ("sys/fs/cgroup" + APP) / "cpu.pressure").write_text(text)
     assert only(v2).cpu_pressure == -1
+
+
+def test_reading_many_is_interrupted_every_few(v2: Usage, tmp_path: Path) -> None:
+    for number in range(12):
+        path = APP[:-2] + f"{number:02}"
+        write(tmp_path / ("sys/fs/cgroup" + path), cgroup__procs="1\n")
+        v2.learn(CgroupSeen(0, 100 + number, path, 1))
+    calls: list[int] = []
+    (batch,) = v2.read(lambda: calls.append(1))
+    assert (len(list(LAYOUT.decode(batch.data))), len(calls)) == (13, 3)
+
+
+def test_thousands_of_cgroups_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = Usage(FakeHost(tmp_path, ["/sys/fs/cgroup rw - cgroup2 cgroup2 rw"]))
+    for number in range(600):
+        path = f"/kubepods/pod{UID}/{number:064x}"
+        write(tmp_path / ("sys/fs/cgroup" + path), cgroup__procs="")
+        usage.learn(CgroupSeen(0, number, path, 1))
+    # no time passes: a reading has no share of it to spend on more than it must look at
+    monkeypatch.setattr("kubetrace.usage.time.monotonic", lambda: 1.0)
+
+    def seen(*, whole: bool = False) -> list[int]:
+        return [record.cgroup_id for batch in usage.read(whole=whole) for record in LAYOUT.decode(batch.data)]
+
+    first, second, third = seen(), seen(), seen()
+    assert (len(first), len(second), len(third)) == (256, 256, 88)
+    assert sorted(first + second + third) == list(range(600))
+    assert seen() == first
+    assert sorted(seen(whole=True)) == list(range(600))

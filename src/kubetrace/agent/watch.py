@@ -18,9 +18,10 @@ import click
 
 from kubetrace import options, session
 from kubetrace.agent.series import Labels, Series
+from kubetrace.clock import Wall
 from kubetrace.errors import KubetraceError
 from kubetrace.live import DRAIN_INTERVAL_S, LiveSource
-from kubetrace.pipeline import Pipeline, Wall
+from kubetrace.pipeline import Pipeline
 from kubetrace.tracers import Metered, Stateful
 from kubetrace.views.text import visible
 
@@ -192,9 +193,9 @@ class Watch:
                 if now - begun > _LONGEST_S or rows > _MOST_ROWS:
                     break
         session.drain(source, pipeline, last=True)
-        self._look(pipeline, base, max(seen, pipeline.counts.unattributed), time.monotonic())
+        self._look(pipeline, base, max(seen, pipeline.counts.unattributed), time.monotonic(), last=True)
 
-    def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float) -> int:
+    def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float, *, last: bool = False) -> int:
         """Take in the table as it stands; how much is remembered."""
         table = pipeline.table(self._options.by)
         at = {column.key: place for place, column in enumerate(table.columns)}
@@ -210,6 +211,7 @@ class Watch:
                 for row in rows
             ),
             now,
+            hold_new=not last,
         )
         counts = pipeline.counts
         self._tell(

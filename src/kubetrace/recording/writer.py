@@ -22,7 +22,7 @@ from kubetrace.steps import STEP_BYTES, STEP_ROWS, Step, Tick, split
 
 # A kill -9 costs what is not flushed: at most this long, and what came since the tick before.
 _FLUSH_S = 0.5
-_FLUSH_BYTES = 4 << 20
+_FLUSH_BYTES = 2 << 20
 # The smallest --max-size: below it a file would hold little but its header.
 MIN_MAX_SIZE = 64 << 10
 

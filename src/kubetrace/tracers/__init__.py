@@ -6,11 +6,10 @@ A module of this package is a tracer and has `TRACER`, an object of a class that
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-from kubetrace import entry
 
 if TYPE_CHECKING:
     import click
@@ -208,8 +207,11 @@ class Gauges(Protocol):
     def learn(self, fact: Fact) -> None:
         """What became known of the node."""
 
-    def read(self) -> Iterable[Batch]:
-        """How things stand now."""
+    def read(self, between: Callable[[], None], *, whole: bool = False) -> Iterable[Batch]:
+        """How things stand now; of very many some at a time, unless the `whole` is asked for.
+
+        Calls `between` every millisecond or so, for what cannot wait.
+        """
 
 
 class Board(Protocol):
@@ -243,7 +245,7 @@ class Stateful(Protocol):
 
 def names() -> list[str]:
     """Every tracer's name, without importing any."""
-    return sorted(name for directory in __path__ for name in entry.tracers(directory))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> Tracer:

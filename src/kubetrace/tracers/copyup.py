@@ -106,7 +106,7 @@ class _Advice:
 
     def __init__(self) -> None:
         self._groups = Groups((SUM, SUM), fold=lambda key: (*key[:-3], "", "other", False), weight=lambda row: row[1])
-        self._layers: dict[Key, Layer | None] = {}
+        self._layers: dict[Key, Layer] = {}
 
     def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
         path, cut = rows.path_of(event)
@@ -116,7 +116,9 @@ class _Advice:
         key = (names, path, trigger_of(_trigger(event), event.flags), stat.S_ISDIR(event.mode))
         self._groups.add(key, (count, event.copied))
         if key not in self._layers and len(self._layers) < _REMEMBERED_LAYERS:
-            self._layers[key] = clock.layer(event, identity)
+            layer = clock.layer(event, identity)
+            if layer is not None:
+                self._layers[key] = layer
 
     def remedies(self) -> Sequence[Remedy]:
         offenders = []
