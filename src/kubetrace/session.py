@@ -135,6 +135,8 @@ def run(tracer: Tracer, options: Options) -> None:
             from kubetrace.live import LiveSource
             from kubetrace.pipeline import Pipeline
 
+            # before anything is written: our own container is left out from here on
+            prepare(tracer, kernel, files)
             gauges = gauges_of([tracer], host)
             source = LiveSource({tracer.name: kernel}, files, gauges, interval_s=options.interval_s)
             if options.record is not None:
@@ -154,7 +156,6 @@ def run(tracer: Tracer, options: Options) -> None:
                 own=options.own,
                 missing=tuple(kernel.missing.values()),
             )
-            prepare(tracer, kernel, files)
             source.start()
             if options.ready_file is not None:
                 touch(options.ready_file)
