@@ -375,18 +375,35 @@ static __always_inline int copyup_return(int result, __u32 copy)
  * fentry and fexit: cheapest; need BTF of the module (5.11) and, on arm64, direct calls (6.4). BPF_PROG's
  * arguments are those of the kernel function; what a program does not use it does not name.
  */
+SEC("fentry/ovl_copy_up_one")
+int BPF_PROG(enter__fentry, struct dentry *parent, struct dentry *dentry, int flags)
+{
+	return copyup_enter(dentry, flags, kt_first);
+}
+
+SEC("fexit/ovl_copy_up_one")
+int BPF_PROG(return__fentry, struct dentry *parent, struct dentry *dentry, int flags, int result)
+{
+	return copyup_return(result, kt_first);
+}
+
+/*
+ * These two do the most, so they are the likeliest to be preempted, and with them what races for the same
+ * files. Their backups are kprobes, which run with preemption off.
+ */
+SEC("kprobe/ovl_copy_up_one")
+int BPF_KPROBE(enter_backup__kprobe, struct dentry *parent, struct dentry *dentry, int flags)
+{
+	return copyup_enter(dentry, flags, kt_backup);
+}
+
+SEC("kretprobe/ovl_copy_up_one")
+int BPF_KRETPROBE(return_backup__kprobe, int result)
+{
+	return copyup_return(result, kt_backup);
+}
+
 #define COPYUP_FENTRY(suffix, copy)                                                                          \
-	SEC("fentry/ovl_copy_up_one")                                                                        \
-	int BPF_PROG(enter##suffix##__fentry, struct dentry *parent, struct dentry *dentry, int flags)       \
-	{                                                                                                    \
-		return copyup_enter(dentry, flags, copy);                                                    \
-	}                                                                                                    \
-	SEC("fexit/ovl_copy_up_one")                                                                         \
-	int BPF_PROG(return ##suffix##__fentry, struct dentry * parent, struct dentry * dentry, int flags,   \
-			    int result)                                                                      \
-	{                                                                                                    \
-		return copyup_return(result, copy);                                                          \
-	}                                                                                                    \
 	SEC("fexit/ovl_copy_up_start")                                                                       \
 	int BPF_PROG(begun##suffix##__fentry, struct dentry *dentry, int flags, int result)                  \
 	{                                                                                                    \

@@ -83,9 +83,9 @@ static __always_inline void kt_lost(__u32 kind)
 /*
  * Backups. A program that is preempted keeps its CPU from running it for anybody else until it is resumed
  * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur). So on preemptible kernels each fentry
- * program is attached twice, as GROUP__fentry and GROUP_backup__fentry: whichever copy runs first does the
- * work and counts it here, and the other sees that it is done. What neither ran for is the smaller of what
- * the two counts allow (engines/libbpf.py).
+ * program is attached twice, as GROUP__fentry and GROUP_backup__fentry (or __kprobe): whichever copy runs
+ * first does the work and counts it here, and the other sees that it is done. What neither ran for is the
+ * smaller of what the two counts allow (engines/libbpf.py).
  */
 enum kt_copy {
 	kt_first,
@@ -93,6 +93,8 @@ enum kt_copy {
 	kt_copies,
 	kt_only = kt_copies, /* a program without a backup */
 };
+/* User space finds the names through this pointer's type. */
+enum kt_copy *kt_pin_copy __attribute__((unused));
 #define KT_BACKED_UP 32 /* groups at most; their index is enum kt_backed_up of the tracer */
 
 struct {

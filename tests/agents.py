@@ -13,6 +13,15 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 DEADLINE_S = 60
 
+# The DaemonSet's capabilities (deploy/daemonset.yaml), and a command that leaves a process just these.
+LEAST = ("BPF", "PERFMON", "SYS_PTRACE", "SYS_RESOURCE")
+ONLY_THESE = (
+    "setpriv",
+    "--bounding-set=-all," + ",".join(f"+{name.lower()}" for name in LEAST),
+    "--inh-caps=-all",
+    "--no-new-privs",
+)
+
 
 class Agent:
     """Ends with the context; its port is its own choice."""

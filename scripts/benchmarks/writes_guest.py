@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -49,16 +50,20 @@ class Stored:
 
 
 class Writer:
-    """Writes a byte at a time to one file."""
+    """Writes a byte at a time to one file: of the node, and as a container, in a mount namespace of its own."""
 
     def __init__(self) -> None:
         os.makedirs(BASE, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", BASE], check=True)
-        self._file = os.open(f"{BASE}/file", os.O_RDWR | os.O_CREAT)
+        self.node = os.open(f"{BASE}/file", os.O_RDWR | os.O_CREAT)
+        # CLONE_NEWNS
+        if ctypes.CDLL(None).unshare(0x20000):
+            raise OSError("unshare")
+        self.container = os.open(f"{BASE}/file", os.O_RDWR)
 
-    def cost(self) -> float:
+    def cost(self, file: int) -> float:
         """Instructions of one write: nanoseconds of this machine's clock."""
-        write, file = os.pwrite, self._file
+        write = os.pwrite
         begun = time.perf_counter_ns()
         for _ in range(WRITES):
             write(file, b"x", 0)
@@ -66,13 +71,13 @@ class Writer:
 
 
 @contextlib.contextmanager
-def own(hook: str, options: dict[str, bool], constants: dict[str, int]) -> Iterator[None]:
+def own(hook: str, options: dict[str, bool]) -> Iterator[None]:
     """Our tracer's programs, attached; nobody reads the counters."""
     tracer = tracers.find("writes")
     assert isinstance(tracer, tracers.Counts)
     host = Host.find("/")
     wiring = tracer.wiring(options, "destination", False, host)
-    given = {**wiring.pop("constants"), **tracer.constants(options), **constants}
+    given = {**wiring.pop("constants"), **tracer.constants(options)}
     with LoadedObject(object_path("writes"), hook=hook, optional=tracer.optional, constants=given, **wiring) as loaded:
         tracer.prepare(Stored(loaded).store, Node(host))
         yield
@@ -81,22 +86,22 @@ def own(hook: str, options: dict[str, bool], constants: dict[str, int]) -> Itera
 def ours(writer: Writer, rounds: int, minimal: Path) -> dict[str, float]:
     """Medians by how it was traced, interleaved."""
     plain = {"latency": False, "all_files": False}
-    # the mounts of a container are in another namespace than the node's
-    inside = {"node_mount_namespace": 1}
     ways: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {
         "untraced": contextlib.nullcontext,
         "a minimal fexit counter": partial(LoadedObject, minimal, hook="fentry"),
     }
     for hook in ("fentry", "kprobe"):
-        ways[f"kubetrace, {hook}, in a container"] = partial(own, hook, plain, inside)
-        ways[f"kubetrace, {hook}, with -L"] = partial(own, hook, {**plain, "latency": True}, inside)
-        ways[f"kubetrace, {hook}, on the node"] = partial(own, hook, plain, {})
+        ways[f"kubetrace, {hook}, in a container"] = partial(own, hook, plain)
+        ways[f"kubetrace, {hook}, on the node"] = partial(own, hook, plain)
+        ways[f"kubetrace, {hook}, with -L"] = partial(own, hook, {**plain, "latency": True})
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             with way():
-                writer.cost()
-                found[name].append(writer.cost())
+                # the node's namespace is known by the first write there
+                writer.cost(writer.node)
+                writer.cost(writer.container)
+                found[name].append(writer.cost(writer.node if name.endswith("node") else writer.container))
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -111,7 +116,7 @@ def peer(writer: Writer, command: tuple[str, ...], untraced: float) -> float | N
         while time.monotonic() < deadline and process.poll() is None:
             # all of its programs are attached when the cost has stopped to change
             time.sleep(0.5)
-            costs = [*costs[-4:], statistics.median(writer.cost() for _ in range(5))]
+            costs = [*costs[-4:], statistics.median(writer.cost(writer.container) for _ in range(5))]
             if len(costs) == 5 and min(costs) > untraced + 100 and max(costs) - min(costs) < 30:
                 return statistics.median(costs)
         return None

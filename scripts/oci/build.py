@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def _platform(wheel: Path, architecture: str, apt: Path, work: Path, with_bcc: b
     own.files["usr/bin/kubetrace"] = File(_LAUNCHER, 0o755)
     for part in chosen:
         _register(part)
-    base = [_userland(), *chosen, *libraries]
+    base = [_userland({path.split("/")[1] for part in chosen for path in part.files}), *chosen, *libraries]
     for part in [*base, own]:
         _compile(part, python)
     made = _Platform(
@@ -205,12 +205,11 @@ def _platform(wheel: Path, architecture: str, apt: Path, work: Path, with_bcc: b
     return made
 
 
-def _userland() -> Part:
+def _userland(below_usr: Collection[str]) -> Part:
     """What no package has: the merged directories, users, the shell's names, and files to be mounted over."""
     part = Part("userland", "")
-    for name in ("bin", "lib", "sbin"):
+    for name in {"bin", "lib", "sbin", "lib64"} & {"sbin", *below_usr}:
         part.files[name] = File(link=f"usr/{name}", mode=0o777)
-    part.files["lib64"] = File(link="usr/lib64", mode=0o777)
     part.files["var/run"] = File(link="/run", mode=0o777)
     for name in _APPLETS:
         part.files[f"usr/bin/{name}"] = File(link="busybox", mode=0o777)

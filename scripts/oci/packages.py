@@ -40,7 +40,10 @@ BCC_WANTED = {
     "libbpfcc": ["usr/lib/*/libbcc.so.*"],
 }
 # Of any library that is needed.
-_LIBRARIES = ["usr/lib/*/lib*.so*", "usr/lib/*/ld-linux-*.so.*", "usr/lib64/ld-linux-*", "usr/lib/llvm-*/lib/lib*.so*"]
+_LIBRARIES = [
+    *("usr/lib/*/lib*.so*", "usr/lib/llvm-*/lib/lib*.so*"),
+    *("usr/lib/*/ld-linux-*.so.*", "usr/lib/ld-linux-*.so.*", "usr/lib64/ld-linux-*.so.*"),
+]
 
 # Parts of Python's library that nothing in the image imports, with the libraries behind them.
 _UNUSED_PYTHON = {
@@ -49,7 +52,6 @@ _UNUSED_PYTHON = {
     *(
         "unittest",
         "venv",
-        "wsgiref",
         "xmlrpc",
         "LICENSE.txt",
         "_aix_support.py",
@@ -149,14 +151,16 @@ def select(parts: Sequence[Part], python: str, wanted: dict[str, list[str]], kno
 
 
 def needed(file: File) -> list[str]:
-    """The libraries that a file is linked to; none for what is no ELF file."""
+    """The libraries that a file is linked to, and its loader; none for what is no ELF file."""
     if not file.data.startswith(b"\x7fELF"):
         return []
     try:
-        dynamic: Any = ELFFile(io.BytesIO(file.data)).get_section_by_name(".dynamic")
+        elf: Any = ELFFile(io.BytesIO(file.data))
+        dynamic = elf.get_section_by_name(".dynamic")
+        loaders = [Path(part.get_interp_name()).name for part in elf.iter_segments("PT_INTERP")]
     except ELFError:
         return []
-    return [tag.needed for tag in dynamic.iter_tags("DT_NEEDED")] if dynamic is not None else []
+    return loaders + ([tag.needed for tag in dynamic.iter_tags("DT_NEEDED")] if dynamic is not None else [])
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

@@ -19,6 +19,8 @@ _UNUSED = {
     "mdurl": "markdown-it-py",
     "pygments": "rich.syntax and rich.traceback",
 }
+# Extras that go into the image, where the project has them: the DaemonSet's.
+_EXTRAS = "agent"
 # Debian's architecture -> the wheels' platforms, newest first.
 _PLATFORMS = {
     "amd64": ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"),
@@ -36,11 +38,11 @@ def build(checkout: Path, target: Path) -> Path:
 
 
 def fetch(wheel: Path, python: str, architecture: str, target: Path) -> list[Path]:
-    """The wheels that this one depends on, for a Python and an architecture. Raises BuildError."""
+    """The wheels that this one and its agent depend on, for a Python and an architecture. Raises BuildError."""
     shutil.rmtree(target, ignore_errors=True)
     platforms = [option for platform in _PLATFORMS[architecture] for option in ("--platform", platform)]
     which = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:", *platforms]
-    _pip(["download", "--dest", str(target), *which, str(wheel)])
+    _pip(["download", "--dest", str(target), *which, f"{wheel}[{_EXTRAS}]"])
     found = {_normal(path.name.split("-")[0]): path for path in target.glob("*.whl")}
     return [path for name, path in sorted(found.items()) if name not in (*_UNUSED, "kubetrace")]
 

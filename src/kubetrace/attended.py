@@ -5,12 +5,14 @@ the laptop that listens is gone, nobody would end the tracing. With KUBETRACE_AT
 waits
 
 - on a terminal for its size, which is 0x0 until kubectl has sent the first one;
-- elsewhere for a first line on stdin; the end of stdin then ends it, as Ctrl-C does.
+- elsewhere for a first line on stdin. A second one then ends it, as Ctrl-C does, and so does a minute without a byte:
+  the end of stdin is not told to a container that kubectl debug has made (it does not ask for stdinOnce).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,6 +22,10 @@ VARIABLE = "KUBETRACE_ATTENDED"
 _LOOK_AGAIN_S = 0.02
 # Then it begins all the same: not every client sends a size.
 _LONGEST_WAIT_S = 30.0
+BEGIN = END = b"\n"
+ALIVE = b"."
+# Who attends sends ALIVE every few seconds.
+_SILENCE_S = 60.0
 
 
 def begin() -> None:
@@ -31,10 +37,10 @@ def begin() -> None:
         while _has_no_size() and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN_S)
         return
-    while (byte := os.read(0, 1)) != b"\n":
+    while (byte := os.read(0, 1)) != BEGIN:
         if not byte:
             raise KeyboardInterrupt
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=_end_when_alone, daemon=True).start()
 
 
 def _has_no_size() -> bool:
@@ -44,10 +50,14 @@ def _has_no_size() -> bool:
         return False
 
 
-def _end_with_stdin() -> None:
+def _end_when_alone() -> None:
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
     try:
-        while os.read(0, 4096):
-            pass
+        while poller.poll(_SILENCE_S * 1000):
+            data = os.read(0, 4096)
+            if not data or END in data:
+                break
     except OSError:
         pass
     os.kill(os.getpid(), signal.SIGINT)

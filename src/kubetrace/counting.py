@@ -167,6 +167,7 @@ class Counting:
         self._places: dict[tuple[int, int], str] = {}
         self._landings: dict[tuple[int, ...], Landing] = {}
         self._found: dict[Any, Row | None] = {}
+        self._early: dict[bytes, tuple[int, bytes]] = {}
         self._ticked_ns = 0
         self._kinds = 1 + max(self._counted.kinds.values(), default=0)
         self._zero = self._counted.totals(self._sums())
@@ -306,6 +307,8 @@ class Counting:
             entry = find(prefix + key)
             if entry is None:
                 entry = self._new(stream, prefix + key, data[at * stride : (at + 1) * stride])
+                if key in self._early:
+                    self._time(entry, *self._early.pop(key))
             into = entry.into
             if into is not None:
                 # unrolled: this is what a snapshot of many counters costs
@@ -415,16 +418,21 @@ class Counting:
                 # no key is in both maps: those of the rest are no file's
                 entry = entry or self._entries.get(stream.encode() + raw)
             if entry is None:
-                continue
-            new = struct.unpack(f"<{len(slots) // 8}Q", slots)
-            old = entry.slots or (0,) * len(new)
-            entry.slots, entry.longest = new, longest
-            if entry.row is not None and self._counted.timed(self._by, entry.kind):
-                row = entry.row
-                if not row.slots:
-                    row.slots = [0] * len(new)
-                row.slots = [total + now - before for total, now, before in zip(row.slots, new, old, strict=True)]
-                row.longest = max(row.longest, longest)
+                # read after the counters, or when those were not due
+                self._early[raw] = longest, slots
+            else:
+                self._time(entry, longest, slots)
+
+    def _time(self, entry: _Entry, longest: int, slots: bytes) -> None:
+        new = struct.unpack(f"<{len(slots) // 8}Q", slots)
+        old = entry.slots or (0,) * len(new)
+        entry.slots, entry.longest = new, longest
+        if entry.row is not None and self._counted.timed(self._by, entry.kind):
+            row = entry.row
+            if not row.slots:
+                row.slots = [0] * len(new)
+            row.slots = [total + now - before for total, now, before in zip(row.slots, new, old, strict=True)]
+            row.longest = max(row.longest, longest)
 
     # Showing.
 

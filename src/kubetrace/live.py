@@ -190,8 +190,7 @@ class LiveSource:
             tracer: list(kernel.read(*(stream for stream in kernel.layouts if stream != _BIRTHS)))
             for tracer, kernel in self._kernels.items()
         }
-        for kernel in self._kernels.values():
-            self._births(kernel)
+        self._look_at_births()
         if self._mounts_changed:
             self._mounts()
         if time.monotonic() - self._asked >= _ASK_AGAIN_S:
@@ -222,17 +221,28 @@ class LiveSource:
         return steps
 
     def _sample(self, now: bool) -> list[Batch]:
-        for gauge in self._gauges.values():
-            for fact in self._facts:
-                gauge.learn(fact)
+        self._teach(self._facts)
         if not now and time.monotonic() - self._sampled < self._interval_s:
             return []
         self._sampled = time.monotonic()
-        return [
+        taught = len(self._facts)
+        found = [
             Batch(stream_key(tracer, batch.stream), batch.data)
             for tracer, gauge in self._gauges.items()
-            for batch in gauge.read(whole=now)
+            for batch in gauge.read(self._look_at_births, whole=now)
         ]
+        self._teach(self._facts[taught:])
+        return found
+
+    def _teach(self, facts: Iterable[Fact]) -> None:
+        for gauge in self._gauges.values():
+            for fact in facts:
+                gauge.learn(fact)
+
+    def _look_at_births(self) -> None:
+        # A full node's files take longer than a container may live.
+        for kernel in self._kernels.values():
+            self._births(kernel)
 
     def _look_at_layers(self) -> None:
         # A few at a time: the rings go on filling meanwhile.
@@ -262,9 +272,7 @@ class LiveSource:
             self._asked = now
             facts.extend(self._files.resolve_again())
             facts.extend(self._files.layers_again())
-        for gauge in self._gauges.values():
-            for fact in facts:
-                gauge.learn(fact)
+        self._teach(facts)
         return facts
 
     def layers(self, device: int) -> Sequence[Fact]:

@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents import Agent
+from tests.agents import ONLY_THESE, Agent
 from tests.vm import cri, images
 
 from .conftest import SHELL
-
-# deploy/daemonset.yaml, as tests/native/test_agent_native.py compares it
-CAPABILITIES = ("bpf", "perfmon", "sys_ptrace", "sys_resource")
-ONLY_THESE = (
-    "setpriv",
-    "--bounding-set=-all," + ",".join(f"+{name}" for name in CAPABILITIES),
-    "--inh-caps=-all",
-    "--no-new-privs",
-)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 
     unshare --mount --pid --fork --kill-child --mount-proc python -m tests.native.real_node COUNT DIRECTORY
 
-DIRECTORY holds images.tar and cri_pb2.py. COUNT containers of one pod run /bin/true, one after the other, while
-`kubetrace cgroups -o json` writes to DIRECTORY/out; DIRECTORY/truth.json is what the runtime says of them. The cgroups
-are made in the machine's own hierarchies, as tests.vm.cgroup_pods does.
+DIRECTORY holds images.tar and cri_pb2.py. COUNT containers of one pod run /bin/true, one after the other, and one
+more sleeps, while `kubetrace cgroups -o json` writes to DIRECTORY/cgroups and starts to DIRECTORY/starts;
+DIRECTORY/truth.json is what the runtime and /proc say of them. The cgroups are made in the machine's own hierarchies,
+as tests.vm.cgroup_pods does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from tests.vm import cri, guest, images
 
+NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
+
 
 def main(count: int, directory: Path) -> None:
     for path in ("/run", "/var/lib", "/var/log"):
@@ -27,13 +30,7 @@ def main(count: int, directory: Path) -> None:
     node.start_containerd()
     command = ["ctr", "-n", "k8s.io", "images", "import", f"{directory}/images.tar"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    ready, errors = directory / "ready", directory / "err"
-    with open(directory / "out", "wb") as out, open(errors, "wb") as err:
-        command = [sys.executable, "-m", "kubetrace", "cgroups", "-o", "json", "--ready-file", str(ready)]
-        tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-    while not ready.exists():
-        assert tracer.poll() is None, errors.read_text()
-        time.sleep(0.01)
+    traced = [start(name, directory) for name in ("cgroups", "starts")]
     pod = node.run_pod("shop", "brief-0")
     ended = {}
     for number in range(count):
@@ -42,11 +39,38 @@ def main(count: int, directory: Path) -> None:
             time.sleep(0.002)
         ended[container.container_id] = {"name": container.name, "exit_code": status.exit_code}
         container.remove()
+    kept = pod.start_container("kept", images.BATCH, ["sh", "-c", "echo hello; exec sleep 1000"])
+    pause = int(Path(f"{cri.TASKS}/{pod.sandbox_id}/init.pid").read_text())
+    truth = {
+        "pod_uid": pod.uid,
+        "cgroup": pod.cgroup_path,
+        "ended": ended,
+        "kept": kept.container_id,
+        "sandbox": pod.sandbox_id,
+        "namespaces": {"kept": inodes(kept.pid), "sandbox": inodes(pause)},
+    }
+    time.sleep(0.3)  # for its first write
     pod.remove()
-    tracer.send_signal(signal.SIGINT)
-    assert tracer.wait(30) == 0, errors.read_text()
+    for process in traced:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
     node.stop_containerd()
-    (directory / "truth.json").write_text(json.dumps({"pod_uid": pod.uid, "cgroup": pod.cgroup_path, "ended": ended}))
+    (directory / "truth.json").write_text(json.dumps(truth))
+
+
+def start(name: str, directory: Path) -> subprocess.Popen[bytes]:
+    ready, errors = directory / f"{name}.ready", directory / f"{name}.err"
+    with open(directory / name, "wb") as out, open(errors, "wb") as err:
+        command = [sys.executable, "-m", "kubetrace", name, "-o", "json", "--ready-file", str(ready)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    while not ready.exists():
+        assert process.poll() is None, errors.read_text()
+        time.sleep(0.01)
+    return process
+
+
+def inodes(pid: int) -> dict[str, int]:
+    return {name: os.stat(f"/proc/{pid}/ns/{name}").st_ino for name in NAMESPACES}
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ _FIELDS: dict[str, dict[int, tuple[str, str, bool]]] = {
         9: ("volumeMounts", "Mount", True),
         15: ("securityContext", "Security", False),
         16: ("stdin", "bool", False),
+        17: ("stdinOnce", "bool", False),
         18: ("tty", "bool", False),
     },
     "Env": {1: ("name", "text", False), 2: ("value", "text", False)},

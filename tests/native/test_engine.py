@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kubetrace.engines import tracefs
-from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.libbpf import LoadedObject, Program, missed_by_both
 from kubetrace.engines.ring import CallbackRing, MappedRing
 from kubetrace.engines.source import KernelSource, object_path
 from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
@@ -160,6 +161,43 @@ def test_the_objects_hold_btf_and_the_programs_of_both_kinds(arch: str) -> None:
     assert {".BTF", ".BTF.ext", "license", ".maps"} <= set(sections)
     for hook in ("fentry", "kprobe", "fexit", "kretprobe"):
         assert f"{hook}/ovl_copy_up_one" in sections
+
+
+def test_every_backup_is_of_a_program_and_has_a_place_to_count() -> None:
+    with LoadedObject(object_path("copyup"), hook="kprobe", optional=OPTIONAL, attach=False) as loaded:
+        programs: list[Program] = loaded._programs()
+        places = loaded.btf.enum("kt_backed_up")
+        copies = loaded.btf.enum("kt_copy")["kt_copies"]
+    backups = [program for program in programs if program.backs_up is not None]
+    fentry = {(program.group, program.function) for program in programs if program.hook == "fentry"}
+    assert {(program.backs_up, program.function) for program in backups} == {
+        (group, function)
+        for group, function in fentry
+        if not group.endswith("_backup") and not group.startswith("cgroup_")
+    }
+    assert {program.hook for program in backups} == {"fentry", "kprobe"}
+    assert {f"kt_backed_up_{program.backs_up}" for program in backups} == set(places)
+    assert copies == 2 and max(places.values()) < 32
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("idle", [0.0, 0.5])
+def test_what_two_copies_missed_is_what_neither_ran_for(order: tuple[int, int], idle: float) -> None:
+    chance = random.Random(7)
+    for _ in range(2000):
+        rate, missed, done, neither = chance.random(), [0, 0], [0, 0], 0
+        for _ in range(chance.randrange(12)):
+            work, did, ran = chance.random() >= idle, False, False
+            for copy in order:
+                if chance.random() < rate:
+                    missed[copy] += 1
+                    continue
+                ran = True
+                if work and not did:
+                    did, done[copy] = True, done[copy] + 1
+            neither += work and not ran
+        told = missed_by_both(*missed, *done)
+        assert told == neither if not idle else neither <= told <= min(missed)
 
 
 def test_an_object_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.vm import guest, images, stage
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runtime() -> str:
     """PATH with containerd and runc."""
     try:
@@ -29,7 +29,10 @@ def runtime() -> str:
     return ":".join([*dict.fromkeys(paths), os.environ["PATH"]])
 
 
-def test_101_brief_containers_of_containerd_are_seen_named_and_complete(runtime: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def node(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of tests.native.real_node that has ended."""
+    tmp_path = tmp_path_factory.mktemp("node")
     pause = images.build_pause(tmp_path)
     images.write(tmp_path / "images.tar", busybox=stage.program("busybox"), pause=pause)
     proto = ROOT / "tests" / "vm" / "cri.proto"
@@ -50,8 +53,16 @@ def test_101_brief_containers_of_containerd_are_seen_named_and_complete(runtime:
             for below in ("/containerd.service", ""):
                 os.rmdir(f"{hierarchy}/system.slice{below}")
     assert done.returncode == 0, done.stderr[-2000:]
-    truth = json.loads((tmp_path / "truth.json").read_text())
-    objects = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    return tmp_path
+
+
+def objects_of(node: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (node / name).read_text().splitlines()]
+
+
+def test_101_brief_containers_of_containerd_are_seen_named_and_complete(node: Path) -> None:
+    truth = json.loads((node / "truth.json").read_text())
+    objects = objects_of(node, "cgroups")
     told: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for found in objects:
         told[found.get("container_id") or ""].append(found)
@@ -74,3 +85,24 @@ def test_101_brief_containers_of_containerd_are_seen_named_and_complete(runtime:
     assert objects[-1]["lost"] == 0
     lifetimes.sort()
     print(f"lived {lifetimes[0]:.0f} to {lifetimes[-1]:.0f} ms, half of them less than {lifetimes[50]:.0f}")
+
+
+def test_the_start_of_a_real_pod_adds_up_and_tells_its_namespaces(node: Path) -> None:
+    truth = json.loads((node / "truth.json").read_text())
+    objects = objects_of(node, "starts")
+    (sandbox, kept) = (
+        [found for found in objects if found.get("container_id") == truth[name]] for name in ("sandbox", "kept")
+    )
+    steps = ["prepared", "rootfs", "cgroup", "runc_init", "namespaces", "volumes", "pivot_root", "exec"]
+    assert {found["phase"] for found in sandbox} >= {"pod_cgroup", *steps} - {"volumes"}
+    assert [found["phase"] for found in kept] == [*steps, "first_write"]
+    # from the pod's begin to its entrypoint: what came before this container is the sandbox's, and that of the others
+    assert kept[-2]["since_ns"] >= sum(found["duration_ns"] for found in sandbox)
+    for found, own in ((sandbox[-1], "sandbox"), (kept[-2], "kept")):
+        expected, paused = truth["namespaces"][own], truth["namespaces"]["sandbox"]
+        for name, told in found["namespaces"].items():
+            # what is the node's is asked in the VM: this machine's first process may not be looked at
+            assert told["inode"] == expected[name]
+            shared = own == "kept" and expected[name] == paused[name]
+            assert told["pod"] == (shared and not told["node"]), name
+    assert kept[-2]["namespaces"]["ipc"]["pod"] and not kept[-2]["namespaces"]["mnt"]["pod"]

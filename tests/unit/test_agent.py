@@ -52,6 +52,19 @@ def test_sums_stay_when_the_tracer_is_attached_anew() -> None:
     assert read(made) == {"a": 14}
 
 
+def test_a_new_row_is_held_until_it_is_there_again() -> None:
+    made = series()
+    made.absorb([(("3f2a",), [1]), (("a",), [2])], 0, hold_new=True)
+    assert read(made) == {}
+    # what had only an id has a name now, and is counted under it alone
+    made.absorb([(("web",), [1]), (("a",), [5])], 1, hold_new=True)
+    assert read(made) == {"a": 5}
+    made.absorb([(("web",), [1]), (("a",), [6])], 2, hold_new=True)
+    assert read(made) == {"a": 6, "web": 1}
+    made.absorb([(("web",), [4]), (("late",), [2])], 3)
+    assert read(made) == {"a": 6, "web": 4, "late": 2}
+
+
 def test_what_finds_no_place_is_one_overflow_series_and_counted_once() -> None:
     made = series(limit=2)
     made.absorb([((name,), [1]) for name in "abcd"], 0)

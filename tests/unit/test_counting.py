@@ -301,6 +301,16 @@ def test_latencies_join_their_row() -> None:
     assert record["max_ns"] == 9000
 
 
+def test_latencies_that_are_read_before_their_counter_are_kept_for_it() -> None:
+    made = counting(Node())
+    slots = struct.pack("<32Q", 0, 7, *[0] * 30)
+    made.take([CACHE, Batch("latencies", pack(LATENCY, cgroup_id=7, mount=1, device=5, longest=900, slots=slots))])
+    assert made.all_rows() == []
+    made.take([counter(7, 70)])
+    (row,) = made.all_rows()
+    assert (row.slots[1], row.longest) == (7, 900)
+
+
 def test_a_sync_is_no_slow_write_but_has_a_latency_of_its_own() -> None:
     made = counting(Node())
     slots = struct.pack("<32Q", *[0] * 20, 3, *[0] * 11)

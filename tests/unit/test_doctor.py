@@ -79,6 +79,9 @@ def test_a_healthy_node_is_ok_in_every_line() -> None:
         # CAP_BPF and CAP_PERFMON without CAP_SYS_PTRACE
         ("capabilities", {"capabilities": 1 << 39 | 1 << 38}, "less", "CAP_SYS_PTRACE"),
         ("capabilities", {"capabilities": 1 << 39}, "no", "kubectl debug"),
+        # the DaemonSet's
+        ("capabilities", {"capabilities": 1 << 39 | 1 << 38 | 1 << 19}, "less", "CAP_SYS_ADMIN, if layers matter"),
+        ("capabilities", {"capabilities": 1 << 39 | 1 << 38 | 1 << 19, "overlay_btf": "kernel"}, "ok", ""),
         ("lockdown", {"lockdown": "confidentiality"}, "no", "lockdown=integrity"),
         ("lockdown", {"lockdown": "integrity"}, "ok", ""),
         ("lockdown", {"lockdown": None}, "ok", ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -313,6 +313,31 @@ def test_a_recorder_looks_up_the_layers_of_every_container_without_events() -> N
     learned = [fact for step in live.drain() for fact in step.facts]
     assert LayerSeen("/lower7", "5", "sha256:1", None, 0) in learned
     assert not [fact for step in live.drain() for fact in step.facts]
+
+
+def test_a_birth_while_gauges_are_read_is_dealt_with_at_once() -> None:
+    source = ListSource()
+
+    class Slow:
+        layouts: Mapping[str, Layout] = {}
+
+        def __init__(self) -> None:
+            self.taught: list[Fact] = []
+
+        def learn(self, fact: Fact) -> None:
+            self.taught.append(fact)
+
+        def read(self, between: Callable[[], None], *, whole: bool = False) -> list[Batch]:
+            source.put("cgroups", birth(5, 30, f"/kubepods/podx/{BATCH}".encode()))
+            between()
+            assert "cgroups" not in source.pending
+            return []
+
+    gauge = Slow()
+    live = LiveSource({"copyup": source}, Files(), {"copyup": gauge})
+    (step,) = live.drain()
+    born = CgroupSeen(0, 30, f"/kubepods/podx/{BATCH}", 5)
+    assert born in step.facts and gauge.taught.count(born) == 1
 
 
 def test_losses_are_told_once_each_time_they_rise() -> None:

@@ -153,6 +153,16 @@ def test_hostile_pressure_files_are_unknown(v2: Usage, tmp_path: Path, text: str
     assert only(v2).cpu_pressure == -1
 
 
+def test_reading_many_is_interrupted_every_few(v2: Usage, tmp_path: Path) -> None:
+    for number in range(12):
+        path = APP[:-2] + f"{number:02}"
+        write(tmp_path / ("sys/fs/cgroup" + path), cgroup__procs="1\n")
+        v2.learn(CgroupSeen(0, 100 + number, path, 1))
+    calls: list[int] = []
+    (batch,) = v2.read(lambda: calls.append(1))
+    assert (len(list(LAYOUT.decode(batch.data))), len(calls)) == (13, 3)
+
+
 def test_thousands_of_cgroups_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = Usage(FakeHost(tmp_path, ["/sys/fs/cgroup rw - cgroup2 cgroup2 rw"]))
     for number in range(600):

@@ -24,6 +24,7 @@ class Series:
         self._sums: dict[Labels, list[float]] = {}
         self._grown: dict[Labels, float] = {}
         self._before: Mapping[Labels, Sequence[float]] = {}
+        self._held: set[Labels] = set()
         self._folded: set[Labels] = set()
         self._overflow: Labels = (OVERFLOW,) * labels
         self._overflow_sums: list[float] | None = None
@@ -32,16 +33,26 @@ class Series:
 
     def begin_again(self) -> None:
         """Rows count from zero again (the tracer was attached anew); sums stay."""
-        self._before = {}
+        self._before, self._held = {}, set()
 
-    def absorb(self, rows: Iterable[tuple[Labels, Sequence[float]]], now_s: float) -> None:
-        """Take in how every row stands. One that is gone, and comes again, counts from zero."""
+    def absorb(self, rows: Iterable[tuple[Labels, Sequence[float]]], now_s: float, *, hold_new: bool = False) -> None:
+        """Take in how every row stands. One that is gone, and comes again, counts from zero.
+
+        `hold_new`: a row that was not there before is taken in at the next call; a container whose name is learned a
+        moment after its first event would be counted under its id too.
+        """
         joined: dict[Labels, list[float]] = {}
         for labels, values in rows:
             # what is too long for a label may then be the same as another
             labels = tuple([label[:_LONGEST_LABEL] for label in labels])
             known = joined.get(labels)
             joined[labels] = list(values) if known is None else [a + b for a, b in zip(known, values, strict=True)]
+        held = {labels for labels in joined if labels not in self._before and labels not in self._held}
+        if not hold_new:
+            held = set()
+        for labels in held:
+            del joined[labels]
+        self._held = held
         for labels, values in joined.items():
             before = self._before.get(labels, self._zero)
             # a row falls when part of it is concluded to be another's: that was counted, and is not taken back

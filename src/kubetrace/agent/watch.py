@@ -193,9 +193,9 @@ class Watch:
                 if now - begun > _LONGEST_S or rows > _MOST_ROWS:
                     break
         session.drain(source, pipeline, last=True)
-        self._look(pipeline, base, max(seen, pipeline.counts.unattributed), time.monotonic())
+        self._look(pipeline, base, max(seen, pipeline.counts.unattributed), time.monotonic(), last=True)
 
-    def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float) -> int:
+    def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float, *, last: bool = False) -> int:
         """Take in the table as it stands; how much is remembered."""
         table = pipeline.table(self._options.by)
         at = {column.key: place for place, column in enumerate(table.columns)}
@@ -211,6 +211,7 @@ class Watch:
                 for row in rows
             ),
             now,
+            hold_new=not last,
         )
         counts = pipeline.counts
         self._tell(

@@ -120,6 +120,9 @@ def _capabilities(kernel: KernelFacts) -> Finding:
     if not kernel.capabilities >> 19 & 1:
         found = f"{held}; without CAP_SYS_PTRACE mounts that come later are not seen from a pod"
         return Finding("capabilities", "less", found, "add CAP_SYS_PTRACE")
+    if not kernel.capabilities >> 21 & 1 and kernel.overlay_btf == "module":
+        found = f"{held}; without CAP_SYS_ADMIN no BTF of modules: kprobes serve, image layers are not told"
+        return Finding("capabilities", "less", found, "add CAP_SYS_ADMIN, if layers matter")
     return Finding("capabilities", "ok", held)
 
 

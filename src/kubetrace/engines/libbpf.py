@@ -46,6 +46,20 @@ class _ProgInfo(ctypes.Structure):
     ]
 
 
+class _OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts (libbpf.h) up to btf_custom_path; libbpf takes any shorter one."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("removed", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
+    ]
+
+
 class Libbpf:
     """The library's functions, with their types. Raises LibraryMissing when libbpf.so.1 cannot be loaded."""
 
@@ -99,6 +113,7 @@ class Libbpf:
             ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
             ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
             ("libbpf_find_vmlinux_btf_id", c_int, c_char_p, c_int),
+            ("bpf_btf_get_next_id", c_int, c_uint32, POINTER(c_uint32)),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("bpf_enable_stats", c_int, c_int),
             ("libbpf_num_possible_cpus", c_int),
@@ -144,6 +159,15 @@ class Libbpf:
             self.log += buffer.value.decode(errors="replace").splitlines()
             del self.log[:-_LOG_LINES]
         return 0
+
+
+def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int) -> int:
+    """Calls for which neither a program nor its backup ran, at most: exact where every call has work for it.
+
+    Whichever of the two the kernel runs first does the work, and the other only where the first was missed. So
+    misses(first) - done(other) is the number, and the same taken the other way round never more.
+    """
+    return min(misses, backup_misses, max(0, misses - backup_done, backup_misses - done))
 
 
 @cache
@@ -232,7 +256,11 @@ class LoadedObject:
     def _choose(self, hook: str) -> None:
         candidates = self._candidates(hook)
         while True:
-            chosen = {group: programs[0].name for group, programs in candidates.items()}
+            chosen = {
+                group: programs[0].name
+                for group, programs in candidates.items()
+                if self._serves(programs[0], candidates)
+            }
             refused, code = self._try(chosen)
             if refused is None:
                 return
@@ -243,6 +271,13 @@ class LoadedObject:
             if len(candidates[group]) == 1 and group not in self._optional and last.backs_up is None:
                 raise self._refusal(refused, code, hook)
             self._demote(candidates, candidates[group][0])
+
+    @staticmethod
+    def _serves(program: Program, candidates: Mapping[str, list[Program]]) -> bool:
+        # Only what the kernel may preempt needs a backup.
+        if program.backs_up is None:
+            return True
+        return program.backs_up in candidates and candidates[program.backs_up][0].hook == "fentry"
 
     def _demote(self, candidates: dict[str, list[Program]], refused: Program) -> None:
         """Go on to the next candidate, also where the same is bound to be refused again.
@@ -312,7 +347,8 @@ class LoadedObject:
             if not link:
                 return name, ctypes.get_errno()
             self._links.append(link)
-            self.hooks[programs[name].group] = programs[name].hook
+            if programs[name].backs_up is None:
+                self.hooks[programs[name].group] = programs[name].hook
         return None, 0
 
     def _attach_program(self, program: Program) -> int:
@@ -351,7 +387,7 @@ class LoadedObject:
 
     def _open(self) -> None:
         ctypes.set_errno(0)
-        self._object = self._library.bpf_object__open_file(os.fsencode(self._path), None)
+        self._object = self._library.bpf_object__open_file(os.fsencode(self._path), self._open_options())
         if not self._object:
             code = ctypes.get_errno()
             raise LoadRefused(
@@ -360,6 +396,17 @@ class LoadedObject:
         size = c_uint32()
         data = self._library.btf__raw_data(self._library.bpf_object__btf(self._object), ctypes.byref(size))
         self.btf = Btf(ctypes.string_at(data, size.value))
+
+    def _open_options(self) -> Any:
+        """None; or, where the BTF of modules may not be asked for (CAP_SYS_ADMIN), that of the kernel as all there is.
+
+        libbpf up to 1.1 gives the whole object up when it looks for a type among modules and may not. What is then
+        not known is what only overlayfs' own structs tell: the image layer of a copied file.
+        """
+        if self._library.bpf_btf_get_next_id(0, ctypes.byref(c_uint32())) not in (-errno.EPERM, -errno.EACCES):
+            return None
+        options = _OpenOptions(sz=ctypes.sizeof(_OpenOptions), btf_custom_path=os.fsencode(support.VMLINUX_BTF))
+        return ctypes.byref(options)
 
     def _programs(self) -> list[Program]:
         found, pointer = [], self._library.bpf_object__next_program(self._object, None)
@@ -444,9 +491,7 @@ class LoadedObject:
     def missed_runs(self) -> int:
         """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
 
-        With a backup, those that neither copy ran for. The first to run does the work whenever it runs, the other only
-        for it: so of misses(first) - done(other) the one that is right for the real order is exact, and the other
-        smaller; both bounds hold besides.
+        With a backup, those that neither copy ran for.
         """
         missed = self._returns.missed() if self._returns is not None else 0
         misses: dict[str, int] = {}
@@ -461,8 +506,7 @@ class LoadedObject:
             for group in both:
                 index = groups[f"kt_backed_up_{group}"] * copies
                 first, backup = self.per_cpu_sums("done", [index, index + 1])
-                neither = max(0, misses[group] - backup, backups[group] - first)
-                missed += min(misses[group], backups[group], neither)
+                missed += missed_by_both(misses[group], backups[group], first, backup)
         return missed
 
     def time_runs(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kubetrace.errors import HookMissing, PermissionDenied
 
-_VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
+VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 KPROBES = Path("/sys/bus/event_source/devices/kprobe")
 _PREEMPT_MODE = Path("/sys/kernel/debug/sched/preempt")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -117,10 +117,10 @@ def hook_missing(tracer: str, program: str, hook: str, detail: str) -> HookMissi
 
 def check_btf() -> None:
     """Raises HookMissing when the kernel carries no BTF: objects compiled once cannot be relocated to it."""
-    if not _VMLINUX_BTF.exists():
+    if not VMLINUX_BTF.exists():
         raise HookMissing(
             f"this kernel ({os.uname().release}) has no BTF.",
-            why=f"{_VMLINUX_BTF} is missing (CONFIG_DEBUG_INFO_BTF), so compiled programs cannot be fitted to it.",
+            why=f"{VMLINUX_BTF} is missing (CONFIG_DEBUG_INFO_BTF), so compiled programs cannot be fitted to it.",
             do="a kernel of a current distribution (Debian: since 5.10)",
             check="kernel BTF",
         )
@@ -133,7 +133,7 @@ def functions_absent(names: Collection[str]) -> set[str]:
     """
     if not names:
         return set()
-    table = _VMLINUX_BTF.read_bytes()
+    table = VMLINUX_BTF.read_bytes()
     return {name for name in names if b"\0" + name.encode() + b"\0" not in table}
 
 

@@ -294,7 +294,7 @@ def _take_said(merged: Merged, said: Said, summaries: dict[str, Mapping[str, Any
         state.status = f"failed: {said.failed or 'it ended without a summary'}" if state.failed else "ended"
     else:
         first = bool(state.status)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(said.line)
             kind = record.get("type") if isinstance(record, dict) else None
             if kind == "window":
@@ -388,7 +388,7 @@ class _Lines:
 
         if self._output == "json":
             # whole objects only: what else comes over the wire is no line of this stream
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
                 if isinstance(record, dict):
                     return json.dumps({**record, "node": node}, separators=(",", ":")) + "\n"

@@ -130,4 +130,5 @@ class Merged:
             visible(text) if len(nodes) == len(self.nodes) else f"{', '.join(nodes)}: {visible(text)}"
             for text, nodes in found.items()
         ]
-        return told[:_MOST_NOTICES]
+        failed = [f"{node} {visible(state.status)}" for node, state in self.nodes.items() if state.failed]
+        return [*failed, *told][:_MOST_NOTICES]

@@ -1,8 +1,9 @@
 """One `kubectl debug` for each node, read side by side; whatever happens, their pods are deleted at the end.
 
 On a terminal a single node's kubetrace gets the terminal itself. Otherwise stdin is a pipe (-i without -t: a terminal
-would mix stderr into stdout and end lines with \\r\\n) whose first line lets kubetrace begin and whose end ends it
-(attended.py), so that nothing it says is lost and it does not outlive whoever listens.
+would mix stderr into stdout and end lines with CR LF) whose first line lets kubetrace begin and whose second ends it
+(attended.py), so that nothing it says is lost; and since it is told every few seconds that somebody listens, it does
+not outlive who does.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+from kubetrace.attended import ALIVE, BEGIN, END
 from kubetrace.errors import ClusterError, KubetraceError
 from kubetrace.plugin.kubectl import Kubectl, last_words, missing
 
 # A pod whose container does not run by then is given up; its image may have to be pulled.
 START_TIMEOUT_S = 180.0
 _ASK_S = 5.0
+_ALIVE_S = 5.0
 END_S = 15.0
 _MOST_LINE_BYTES = 16 << 20
 _EXIT_CODE_S = 3.0
@@ -65,7 +68,7 @@ class Streams:
         self._commands = {node: kubectl.debug(node, image, given, terminal=False) for node, given in arguments.items()}
         self._queue: queue.SimpleQueue[tuple[Stream, bool, bytes | None]] = queue.SimpleQueue()
         self._streams: dict[str, Stream] = {}
-        self._asked = time.monotonic()
+        self._asked = self._told = time.monotonic()
         self._waits: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
         self._asker: threading.Thread | None = None
         self.troubles: list[str] = []
@@ -93,12 +96,16 @@ class Streams:
         except FileNotFoundError as error:
             raise missing() from error
         stream = self._streams[node] = Stream(node, process, time.monotonic())
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):
-            process.stdin.write(b"\n")
-            process.stdin.flush()
+        self._tell(stream, BEGIN)
         for is_error, pipe in ((False, process.stdout), (True, process.stderr)):
             threading.Thread(target=self._read, args=(stream, is_error, pipe), daemon=True).start()
+
+    def _tell(self, stream: Stream, what: bytes) -> None:
+        # A pipe that kubectl does not read from holds this for hours.
+        with contextlib.suppress(OSError, ValueError):
+            assert stream.process.stdin is not None
+            stream.process.stdin.write(what)
+            stream.process.stdin.flush()
 
     def _read(self, stream: Stream, is_error: bool, pipe: IO[bytes]) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -113,6 +120,10 @@ class Streams:
 
     def read(self, timeout_s: float) -> Iterator[Said]:
         """What has come, after at most so long."""
+        if time.monotonic() - self._told > _ALIVE_S:
+            self._told = time.monotonic()
+            for stream in self._streams.values():
+                self._tell(stream, ALIVE)
         yield from self._overdue()
         with contextlib.suppress(queue.Empty):
             while True:
@@ -166,6 +177,7 @@ class Streams:
         for stream in self._streams.values():
             if stream.waits and not stream.heard:
                 stream.process.terminate()
+            self._tell(stream, END)
             with contextlib.suppress(OSError):
                 if stream.process.stdin is not None:
                     stream.process.stdin.close()

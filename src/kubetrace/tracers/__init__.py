@@ -207,8 +207,11 @@ class Gauges(Protocol):
     def learn(self, fact: Fact) -> None:
         """What became known of the node."""
 
-    def read(self, *, whole: bool = False) -> Iterable[Batch]:
-        """How things stand now; of very many some at a time, unless the `whole` is asked for."""
+    def read(self, between: Callable[[], None], *, whole: bool = False) -> Iterable[Batch]:
+        """How things stand now; of very many some at a time, unless the `whole` is asked for.
+
+        Calls `between` every millisecond or so, for what cannot wait.
+        """
 
 
 class Board(Protocol):

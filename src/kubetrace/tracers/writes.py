@@ -302,6 +302,8 @@ class Writes:
         for device, inode, levels in files.anchors():
             key = inode.to_bytes(8, "little") + device.to_bytes(4, "little") + bytes(4)
             store("anchors", key, levels.to_bytes(4, "little"))
+        # these are all: from now on the kernel remembers what it concludes
+        store("anchors", bytes(16), (1).to_bytes(4, "little"))
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`; rows are added up by `counted`."""
