@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import signal
 import sys
@@ -99,6 +100,7 @@ class Stop:
 
 def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
+    gc.disable()
     from kubetrace.host import Host
 
     # What was asked wrongly is said before anything is attached.
@@ -361,6 +363,9 @@ def _loop(
     tick = drain(source, pipeline)
     if pace.due(tick, pipeline.counts.events):
         view.show(pipeline, tick)
+    # All that was made on the way here stays: it need not be looked at again.
+    gc.freeze()
+    gc.enable()
     keyboard = view.keyboard()
     if keyboard is not None:
         source.watch(keyboard)
