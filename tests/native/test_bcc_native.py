@@ -177,7 +177,7 @@ def test_auto_takes_bcc_where_there_is_no_btf(monkeypatch: pytest.MonkeyPatch) -
     from kubetrace.engines import support
 
     assert engine_for("auto") == "libbpf"
-    monkeypatch.setattr(support, "_VMLINUX_BTF", Path("/nowhere"))
+    monkeypatch.setattr(support, "VMLINUX_BTF", Path("/nowhere"))
     assert engine_for("auto") == "bcc"
     monkeypatch.setattr(bcc, "_PLACES", ("/nowhere",))
     monkeypatch.setattr(sys, "path", ["/nowhere"])
