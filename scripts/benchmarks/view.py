@@ -6,6 +6,7 @@ of the same cells.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -36,8 +37,9 @@ def _terminal() -> int:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
 
     def read() -> None:
-        while os.read(leader, 1 << 16):
-            pass
+        with contextlib.suppress(OSError):  # EIO at the end
+            while os.read(leader, 1 << 16):
+                pass
 
     threading.Thread(target=read, daemon=True).start()
     return terminal

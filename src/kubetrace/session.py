@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import signal
 import sys
@@ -99,6 +100,7 @@ class Stop:
 
 def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
+    gc.disable()
     from kubetrace.host import Host
 
     # What was asked wrongly is said before anything is attached.
@@ -135,6 +137,8 @@ def run(tracer: Tracer, options: Options) -> None:
             from kubetrace.live import LiveSource
             from kubetrace.pipeline import Pipeline
 
+            # before anything is written: our own container is left out from here on
+            prepare(tracer, kernel, files)
             gauges = gauges_of([tracer], host)
             source = LiveSource({tracer.name: kernel}, files, gauges, interval_s=options.interval_s)
             if options.record is not None:
@@ -154,7 +158,6 @@ def run(tracer: Tracer, options: Options) -> None:
                 own=options.own,
                 missing=tuple(kernel.missing.values()),
             )
-            prepare(tracer, kernel, files)
             source.start()
             if options.ready_file is not None:
                 touch(options.ready_file)
@@ -360,6 +363,9 @@ def _loop(
     tick = drain(source, pipeline)
     if pace.due(tick, pipeline.counts.events):
         view.show(pipeline, tick)
+    # All that was made on the way here stays: it need not be looked at again.
+    gc.freeze()
+    gc.enable()
     keyboard = view.keyboard()
     if keyboard is not None:
         source.watch(keyboard)
