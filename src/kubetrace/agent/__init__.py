@@ -46,6 +46,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
             host,
             selection=selection,
             hook=given["hook"],
+            engine=given["engine"],
             cri_socket=given["cri_socket"],
             max_series=given["max_series"],
             idle_s=idle_s,

@@ -71,6 +71,7 @@ class Watch:
         *,
         selection: Selection,
         hook: str,
+        engine: str,
         cri_socket: str | None,
         max_series: int,
         idle_s: float,
@@ -84,7 +85,7 @@ class Watch:
         by = tracer.metered_by
         _, sort = session.check(tracer, None, None)
         self._options = session.Options(
-            selection, by, sort, hook=hook, cri_socket=cri_socket, own=options.own_of(tracer, given)
+            selection, by, sort, hook=hook, engine=engine, cri_socket=cri_socket, own=options.own_of(tracer, given)
         )
         self._constants = session.constants_of(tracer, self._options)
         self._tracer = session.adapted(tracer, self._options)

@@ -26,6 +26,7 @@ CHECKS = (
     "lockdown",
     "libbpf",
     "kernel BTF",
+    "bcc",
     "module BTF",
     "overlayfs",
     "fexit attach",
@@ -92,9 +93,18 @@ def _of_kernel(kernel: KernelFacts) -> Iterator[Finding]:
         yield Finding("libbpf", "ok", kernel.libbpf)
     if kernel.btf_bytes is None:
         found = "/sys/kernel/btf/vmlinux is missing (CONFIG_DEBUG_INFO_BTF)"
-        yield Finding("kernel BTF", "no", found, "a kernel of a current distribution (Debian: since 5.10)")
+        if kernel.bcc:
+            yield Finding("kernel BTF", "less", found, "nothing: bcc serves; a newer kernel starts faster")
+        else:
+            yield Finding("kernel BTF", "no", found, "a kernel of a current distribution (Debian: since 5.10), or bcc")
     else:
         yield Finding("kernel BTF", "ok", f"/sys/kernel/btf/vmlinux, {format_bytes(kernel.btf_bytes)}")
+    if kernel.bcc:
+        yield Finding("bcc", "ok", "installed")
+    elif kernel.btf_bytes is not None:
+        yield Finding("bcc", "ok", "not installed, and not needed: the kernel has BTF")
+    else:
+        yield Finding("bcc", "no", "not installed, and the kernel has no BTF", "apt-get install python3-bpfcc")
     yield _module_btf(kernel)
     if kernel.overlay_loaded:
         yield Finding("overlayfs", "ok", "built in" if kernel.overlay_btf == "kernel" else "loaded")

@@ -72,6 +72,7 @@ def _require() -> Path:
             "bcc is not installed.",
             why=f"Debian's python3-bpfcc was looked for in {' and '.join(_PLACES)}; PyPI's bcc is another thing.",
             do="apt-get install python3-bpfcc, or --engine libbpf where the kernel has BTF",
+            check="bcc",
         )
     return found
 
@@ -172,6 +173,7 @@ class BccObject(Attached):
                 "bcc's programs cannot be attached by --hook fentry.",
                 why="It is there for kernels without BTF, which fentry needs.",
                 do="--hook kprobe, or --engine libbpf",
+                check="fexit attach",
             )
         self._name = source.name.partition(".")[0]
         self._optional = dict(optional or {})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubetrace.engines import perf, support, tracefs
+from kubetrace.engines import bcc, perf, support, tracefs
 from kubetrace.engines.libbpf import Libbpf, library
 from kubetrace.errors import LibraryMissing
 
@@ -59,6 +59,8 @@ class KernelFacts:
     """none, integrity or confidentiality; None where the kernel has no such thing."""
     libbpf: str | None
     """Its version; None where it cannot be loaded."""
+    bcc: bool
+    """Whether the other engine is installed, which needs no BTF."""
     btf_bytes: int | None
     overlay_loaded: bool
     overlay_btf: str | None
@@ -89,6 +91,7 @@ def kernel_facts() -> KernelFacts:
         capabilities=support.effective_capabilities(),
         lockdown=_lockdown(),
         libbpf=libbpf.libbpf_version_string().decode().removeprefix("v") if libbpf is not None else None,
+        bcc=bcc.package() is not None,
         btf_bytes=_size(_BTF / "vmlinux"),
         overlay_loaded=support.overlay_loaded(),
         overlay_btf=_overlay_btf(),
