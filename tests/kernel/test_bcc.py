@@ -23,6 +23,7 @@ COMMANDS = {"copyup": (), "writes": ("--by", "operation"), "cgroups": ("--min-st
 # a compiler under emulation, whose libraries come over 9p
 COMPILED_S = 300
 OWN = {"time", "duration_ns", "parents_duration_ns", "lifetime_ns", "startup_ns"}
+TOTALS = ("writes_total", "bytes_total", "files_total", "fsyncs_total", "errors_total", "mapped_bytes_total")
 COPY_UPS = """
 echo >> /app/a/b/c/deep/deep.txt
 chmod 600 /app/hundred-kib
@@ -90,7 +91,7 @@ def test_counters_are_the_same(told: Told) -> None:
     for engine in ("bcc", "libbpf"):
         last = {(o["destination"], o["operation"]): o for o in told.of(engine, "writes") if o["type"] == "writes"}
         rows[engine] = {
-            key: {name: row[name] for name in ("writes_total", "bytes_total", "errors_total", "device", "medium")}
+            key: {name: row[name] for name in (*TOTALS, "medium", "destination", "cgroup_id", "image")}
             for key, row in last.items()
         }
     assert rows["bcc"] == rows["libbpf"]
