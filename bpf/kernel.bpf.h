@@ -70,6 +70,7 @@ struct bpf_raw_tracepoint_args {
 /* include/uapi/linux/stat.h */
 #define S_IFMT	00170000
 #define S_IFREG 0100000
+#define S_IFDIR 0040000
 #define S_IFBLK 0060000
 
 /* include/linux/fs.h: a file that a stacking file system opened for itself; and one that knows the user's

@@ -172,8 +172,9 @@ struct writes_inode {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 128);
-	__type(key, struct writes_inode); /* generation 0: user space cannot ask for it */
-	__type(value, __u32);		  /* levels below it that a place is */
+	__type(key,
+	       struct writes_inode); /* generation 0: user space cannot ask for it; all 0: these are all */
+	__type(value, __u32);	     /* levels below it that a place is */
 } anchors SEC(".maps");
 
 struct {
@@ -257,16 +258,43 @@ struct {
 
 /* What an operation was about, and how it ended. */
 struct writes_operand {
+	struct file *given; /* 0: dentry is known */
+	struct dentry *dentry;
 	struct inode *inode;
-	struct kt_file_path path;
+	struct vfsmount *mnt;
 	__u64 file;   /* inode number and generation in one */
-	__u64 root;   /* the same of what is mounted; 0 where mounts have numbers of their own */
 	__s64 result; /* bytes or a negative errno */
 	kt_duration_ns duration;
 	__u64 thread; /* 0: the one that runs */
-	kt_dev device;
 	__u16 type;
 };
+
+static __always_inline struct dentry *writes_dentry(const struct writes_operand *operand)
+{
+	struct file *given = operand->given;
+
+	return given ? BPF_CORE_READ(given, f_path.dentry) : operand->dentry;
+}
+
+/*
+ * What the last operations of this CPU came to: to read mount, namespace and place anew for each write would
+ * cost three times what counting it does. Of each operation's own: a program is not entered twice at a time
+ * on one CPU. A file whose address, number and generation are the same is the same; one that is renamed keeps
+ * its place here.
+ */
+struct writes_recent {
+	struct writes_key key;
+	__u64 inode; /* addresses, to compare with */
+	__u64 mnt;
+	__u64 file;
+};
+#define WRITES_RECENT 16
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, writes_other *WRITES_RECENT);
+	__type(key, __u32);
+	__type(value, struct writes_recent);
+} recents SEC(".maps");
 
 static __always_inline struct mount *writes_mount_of(struct vfsmount *mnt)
 {
@@ -392,6 +420,14 @@ static __always_inline void writes_inode_of(struct writes_inode *key, struct den
 	key->device = device;
 }
 
+/* Whether user space has said all anchors: until then nothing is concluded for good. */
+static __always_inline bool writes_anchored(void)
+{
+	struct writes_inode none = {};
+
+	return bpf_map_lookup_elem(&anchors, &none) != 0;
+}
+
 /* The place of a directory's files: so and so many levels below the nearest anchor above; 0 where there is
  * none. */
 writes_seldom kt_place writes_find_place(__u64 directory, kt_dev device)
@@ -434,7 +470,8 @@ writes_seldom kt_place writes_find_place(__u64 directory, kt_dev device)
 		place = kt_file_number(BPF_CORE_READ(found, d_inode));
 		writes_tell_place(place, device, (__u64)found);
 	}
-	bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
+	if (writes_anchored())
+		bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
 	return place;
 }
 
@@ -523,41 +560,41 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	walk = writes_walk(writes_number(operand->path.dentry));
+	walk = writes_walk((__u64)writes_dentry(operand));
 	event->path_bytes = walk;
 	event->path_end = walk >> 16;
 	bpf_probe_read_kernel(event->path, sizeof(event->path), room->path);
 	kt_output(&writes_events, event, sizeof(*event));
 }
 
-/* The entry of a key that has none yet, or the one of its cgroup's rest. */
-static __always_inline struct writes_value *writes_entry(struct writes_key *key,
-							 const struct writes_operand *operand)
+/* The entry of a key that has none yet, or the one of its cgroup's rest: then *rest is its key, with an
+ * operation. */
+static __always_inline struct writes_value *
+writes_entry(const struct writes_key *key, struct writes_key *rest, const struct writes_operand *operand)
 {
 	struct writes_value value = {};
 	struct writes_value *entry;
 
 	if (key->mount)
-		writes_tell_mount(key->mount, key->device, writes_number(operand->path.mnt));
+		writes_tell_mount(key->mount, key->device, writes_number(operand->mnt));
 	if (by_file && key->place)
-		writes_tell_place(key->place, key->device, writes_number(operand->path.dentry));
+		writes_tell_place(key->place, key->device, (__u64)writes_dentry(operand));
 	bpf_get_current_comm(value.comm, sizeof(value.comm));
 	bpf_map_update_elem(&writes, key, &value, BPF_NOEXIST);
 	entry = bpf_map_lookup_elem(&writes, key);
 	if (entry)
 		return entry;
-	key->mount = 0;
-	key->place = 0;
-	key->device = 0;
-	key->pid = 0;
-	key->operation = key->operation == writes_fsync	 ? writes_other_fsync
-			 : key->operation == writes_mmap ? writes_other_mmap
-							 : writes_other;
-	entry = bpf_map_lookup_elem(&writes_rest, key);
+	rest->cgroup_id = key->cgroup_id;
+	rest->memory_cgroup_id = key->memory_cgroup_id;
+	rest->memory_hierarchy = key->memory_hierarchy;
+	rest->operation = key->operation == writes_fsync  ? writes_other_fsync
+			  : key->operation == writes_mmap ? writes_other_mmap
+							  : writes_other;
+	entry = bpf_map_lookup_elem(&writes_rest, rest);
 	if (entry)
 		return entry;
-	bpf_map_update_elem(&writes_rest, key, &value, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&writes_rest, key);
+	bpf_map_update_elem(&writes_rest, rest, &value, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&writes_rest, rest);
 }
 
 static __always_inline bool writes_is_counted(__u16 type)
@@ -578,16 +615,77 @@ static __always_inline bool writes_in_node(const struct mount *mount, const stru
 	return true;
 }
 
+/* Whether what was remembered is of this file, through this mount, by this cgroup. */
+static __always_inline bool writes_is_recent(const struct writes_recent *recent,
+					     const struct writes_operand *operand,
+					     const struct kt_cgroups *who)
+{
+	if (recent->file != operand->file)
+		return false;
+	if (recent->inode != (__u64)operand->inode)
+		return false;
+	if (recent->mnt != (__u64)operand->mnt)
+		return false;
+	if (recent->key.cgroup_id != who->id)
+		return false;
+	if (memory_on_v1 && recent->key.memory_cgroup_id != who->memory_id)
+		return false;
+	return !by_process || recent->key.pid == operand->thread >> 32;
+}
+
+static __always_inline void writes_identify(struct writes_recent *recent, __u32 operation,
+					    const struct writes_operand *operand,
+					    const struct kt_cgroups *who)
+{
+	struct inode *inode = operand->inode;
+	struct vfsmount *mnt = operand->mnt;
+	struct mount *mount = writes_mount_of(mnt);
+	struct writes_key *key = &recent->key;
+	struct mnt_namespace *namespace;
+	bool in_node = false;
+	__u64 root = 0;
+
+	recent->file = operand->file;
+	recent->inode = (__u64)inode;
+	recent->mnt = (__u64)mnt;
+	key->cgroup_id = who->id;
+	key->memory_cgroup_id = who->memory_id;
+	key->memory_hierarchy = who->memory_hierarchy;
+	key->operation = operation;
+	key->pid = by_process ? operand->thread >> 32 : 0;
+	key->mount = 0;
+	key->place = 0;
+	if (operand->type == S_IFBLK) {
+		/* lands on the device itself, not in the file system that its name is in */
+		key->device = BPF_CORE_READ(inode, i_rdev);
+	} else {
+		key->device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
+		namespace = BPF_CORE_READ(mount, mnt_ns);
+		in_node = writes_in_node(mount, namespace);
+		if (!kt_mounts_have_numbers())
+			root = kt_file_number(BPF_CORE_READ(mnt, mnt_root, d_inode));
+		key->mount = kt_mount_number(mount, namespace, key->device, root, in_node);
+	}
+	if (by_file) {
+		key->place = operand->file;
+	} else if (in_node) {
+		key->place = writes_place(writes_dentry(operand), key->device);
+		if (!writes_anchored())
+			recent->file = 0;
+	}
+}
+
 static __always_inline int writes_count(__u32 operation, struct writes_operand *operand,
 					const struct kt_cgroups *who)
 {
+	/* several programs count these, and might use one's memory while another does */
+	const bool remembered = operation != writes_fsync && operation != writes_truncate;
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
-	struct mount *mount = writes_mount_of(operand->path.mnt);
-	struct inode *inode = operand->inode;
-	struct mnt_namespace *namespace;
+	struct writes_recent fresh = {};
+	struct writes_recent *recent = &fresh;
 	struct writes_value *entry;
-	struct writes_key key = {};
-	bool in_node = false;
+	struct writes_key rest = {};
+	__u32 slot;
 
 	if (operand->result < 0 && !writes_is_error(operand->result))
 		return 0;
@@ -595,33 +693,22 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		return 0;
 	if ((by_process || events) && !operand->thread)
 		operand->thread = bpf_get_current_pid_tgid();
-	key.cgroup_id = who->id;
-	key.memory_cgroup_id = who->memory_id;
-	key.memory_hierarchy = who->memory_hierarchy;
-	key.device = operand->device;
-	if (operand->type == S_IFBLK) {
-		/* lands on the device itself, not in the file system that its name is in */
-		key.device = BPF_CORE_READ(inode, i_rdev);
-	} else {
-		namespace = BPF_CORE_READ(mount, mnt_ns);
-		in_node = writes_in_node(mount, namespace);
-		key.mount = kt_mount_number(mount, namespace, operand->device, operand->root, in_node);
+	if (remembered) {
+		slot = operation * WRITES_RECENT + ((operand->file ^ who->id) & (WRITES_RECENT - 1));
+		recent = bpf_map_lookup_elem(&recents, &slot);
+		if (!recent)
+			return 0;
 	}
-	key.operation = operation;
-	if (by_process)
-		key.pid = operand->thread >> 32;
-	if (by_file)
-		key.place = operand->file;
-	else if (in_node)
-		key.place = writes_place(operand->path.dentry, key.device);
+	if (!remembered || !writes_is_recent(recent, operand, who))
+		writes_identify(recent, operation, operand, who);
 	if (events) {
-		if (key.mount)
-			writes_tell_mount(key.mount, key.device, writes_number(operand->path.mnt));
-		writes_send(&key, operand, bytes);
+		if (recent->key.mount)
+			writes_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt));
+		writes_send(&recent->key, operand, bytes);
 	}
-	entry = bpf_map_lookup_elem(&writes, &key);
+	entry = bpf_map_lookup_elem(&writes, &recent->key);
 	if (!entry) {
-		entry = writes_entry(&key, operand);
+		entry = writes_entry(&recent->key, &rest, operand);
 		if (!entry) {
 			kt_lost(kt_loss_map_full);
 			return 0;
@@ -639,7 +726,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		    .cgroup_id = who->id,
 		    .memory_cgroup_id = who->memory_id,
 		    .file = operand->file,
-		    .device = key.device,
+		    .device = recent->key.device,
 		};
 		__u8 one = 1;
 
@@ -649,22 +736,18 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	}
 	/* a page that becomes dirty takes no time that could be told from the fault's */
 	if (latency && operation != writes_mmap)
-		writes_measure(&key, operand->duration);
+		writes_measure(rest.operation ? &rest : &recent->key, operand->duration);
 	return 0;
 }
 
 /* What is read of an operand by probing memory: works for every pointer. */
 static __always_inline void writes_describe(struct writes_operand *operand, struct vfsmount *mnt,
-					    struct dentry *dentry, struct inode *inode)
+					    struct inode *inode)
 {
-	operand->path.mnt = mnt;
-	operand->path.dentry = dentry;
+	operand->mnt = mnt;
 	operand->inode = inode;
 	operand->type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
 	operand->file = kt_file_number(inode);
-	if (!kt_mounts_have_numbers())
-		operand->root = kt_file_number(BPF_CORE_READ(mnt, mnt_root, d_inode));
-	operand->device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
 }
 
 /* typed: the file is an argument of an fexit program, and the verifier lets it be read as C reads it, without
@@ -672,29 +755,20 @@ static __always_inline void writes_describe(struct writes_operand *operand, stru
 static __always_inline int writes_count_file(__u32 operation, struct file *file, __s64 result,
 					     kt_duration_ns duration, const bool typed)
 {
-	struct writes_operand operand = {};
+	struct writes_operand operand = {.given = file};
 	struct kt_cgroups who;
 
 	if (typed) {
 		struct inode *inode = file->f_inode;
-		struct vfsmount *mnt = file->f_path.mnt;
 
 		operand.type = inode->i_mode & S_IFMT;
 		if (!writes_is_counted(operand.type))
 			return 0;
 		operand.file = ((struct inode___u64 *)inode)->i_ino ^ (__u64)inode->i_generation << 32;
-		if (!kt_mounts_have_numbers()) {
-			struct inode *root = mnt->mnt_root->d_inode;
-
-			operand.root = ((struct inode___u64 *)root)->i_ino ^ (__u64)root->i_generation << 32;
-		}
-		operand.device = mnt->mnt_sb->s_dev;
-		operand.path.dentry = file->f_path.dentry;
-		operand.path.mnt = mnt;
+		operand.mnt = file->f_path.mnt;
 		operand.inode = inode;
 	} else {
-		writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_path.dentry),
-				BPF_CORE_READ(file, f_inode));
+		writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_inode));
 		if (!writes_is_counted(operand.type))
 			return 0;
 	}
@@ -837,10 +911,11 @@ static __always_inline int writes_sync_end(int fd, __s64 result)
 static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration)
 {
 	struct writes_operand operand = {.result = result, .duration = duration};
+	struct dentry *dentry = BPF_CORE_READ(given, dentry);
 	struct kt_cgroups who;
 
-	writes_describe(&operand, BPF_CORE_READ(given, mnt), BPF_CORE_READ(given, dentry),
-			BPF_CORE_READ(given, dentry, d_inode));
+	operand.dentry = dentry;
+	writes_describe(&operand, BPF_CORE_READ(given, mnt), BPF_CORE_READ(dentry, d_inode));
 	if (!writes_is_counted(operand.type))
 		return 0;
 	kt_current_cgroups(&who);
@@ -885,8 +960,8 @@ static __always_inline int writes_aio_end(const void *request, __s64 result)
 	operand.duration = bpf_ktime_get_boot_ns() - start->time;
 	operand.thread = start->thread;
 	bpf_map_delete_elem(&requests, &request);
-	writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_path.dentry),
-			BPF_CORE_READ(file, f_inode));
+	operand.given = file;
+	writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_inode));
 	return writes_is_counted(operand.type) ? writes_count(writes_aio, &operand, &who) : 0;
 }
 
@@ -902,7 +977,8 @@ static __always_inline int writes_page_dirtied(const struct vm_fault *fault)
 		return 0;
 	kt_user_path(&path, file);
 	dentry = path.dentry;
-	writes_describe(&operand, path.mnt, dentry, BPF_CORE_READ(dentry, d_inode));
+	operand.dentry = dentry;
+	writes_describe(&operand, path.mnt, BPF_CORE_READ(dentry, d_inode));
 	if (!writes_is_counted(operand.type))
 		return 0;
 	kt_current_cgroups(&who);

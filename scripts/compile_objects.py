@@ -1,5 +1,7 @@
 """Compile bpf/*.bpf.c into src/kubetrace/objects/ARCH/: the wheel's build hook, and a script of its own.
 
+The sources go beside them, into objects/bpf/: where there is no BTF, bcc compiles them on the node.
+
 Run by hatchling for every wheel and editable install; `python3 scripts/compile_objects.py [--check]` does the same by
 hand. clang cross-compiles for every architecture; only what is older than its sources is compiled again.
 """
@@ -82,6 +84,14 @@ def compile_all(root: Path) -> list[Path]:
             objects.append(output)
             if not output.exists() or output.stat().st_mtime < max(source.stat().st_mtime, newest_shared):
                 compile_object(source, output, arch)
+    copies = root / "src" / "kubetrace" / "objects" / "bpf"
+    copies.mkdir(parents=True, exist_ok=True)
+    wanted = {path.name: path for path in (root / "bpf").glob("*.bpf.[ch]")}
+    for copy in copies.iterdir():
+        if copy.name not in wanted:
+            copy.unlink()
+    for name, source in wanted.items():
+        shutil.copy2(source, copies / name)
     return objects
 
 

@@ -17,6 +17,7 @@ import compile_objects
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KUBETRACE = [str(Path(sys.executable).parent / "kubetrace")]
+_SOURCE = ROOT / "tests" / "native" / "standin.bpf.c"
 # x86-64's (arch/x86/entry/syscalls/syscall_64.tbl); arm64 has none, and the benchmarks were never run there
 _NR_GETPGRP = 111
 # `count at once` for each line of stdin, or `rate a second for so long`.
@@ -43,13 +44,20 @@ def stand_in(directory: Path, call: int = _NR_GETPGRP) -> Path:
     `call` is the number of the system call that fires it.
     """
     objects = directory / "objects"
-    source = ROOT / "tests" / "native" / "standin.bpf.c"
     flags = ("-I", str(ROOT / "bpf"), f"-DNR_GETPPID={call}")
-    compile_objects.compile_object(source, objects / "copyup.bpf.o", platform.machine(), *flags)
+    compile_objects.compile_object(_SOURCE, objects / "copyup.bpf.o", platform.machine(), *flags)
     built = ROOT / "src" / "kubetrace" / "objects" / platform.machine()
     for name in ("cgroups.bpf.o", "starts.bpf.o"):
         (objects / name).symlink_to(built / name)
     return objects
+
+
+def stand_in_source(directory: Path) -> Path:
+    """The same for bcc: a directory with the source as copyup.bpf.c, for KUBETRACE_SOURCES."""
+    sources = directory / "sources"
+    sources.mkdir()
+    (sources / "copyup.bpf.c").write_text(f'#define NR_GETPPID {_NR_GETPGRP}\n#include "{_SOURCE}"\n')
+    return sources
 
 
 def environment_of(objects: Path) -> dict[str, str]:

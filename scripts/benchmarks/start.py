@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import Row, interleaved, median, missing, spread
-from benchmarks.standin import KUBETRACE, environment_of, stand_in
+from benchmarks.standin import KUBETRACE, environment_of, stand_in, stand_in_source
 from benchmarks.terminal import OnTerminal, cpu_seconds, resident
 
 ROW = b"bench-row"
@@ -35,10 +35,22 @@ from bcc import BPF
 b = BPF(text="int kprobe_stand_in(void *ctx) { return 0; }")
 b.load_func("kprobe_stand_in", BPF.RAW_TRACEPOINT)
 """
-_BARE, _HELP, _ROW, _BCC = (
+# What --engine bcc does before it loads: translate, compile in a process of its own, read the result.
+COMPILE = """
+import resource, time
+from kubetrace.engines import bcc
+from kubetrace.engines.source import source_path, sources
+begun = time.perf_counter()
+bcc.build(source_path("copyup"), sources(), {"filter_by_cgroup": 0})
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+_BARE, _HELP, _ROW, _ROW_BCC, _BY_BTF, _BY_HEADERS, _BCC = (
     "python3 -c pass",
     "kubetrace --help",
     "kubetrace copyup, launch to the first row",
+    "the same, --engine bcc",
+    "bcc compiles copyup, types from BTF",
+    "bcc compiles copyup, types from headers",
     "bcc, BPF(text=...) of one empty program",
 )
 
@@ -78,17 +90,33 @@ def run(rounds: int) -> list[Row]:
         (Path(directory) / "headers").mkdir()
         headers = _headers(Path(directory) / "headers")
         bcc = _bcc_python() if headers else None
-        sizes: list[float] = []
+        sizes: dict[str, list[float]] = {}
         used: dict[str, list[float]] = {}
 
-        def first_row() -> float:
-            table = OnTerminal([*KUBETRACE, "copyup"], environment, wanted=ROW)
-            took = table.wait_for_row()
-            used.setdefault(_ROW, []).append(cpu_seconds(table.process.pid))
-            time.sleep(0.3)
-            sizes.append(resident(table.process.pid))
-            table.end()
-            return took
+        def first_row(what: str, given: dict[str, str], *options: str) -> Callable[[], float]:
+            def measured() -> float:
+                table = OnTerminal([*KUBETRACE, "copyup", *options], given, wanted=ROW)
+                took = table.wait_for_row()
+                used.setdefault(what, []).append(cpu_seconds(table.process.pid))
+                time.sleep(0.3)
+                sizes.setdefault(what, []).append(resident(table.process.pid))
+                table.end()
+                return took
+
+            return measured
+
+        def compiled(what: str, given: dict[str, str]) -> Callable[[], float]:
+            def measured() -> float:
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                command = [sys.executable, "-c", COMPILE]
+                done = subprocess.run(command, env=given, stdout=subprocess.PIPE, text=True, check=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used.setdefault(what, []).append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+                took, kib = done.stdout.split()
+                sizes.setdefault(what, []).append(float(kib) * 1024)
+                return float(took)
+
+            return measured
 
         def timed(what: str, command: list[str], given: dict[str, str]) -> Callable[[], float]:
             def measured() -> float:
@@ -101,10 +129,15 @@ def run(rounds: int) -> list[Row]:
         tried: dict[str, Callable[[], float]] = {
             _BARE: timed(_BARE, [sys.executable, "-c", "pass"], environment),
             _HELP: timed(_HELP, [*KUBETRACE, "--help"], environment),
-            _ROW: first_row,
+            _ROW: first_row(_ROW, environment),
         }
         if bcc and headers:
-            tried[_BCC] = timed(_BCC, [*bcc, "-c", BCC], {**environment, "BCC_KERNEL_SOURCE": headers})
+            with_headers = {**environment, "BCC_KERNEL_SOURCE": headers}
+            by_bcc = {**environment, "KUBETRACE_SOURCES": str(stand_in_source(Path(directory)))}
+            tried[_ROW_BCC] = first_row(_ROW_BCC, by_bcc, "--engine", "bcc")
+            tried[_BY_BTF] = compiled(_BY_BTF, environment)
+            tried[_BY_HEADERS] = compiled(_BY_HEADERS, with_headers)
+            tried[_BCC] = timed(_BCC, [*bcc, "-c", BCC], with_headers)
         workload = subprocess.Popen([sys.executable, "-S", "-c", WORKLOAD])
         try:
             subprocess.run([*KUBETRACE, "--help"], env=environment, stdout=subprocess.DEVNULL, check=True)
@@ -131,6 +164,13 @@ def run(rounds: int) -> list[Row]:
         rows.append(Row("first row, against bcc's bare start", ratio, f"{ratio:.1f} x", "faster"))
     else:
         rows.append(missing(_BCC, "apt-get install python3-bpfcc linux-headers-amd64"))
-    size = median(sizes) / 2**20
-    rows.append(Row("resident, live table on", size, f"{size:.0f} MiB", "budget: under 40", tuple(sizes)))
+    for what, title, note in (
+        (_ROW, "resident, live table on", "budget: under 40"),
+        (_ROW_BCC, "the same, --engine bcc", "the compiler has ended"),
+        (_BY_BTF, "its compiler, types from BTF", "at its largest"),
+        (_BY_HEADERS, "its compiler, types from headers", "at its largest"),
+    ):
+        if what in sizes:
+            size = median(sizes[what]) / 2**20
+            rows.append(Row(title, size, f"{size:.0f} MiB", note, tuple(sizes[what])))
     return rows

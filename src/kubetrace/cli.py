@@ -66,7 +66,6 @@ def _tracer_command(name: str) -> click.Command:
     def run(**given: Any) -> None:
         from kubetrace import session
         from kubetrace.selection import Selection
-        from kubetrace.views.units import parse_duration
 
         by, sort = session.check(tracer, given["by"], given["sort"])
         session.run(
@@ -75,20 +74,7 @@ def _tracer_command(name: str) -> click.Command:
                 selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
                 by=by,
                 sort=sort,
-                output=given["output"],
-                events=given["events"],
-                headers=not given["no_headers"],
-                top=given["top"],
-                interval_s=options.interval_s(given),
-                duration_s=parse_duration(given["duration"]) if given["duration"] else None,
-                ready_file=given["ready_file"],
-                hook=given["hook"],
-                host_root=given["host_root"],
-                cri_socket=given["cri_socket"],
-                record=given["record"],
-                force=given["force"],
-                max_size=options.max_size(given),
-                overhead=given["overhead"],
+                **options.of_run(given),
                 own=options.own_of(tracer, given),
             ),
         )

@@ -11,6 +11,9 @@ import sys
 
 # Commands besides the tracers: module of the same name with `command`, and what each is for.
 OTHERS = {
+    "Your own tracers": {
+        "run": "Show the events of NAME.bpf.c, a C file with programs and a struct for events.",
+    },
     "Recordings": {
         "record": "Record what tracers see to a file, for later and elsewhere.",
         "replay": "Show a recording as it was shown live, or would have been.",

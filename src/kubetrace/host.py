@@ -131,10 +131,11 @@ class Host:
         """The node's name: $NODE_NAME (the downward API's habit), else its host name in lower case.
 
         As the kubelet names a node (pkg/util/node/node.go, GetHostname) unless --hostname-override or a cloud provider
-        gave another name. In a debug pod the host name is read from the node's /etc/hostname.
+        gave another name. A pod with a host name of its own reads the node's /etc/hostname.
         """
         name = os.environ.get("NODE_NAME", "").strip()
-        if not name and self._base:
+        own = _directory_key("/proc/self/ns/uts")
+        if not name and self._base and (own is None or own != _directory_key(self.proc / "1/ns/uts")):
             try:
                 with open(self.path("/etc/hostname"), encoding="utf-8", errors="surrogateescape") as file:
                     name = file.read(256).strip()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("table", "wide", "json", "csv", "windows")
 HOOKS = ("auto", "fentry", "kprobe")
+ENGINES = ("auto", "libbpf", "bcc")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -82,6 +83,13 @@ def attaching() -> list[click.Parameter]:
             help="How to attach.  [default: auto, whichever the kernel accepts]",
         ),
         click.Option(
+            ["--engine"],
+            type=click.Choice(ENGINES),
+            default="auto",
+            help="libbpf loads what was compiled before; bcc compiles here, where the kernel has no BTF.  "
+            "[default: auto]",
+        ),
+        click.Option(
             ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
         ),
         click.Option(["--cri-socket"], metavar="FILE", help="Ask the container runtime too (needs kubetrace[cri])."),
@@ -128,6 +136,29 @@ def of_tracers(found: Iterable[Tracer]) -> list[click.Parameter]:
 def own_of(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:
     """A tracer's own options of all that were given."""
     return {option.name: given[option.name] for option in tracer.options() if option.name}
+
+
+def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `showing`, `lasting`, `keeping` and `attaching` came to, as session.Options has it. Raises UsageError."""
+    from kubetrace.views.units import parse_duration
+
+    return {
+        "output": given["output"],
+        "events": given["events"],
+        "headers": not given["no_headers"],
+        "top": given["top"],
+        "interval_s": interval_s(given),
+        "duration_s": parse_duration(given["duration"]) if given["duration"] else None,
+        "ready_file": given["ready_file"],
+        "hook": given["hook"],
+        "engine": given["engine"],
+        "host_root": given["host_root"],
+        "cri_socket": given["cri_socket"],
+        "record": given["record"],
+        "force": given["force"],
+        "max_size": max_size(given),
+        "overhead": given["overhead"],
+    }
 
 
 def max_size(given: Mapping[str, Any]) -> int | None:

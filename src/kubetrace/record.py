@@ -61,10 +61,11 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
         gauges = session.gauges_of(chosen, host)
         attached = {name: kernel for name, (_, kernel) in kernels.items()}
         source = LiveSource(attached, files, gauges, all_layers=True)
-        header = session.header_of(host, clock, kernels, asked, gauges)
-        recorder = Recorder(file, header, force=asked.force, max_size=asked.max_size)
+        # before anything is written: our own container is left out from here on
         for tracer, kernel in kernels.values():
             session.prepare(tracer, kernel, files)
+        header = session.header_of(host, clock, kernels, asked, gauges)
+        recorder = Recorder(file, header, force=asked.force, max_size=asked.max_size)
         with contextlib.closing(recorder):
             source.start()
             if asked.ready_file is not None:
@@ -166,6 +167,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
             duration_s=parse_duration(given["duration"]) if given["duration"] else None,
             ready_file=given["ready_file"],
             hook=given["hook"],
+            engine=given["engine"],
             host_root=given["host_root"],
             cri_socket=given["cri_socket"],
             force=given["force"],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubetrace import options, tracers
+from kubetrace.derived import PREFIX, Derived
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.layout import Batch
 
@@ -68,6 +69,14 @@ def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
     found = header.tracer(name)
     if found is None:
         raise UsageError(f"{recording.path} does not hold {name!r}.", do=f"one of {', '.join(held)}")
+    if name.startswith(PREFIX) and len(found.streams) == 1:
+        (stream,) = found.streams
+        try:
+            own = Derived(name, stream.name, stream.layout)
+        except UsageError as error:
+            raise RecordingError(f"its {stream.name[:40]} records are no events.", why=error.what) from error
+        fits(own, found)
+        return own, found
     if name not in tracers.names():
         raise RecordingError(
             f"this kubetrace has no tracer {name!r}.",

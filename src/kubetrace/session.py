@@ -61,6 +61,8 @@ class Options:
     duration_s: float | None = None
     ready_file: Path | None = None
     hook: str = "auto"
+    engine: str = "auto"
+    program: Path | None = None
     host_root: str | None = None
     cri_socket: str | None = None
     record: Path | None = None
@@ -135,6 +137,8 @@ def run(tracer: Tracer, options: Options) -> None:
             from kubetrace.live import LiveSource
             from kubetrace.pipeline import Pipeline
 
+            # before anything is written: our own container is left out from here on
+            prepare(tracer, kernel, files)
             gauges = gauges_of([tracer], host)
             source = LiveSource({tracer.name: kernel}, files, gauges, interval_s=options.interval_s)
             if options.record is not None:
@@ -154,7 +158,6 @@ def run(tracer: Tracer, options: Options) -> None:
                 own=options.own,
                 missing=tuple(kernel.missing.values()),
             )
-            prepare(tracer, kernel, files)
             source.start()
             if options.ready_file is not None:
                 touch(options.ready_file)
@@ -282,7 +285,15 @@ def attach_now(
     meanwhile.start()
     try:
         return source.KernelSource(
-            tracer.name, tracer.streams, constants=constants, optional=tracer.optional, hook=options.hook, **wiring
+            tracer.name,
+            tracer.streams,
+            constants=constants,
+            optional=tracer.optional,
+            hook=options.hook,
+            engine=options.engine,
+            host_root=options.host_root,
+            program=options.program,
+            **wiring,
         )
     finally:
         meanwhile.join()

@@ -30,7 +30,7 @@ DEADLINE_S = 60
 class Tracer:
     """A running `kubetrace copyup -o json` (or another command's) whose objects can be waited for."""
 
-    def __init__(self, directory: Path, *options: str, command: str = "copyup") -> None:
+    def __init__(self, directory: Path, *options: str, command: str = "copyup", ready_s: float = DEADLINE_S) -> None:
         self._ready = directory / "ready"
         self._errors = open(directory / "stderr", "w+b")  # noqa: SIM115 (as long as the process)
         self._process = subprocess.Popen(
@@ -43,18 +43,18 @@ class Tracer:
         self.objects: list[Event] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._wait_until(self._ready.exists, "ready")
+        self._wait_until(self._ready.exists, "ready", ready_s)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._queue.put(json.loads(line))
 
-    def _wait_until(self, done: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + DEADLINE_S
+    def _wait_until(self, done: Callable[[], bool], what: str, most_s: float) -> None:
+        deadline = time.monotonic() + most_s
         while not done():
             assert self._process.poll() is None, f"kubetrace ended: {self.errors()}"
-            assert time.monotonic() < deadline, f"not {what} after {DEADLINE_S} s: {self.errors()}"
+            assert time.monotonic() < deadline, f"not {what} after {most_s} s: {self.errors()}"
             time.sleep(0.02)
 
     def wait_for(self, wanted: Callable[[Event], bool]) -> Event:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kubetrace.engines.source import KernelSource
+from kubetrace.engines.support import preemptible
 from kubetrace.tracers import find
 from tests.vm import cri, images
 
@@ -264,8 +265,9 @@ def test_intervals_add_up_to_the_totals(run: Run) -> None:
 
 def test_the_summary_has_lost_nothing(run: Run) -> None:
     summary = run.objects[-1]
-    assert (summary["type"], summary["lost"], summary["tracer"]) == ("summary", 0, "writes")
-    assert summary["unattributed"] == 0
+    assert (summary["type"], summary["tracer"], summary["unattributed"]) == ("summary", "writes", 0)
+    # a program that is preempted keeps its CPU from running it for anybody else: counted, and told
+    assert summary["lost"] == 0 or preemptible()
     assert summary["bytes_total"] == sum(row["bytes_total"] for row in run.final)
 
 
@@ -399,11 +401,16 @@ def test_a_full_table_and_many_writers_keep_totals_exact(tmp_path: Path) -> None
             # entering the cgroup is a write of a byte too, and ends inside it
             writes, entered = 3 * 41 * 29, 3
             written = [event for name, event in counted if name in ("write", "other")]
-            assert sum(e.count for e in written) == writes + entered
-            assert sum(e.bytes for e in written) == writes * 31 + entered
+            # nothing is lost but what a preempted program keeps from running, and that is counted
+            missed = source.losses()["missed_run"]
+            assert missed == 0 or preemptible()
+            assert 0 <= writes + entered - sum(e.count for e in written) <= missed
+            if missed == 0:
+                assert sum(e.bytes for e in written) == writes * 31 + entered
             rest = {name: event for stream, name, event in own if stream == "writes_rest"}
             assert set(rest) == {"other", "other-fsync", "other-mmap"}
-            assert (rest["other-fsync"].count, rest["other-mmap"].count, rest["other-mmap"].bytes) == (15, 3, 3 * 4096)
+            assert 15 - missed <= rest["other-fsync"].count <= 15 and 3 - missed <= rest["other-mmap"].count <= 3
+            assert rest["other-mmap"].bytes == rest["other-mmap"].count * 4096
             # pages that become dirty are not timed
             slots = [sum(struct.unpack("<32Q", event.slots)) for stream, _, event in own if stream == "latencies"]
             assert sum(slots) == sum(event.count for name, event in counted if name != "other-mmap")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kubetrace.engines import tracefs
-from kubetrace.engines.libbpf import LoadedObject, Program, missed_by_both
+from kubetrace.engines.attached import Program, missed_by_both
+from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import CallbackRing, MappedRing
 from kubetrace.engines.source import KernelSource, object_path
 from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
@@ -165,7 +166,7 @@ def test_the_objects_hold_btf_and_the_programs_of_both_kinds(arch: str) -> None:
 
 def test_every_backup_is_of_a_program_and_has_a_place_to_count() -> None:
     with LoadedObject(object_path("copyup"), hook="kprobe", optional=OPTIONAL, attach=False) as loaded:
-        programs: list[Program] = loaded._programs()
+        programs: list[Program] = [*loaded._programs()]
         places = loaded.btf.enum("kt_backed_up")
         copies = loaded.btf.enum("kt_copy")["kt_copies"]
     backups = [program for program in programs if program.backs_up is not None]

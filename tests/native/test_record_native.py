@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kubetrace.engines.source import object_path
 from tests.vm.cgroup_pods import Pod, last_block
 
 from .conftest import Workload
@@ -157,58 +159,40 @@ def test_a_full_disk_stops_the_recording_and_not_the_tracing(
     assert '"damage":[]' in run(environment, "info", copy, "-o", "json")[0]
 
 
-_TWO = """
-import sys
-from kubetrace import tracers
-tracers.__path__.append({directory!r})
-from kubetrace.cli import main
-main()
-"""
-
-
 def test_two_tracers_share_a_file_and_keep_apart(
     objects: Path, environment: dict[str, str], workload: Workload, tmp_path: Path
 ) -> None:
     (tmp_path / "objects").mkdir()
-    for name in ("copyup", "second"):
-        shutil.copy(objects / "copyup.bpf.o", tmp_path / "objects" / f"{name}.bpf.o")
-    (tmp_path / "tracers").mkdir()
-    (tmp_path / "tracers" / "second.py").write_text(
-        '"""second: the same again."""\n'
-        "from kubetrace.tracers.copyup import Copyup\n"
-        "class Second(Copyup):\n    name = 'second'\n"
-        "TRACER = Second()\n"
-    )
-    environment = {
-        **environment,
-        "KUBETRACE_OBJECTS": str(tmp_path / "objects"),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    kubetrace = [sys.executable, "-c", _TWO.format(directory=str(tmp_path / "tracers"))]
+    shutil.copy(objects / "copyup.bpf.o", tmp_path / "objects")
+    shutil.copy(object_path("cgroups"), tmp_path / "objects")
+    environment = {**environment, "KUBETRACE_OBJECTS": str(tmp_path / "objects")}
     file, ready = tmp_path / "a.ktrace", tmp_path / "ready"
     process = subprocess.Popen(
-        [*kubetrace, "record", "copyup", "second", str(file), "--ready-file", str(ready)],
+        [*KUBETRACE, "record", "copyup", "cgroups", str(file), "--ready-file", str(ready)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     wait_for(ready, process)
     workload.fire(bytes(tmp_path) + NAME, 211)
-    assert finish(process)[0].endswith(f" View it: kubetrace replay {file} copyup (or second)\n")
-    for name in ("copyup", "second"):
-        done = subprocess.run(
-            [*kubetrace, "replay", str(file), name, "--final", "-o", "json"],
-            env=environment,
-            capture_output=True,
-            check=True,
-        )
-        objects_found = [json.loads(line) for line in done.stdout.splitlines()]
-        mine = [o for o in objects_found if o.get("pid") == workload.pid]
-        assert len(mine) == 211 and {o["type"] for o in mine} == {name}
-    both = subprocess.run(
-        [*kubetrace, "export", str(file), "--format", "jsonl"], env=environment, capture_output=True, check=True
-    )
-    found = [json.loads(line) for line in both.stdout.splitlines()]
-    assert sum(o.get("pid") == workload.pid for o in found) == 422
-    asked = subprocess.run([*kubetrace, "replay", str(file)], env=environment, capture_output=True, check=False)
-    assert asked.returncode == 2 and b"holds copyup and second" in asked.stderr
+    pod = Pod()
+    for _ in range(3):
+        pod.container("app").run("/bin/true")
+    pod.remove()
+    assert finish(process)[0].endswith(f" View it: kubetrace replay {file} copyup (or cgroups)\n")
+
+    def of(*arguments: str) -> list[dict[str, Any]]:
+        out, _ = run(environment, *arguments)
+        return [
+            o for o in map(json.loads, out.splitlines()) if workload.pid == o.get("pid") or pod.name == o.get("pod")
+        ]
+
+    copyups = of("replay", str(file), "copyup", "--final", "-o", "json")
+    assert {o["type"] for o in copyups} == {"copyup"} and len(copyups) == 211
+    cgroups = of("replay", str(file), "cgroups", "--final", "-o", "json")
+    assert {o["type"] for o in cgroups} == {"cgroup"} and sum(o["event"] == "exit" for o in cgroups) == 3
+    both = of("export", str(file), "--format", "jsonl")
+    assert [o for o in both if o["type"] == "copyup"] == copyups
+    assert [o for o in both if o["type"] == "cgroup"] == cgroups
+    asked = subprocess.run([*KUBETRACE, "replay", str(file)], env=environment, capture_output=True, check=False)
+    assert asked.returncode == 2 and b"holds copyup and cgroups" in asked.stderr

@@ -73,6 +73,11 @@ def test_node_name_is_the_host_name_in_lower_case(tmp_path: Path, monkeypatch: p
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/hostname").write_text("Worker-1\n")
     assert Host(tmp_path).node_name() == "worker-1"
+    # a pod in the node's network has the node's own name, whatever a file says
+    (tmp_path / "proc/1/ns").mkdir(parents=True)
+    (tmp_path / "proc/1/ns/uts").symlink_to("/proc/self/ns/uts")
+    assert Host(tmp_path).node_name() == os.uname().nodename.lower()
+    (tmp_path / "proc/1/ns/uts").unlink()
     (tmp_path / "etc/hostname").unlink()
     assert Host(tmp_path).node_name() == os.uname().nodename.lower()
     monkeypatch.setenv("NODE_NAME", "ip-10-0-0-1.ec2.internal")

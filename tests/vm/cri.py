@@ -114,6 +114,48 @@ class Volume:
             subprocess.run(["umount", self.directory(pod_uid)], check=False)
 
 
+# What the runtimes hide of /proc and /sys from containers that are not privileged (moby's and the kubelet's defaults).
+_MASKED_PATHS = (
+    *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
+    *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"),
+)
+_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+@dataclass(frozen=True)
+class Security:
+    """A container's security context as the kubelet hands it on; capabilities without CAP_.
+
+    `seccomp` says RuntimeDefault; otherwise a container is unconfined, as a kubelet without seccompDefault leaves it.
+    """
+
+    privileged: bool = False
+    add: Sequence[str] = ()
+    drop: Sequence[str] = ()
+    user: int | None = None
+    no_new_privileges: bool = False
+    seccomp: bool = False
+
+    @property
+    def profile(self) -> Any:
+        """The seccomp profile."""
+        kinds = cri_pb2.SecurityProfile
+        return kinds(profile_type=kinds.RuntimeDefault if self.seccomp else kinds.Unconfined)
+
+    def context(self, options: Any) -> Any:
+        """As CreateContainer takes it, with these namespaces (pkg/kubelet/kuberuntime/security_context.go)."""
+        return cri_pb2.LinuxContainerSecurityContext(
+            privileged=self.privileged,
+            capabilities=cri_pb2.Capability(add_capabilities=self.add, drop_capabilities=self.drop),
+            namespace_options=options,
+            run_as_user=None if self.user is None else cri_pb2.Int64Value(value=self.user),
+            no_new_privs=self.no_new_privileges,
+            masked_paths=() if self.privileged else _MASKED_PATHS,
+            readonly_paths=() if self.privileged else _READONLY_PATHS,
+            seccomp=self.profile,
+        )
+
+
 class Node:
     """The guest as a Kubernetes node: its container runtime and its pods."""
 
@@ -211,11 +253,22 @@ class Node:
         volumes: Iterable[Volume] = (),
         labels: Mapping[str, str] | None = None,
         uid: str = "",
+        host_namespaces: bool = False,
+        privileged: bool = False,
     ) -> "Pod":
-        """Start a pod's sandbox, with its directories, volumes and cgroup parent; `qos` is the class in lower case."""
+        """Start a pod's sandbox, with its directories, volumes and cgroup parent; `qos` is the class in lower case.
+
+        `host_namespaces`: it shares the node's processes and IPC too. `privileged`: a container of it will be.
+        """
         pod = Pod(self, namespace, name, uid or str(uuid.uuid4()), qos, tuple(volumes), dict(labels or {}))
+        pod.host_namespaces, pod.privileged = host_namespaces, privileged
         pod.run()
         return pod
+
+    def image(self, reference: str) -> Any:
+        """The runtime's ImageStatus of an image: id, repo_tags, size, uid and username."""
+        request = cri_pb2.ImageStatusRequest(image=cri_pb2.ImageSpec(image=reference))
+        return self.call("ImageService/ImageStatus", request, cri_pb2.ImageStatusResponse).image
 
     def pods(self) -> list["Pod"]:
         """The pods that the runtime knows, with their containers; volumes are not known for them."""
@@ -265,6 +318,7 @@ class Pod:
         self.node, self.namespace, self.name, self.uid, self.qos = node, namespace, name, uid, qos
         self.volumes, self.labels = volumes, labels
         self.sandbox_id = ""
+        self.host_namespaces = self.privileged = False
         self.containers: list[Container] = []
         self._lock = threading.Lock()
 
@@ -293,9 +347,14 @@ class Pod:
         }
 
     @property
+    def namespace_options(self) -> Any:
+        """Which namespaces its containers share, and with whom."""
+        pid, ipc = (cri_pb2.NODE, cri_pb2.NODE) if self.host_namespaces else (cri_pb2.CONTAINER, cri_pb2.POD)
+        return cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=pid, ipc=ipc)
+
+    @property
     def config(self) -> Any:
         """The sandbox's configuration, as RunPodSandbox and CreateContainer take it."""
-        host = cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=cri_pb2.CONTAINER, ipc=cri_pb2.POD)
         return cri_pb2.PodSandboxConfig(
             metadata=cri_pb2.PodSandboxMetadata(name=self.name, uid=self.uid, namespace=self.namespace),
             log_directory=self.log_directory,
@@ -303,7 +362,9 @@ class Pod:
             annotations={"kubernetes.io/config.seen": "2026-11-23T00:00:00Z", "kubernetes.io/config.source": "api"},
             linux=cri_pb2.LinuxPodSandboxConfig(
                 cgroup_parent=self.cgroup_path,
-                security_context=cri_pb2.LinuxSandboxSecurityContext(namespace_options=host),
+                security_context=cri_pb2.LinuxSandboxSecurityContext(
+                    namespace_options=self.namespace_options, privileged=self.privileged, seccomp=Security().profile
+                ),
             ),
         )
 
@@ -336,13 +397,13 @@ class Pod:
         *,
         env: Mapping[str, str] | None = None,
         attempt: int = 0,
-        privileged: bool = False,
         memory_limit_bytes: int = 0,
+        security: Security | None = None,
     ) -> "Container":
         """Create and start a container that sees all volumes of the pod."""
         container = Container(self, name, image)
         container.attempt = attempt
-        container.start(command, env or {}, privileged, memory_limit_bytes)
+        container.start(command, env or {}, security or Security(), memory_limit_bytes)
         with self._lock:
             self.containers.append(container)
         return container
@@ -375,7 +436,9 @@ class Container:
         self.pod, self.name, self.image, self.container_id = pod, name, image, container_id
         self.attempt = 0
 
-    def start(self, command: Sequence[str], env: Mapping[str, str], privileged: bool, memory_limit_bytes: int) -> None:
+    def start(
+        self, command: Sequence[str], env: Mapping[str, str], security: Security, memory_limit_bytes: int
+    ) -> None:
         """Create and start it, with the mounts, labels, log file and log link that the kubelet gives it."""
         pod = self.pod
         hash_text = hashlib.sha256(f"{self.name} {self.image} {command}".encode()).hexdigest()[:8]
@@ -391,7 +454,6 @@ class Container:
         ]
         mounts.append(cri_pb2.Mount(container_path="/etc/hosts", host_path=f"{pod.directory}/etc-hosts"))
         mounts.append(cri_pb2.Mount(container_path="/dev/termination-log", host_path=termination_log))
-        options = cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=cri_pb2.CONTAINER, ipc=cri_pb2.POD)
         config = cri_pb2.ContainerConfig(
             metadata=cri_pb2.ContainerMetadata(name=self.name, attempt=self.attempt),
             image=cri_pb2.ImageSpec(image=self.image),
@@ -411,9 +473,7 @@ class Container:
                 resources=cri_pb2.LinuxContainerResources(
                     cpu_period=100_000, cpu_shares=102, memory_limit_in_bytes=memory_limit_bytes, oom_score_adj=900
                 ),
-                security_context=cri_pb2.LinuxContainerSecurityContext(
-                    privileged=privileged, namespace_options=options
-                ),
+                security_context=security.context(pod.namespace_options),
             ),
         )
         created = pod.node.call(
@@ -429,6 +489,18 @@ class Container:
         )
         os.makedirs(CONTAINER_LOGS, exist_ok=True)
         os.symlink(f"{pod.log_directory}/{self.name}/{self.attempt}.log", self.log_link)
+
+    def log(self) -> list[tuple[str, str]]:
+        """What it wrote so far, as `kubectl logs` shows it: ("stdout" or "stderr", line)."""
+        lines, parts = [], dict[str, str]()
+        with open(f"{self.pod.log_directory}/{self.name}/{self.attempt}.log", encoding="utf-8") as file:
+            for entry in file:
+                # the CRI's log format: time, stream, F for a whole line or P for a part of one
+                _, stream, tag, text = entry.rstrip("\n").split(" ", 3)
+                parts[stream] = parts.get(stream, "") + text
+                if tag == "F":
+                    lines.append((stream, parts.pop(stream)))
+        return lines
 
     @property
     def log_link(self) -> str:
@@ -469,6 +541,11 @@ class Container:
         """The runtime's ContainerStatus: state, exit_code, started_at and so on."""
         request = cri_pb2.ContainerStatusRequest(container_id=self.container_id)
         return self.pod.node.call("RuntimeService/ContainerStatus", request, cri_pb2.ContainerStatusResponse).status
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return bool(self.status().state == cri_pb2.CONTAINER_EXITED)
 
     def wait(self, timeout_s: float = 60) -> int:
         """Wait until it has ended; its exit code."""

@@ -25,6 +25,9 @@ SUITES = {
     "7.2": ("sid", "forky"),
 }
 
+# Those whose headers are fetched too: there, tracers are also compiled by them (tests/kernel/test_bcc.py).
+WITH_HEADERS = ("6.1",)
+
 # What the guest loads before it has its own module loader, and what that loader is asked for often.
 _EARLY_MODULES = ("fs", "net/9p", "drivers/virtio", "drivers/block", "drivers/char", "crypto", "lib", "arch/x86/crypto")
 
@@ -57,6 +60,30 @@ def find(name: str, cache: Path, progress: Progress) -> Kernel:
     raise KernelError(
         f"there is no kernel called {name!r}. Give one of {known}, or a directory with boot/vmlinuz-* and lib/modules."
     )
+
+
+def headers(name: str, kernel: Kernel, cache: Path, progress: Progress) -> Path | None:
+    """The tree of a kernel's headers, as their packages have it; None for a kernel that is not tested by them."""
+    if name not in WITH_HEADERS:
+        return None
+    tree = cache / "kernels" / f"{name}-headers-{kernel.release}"
+    if not tree.exists():
+        progress(f"fetching the headers of Linux {kernel.release} ...")
+        suite = SUITES[name][0]
+        work = tree.with_name(tree.name + ".new")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            apt = Apt(suite, cache / "apt" / suite)
+            own = f"linux-headers-{kernel.release}"
+            common = [part for part in apt.depends(own) if re.match(r"linux-headers-.*-common$", part)]
+            for package in apt.download([own, *common]):
+                subprocess.run(["dpkg-deb", "-x", package, work], check=True)
+                package.unlink()
+        except AptError as error:
+            raise KernelError(f"the headers of Linux {kernel.release} cannot be fetched: {error}") from error
+        work.rename(tree)
+    return tree
 
 
 def _kernel_in(tree: Path) -> Kernel:

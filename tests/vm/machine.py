@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.vm import frames, guest, kernels, stage
+from tests.vm import frames, guest, kernels, stage, stage_headers
 
 BOOT_FAILED = 125
 TIMED_OUT = 124
@@ -47,11 +47,12 @@ OVERLAYS = ("/etc", "/home", "/opt", "/root", "/srv", "/tmp", "/var")
 BOOT_SCRIPT = f"""
 modprobe -a virtio_blk ext4
 mount=mount
-for name in tools source disk; do
+for name in tools source headers disk; do
     for disk in /sys/block/vd*; do
         read serial < $disk/serial
         [ "$serial" = $name ] && break
     done
+    [ "$serial" = $name ] || continue
     mode=ro
     [ $name = disk ] && mode=rw
     mkdir -p {guest.RUN}/$name
@@ -521,6 +522,8 @@ def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, 
         "source": (stage.source_disk(options.cache, run), "readonly=on"),
         "disk": disk,
     }
+    if tree := kernels.headers(options.kernel, kernel, options.cache, note):
+        disks["headers"] = (stage_headers.disk(tree), "readonly=on")
     log = options.cache / f"console-{kernel.release}.log"
     qemu = qemu_command(kernel, run, disks, log, options.count_instructions)
     note(f"booting Linux {kernel.release} under emulation ...")

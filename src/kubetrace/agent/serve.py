@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,12 +64,15 @@ class Server:
         class _Server(ThreadingHTTPServer):
             daemon_threads = True
 
+            def server_bind(self) -> None:
+                """Without the look-up of our own name that HTTPServer makes: a node may have no DNS."""
+                socketserver.TCPServer.server_bind(self)
+                self.server_name, self.server_port = host, self.server_address[1]
+
             def handle_error(self, request: object, client_address: object) -> None:
                 """Nothing: a client that goes away is its own affair."""
 
         if ":" in host:
-            import socket
-
             _Server.address_family = socket.AF_INET6
         try:
             self._server = _Server((host, port), Handler)

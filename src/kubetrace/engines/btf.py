@@ -14,12 +14,12 @@ from functools import cached_property
 from kubetrace.errors import LoadRefused
 from kubetrace.layout import Field, Layout
 
-_MAGIC = 0xEB9F
+MAGIC = 0xEB9F
 # BTF_KIND_*
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF, _VOLATILE, _CONST, _RESTRICT = range(1, 12)
 _FUNC, _FUNC_PROTO, _VAR, _DATASEC, _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = range(12, 20)
 # bytes behind each btf_type: fixed, and per member
-_TRAILER = {
+TRAILER = {
     _INT: (4, 0),
     _ARRAY: (12, 0),
     _STRUCT: (0, 12),
@@ -55,8 +55,8 @@ class Btf:
             )
         except struct.error as error:
             raise LoadRefused("the object carries no BTF.", why=str(error)) from error
-        if magic != _MAGIC:
-            raise LoadRefused("the object carries no BTF.", why=f"magic {magic:#x} instead of {_MAGIC:#x}")
+        if magic != MAGIC:
+            raise LoadRefused("the object carries no BTF.", why=f"magic {magic:#x} instead of {MAGIC:#x}")
         self._data = data
         self._types_at, self._types_end = header + types, header + types + types_len
         self._strings = data[header + strings : header + strings + strings_len]
@@ -72,7 +72,7 @@ class Btf:
             name, info, size_or_type = struct.unpack_from("<III", self._data, at)
             kind, members = info >> 24 & 0x1F, info & 0xFFFF
             found.append(_Type(kind, self._name(name), size_or_type, members, bool(info >> 31), at + 12))
-            fixed, each = _TRAILER.get(kind, (0, 0))
+            fixed, each = TRAILER.get(kind, (0, 0))
             at += 12 + fixed + each * members
         return found
 
@@ -113,6 +113,17 @@ class Btf:
         found = self._find(_DATASEC, section)
         entries = struct.iter_unpack("<III", self._data[found.at : found.at + 12 * found.members])
         return {self._types[type_id].name: (offset, size) for type_id, offset, size in entries}
+
+    def definition(self, name: str) -> dict[str, int]:
+        """Of a struct that declares a map by pointers to arrays (bpf/bcc.bpf.h): member -> elements of its array."""
+        found = self._find(_STRUCT, name)
+        values = {}
+        for name_at, type_id, _bits in struct.iter_unpack("<III", self._data[found.at : found.at + 12 * found.members]):
+            array = self._types[self._types[type_id].size_or_type]
+            if array.kind != _ARRAY:
+                raise LoadRefused(f"{name}.{self._name(name_at)} is no pointer to an array.")
+            values[self._name(name_at)] = int(struct.unpack_from("<III", self._data, array.at)[2])
+        return values
 
     def layout(self, name: str) -> Layout:
         """The layout of `struct name`; nested structs are flattened as outer_inner. Bit-fields are refused."""

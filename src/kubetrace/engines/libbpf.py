@@ -10,40 +10,22 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from kubetrace.engines import support
+from kubetrace.engines.attached import Attached, Map, Program
 from kubetrace.engines.btf import Btf
-from kubetrace.engines.counters import CounterMap
-from kubetrace.engines.ring import Ring, open_ring
 from kubetrace.engines.tracefs import TracefsReturns
 from kubetrace.errors import EngineError, LibraryMissing, LoadRefused
-from kubetrace.layout import Layout
 
 _LOG_LINES = 2000
-# include/uapi/linux/bpf.h
-_MAP_TYPE_HASH = 1
-# A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
-_BACKUP = "_backup"
-_STATS_RUN_TIME = 0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # What libbpf or the kernel answer when a function to hook is not there, or its module is not loaded.
 _ABSENT = (errno.ENOENT, errno.ESRCH)
-
-
-class _ProgInfo(ctypes.Structure):
-    """struct bpf_prog_info (include/uapi/linux/bpf.h) up to recursion_misses (5.12; 0 on older kernels)."""
-
-    _fields_ = [
-        ("head", ctypes.c_ubyte * 192),
-        ("run_time_ns", c_uint64),
-        ("run_cnt", c_uint64),
-        ("recursion_misses", c_uint64),
-    ]
 
 
 class _OpenOptions(ctypes.Structure):
@@ -108,7 +90,7 @@ class Libbpf:
                 "bpf_map_lookup_batch",
                 *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
             ),
-            # for probes (probe.py), which need no object
+            # for probes (probe.py) and the other engine (bcc.py), which have no object
             ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
             ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
             ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
@@ -161,42 +143,23 @@ class Libbpf:
         return 0
 
 
-def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int) -> int:
-    """Calls for which neither a program nor its backup ran, at most: exact where every call has work for it.
-
-    Whichever of the two the kernel runs first does the work, and the other only where the first was missed. So
-    misses(first) - done(other) is the number, and the same taken the other way round never more.
-    """
-    return min(misses, backup_misses, max(0, misses - backup_done, backup_misses - done))
-
-
 @cache
 def library() -> Libbpf:
     """The one loaded libbpf."""
     return Libbpf()
 
 
-class Program:
-    """One program of an object: its name is GROUP__VARIANT, its section names the hook.
-
-    Programs of one group do the same at the same place by different means (fentry, kprobe) or under the names that a
-    function had in different kernels; just one of a group is attached.
-    """
+class _Program(Program):
+    """One of an object's; `pointer` is libbpf's struct bpf_program, valid while its object is open."""
 
     def __init__(self, pointer: int) -> None:
-        """`pointer`: libbpf's struct bpf_program, valid while its object is open; the rest is copied out of it."""
+        """The names are copied out of it."""
+        name: str = library().bpf_program__name(pointer).decode()
+        super().__init__(name, library().bpf_program__section_name(pointer).decode())
         self.pointer = pointer
-        self.name: str = library().bpf_program__name(pointer).decode()
-        section: str = library().bpf_program__section_name(pointer).decode()
-        kind, _, self.function = section.partition("/")
-        self.returns = kind == "kretprobe"
-        self.at_entry = kind in ("fentry", "kprobe")
-        self.group, _, variant = self.name.partition("__")
-        self.backs_up = self.group.removesuffix(_BACKUP) if self.group.endswith(_BACKUP) else None
-        self.hook = variant.partition("_")[0] if variant != "raw_tp" else variant
 
 
-class LoadedObject:
+class LoadedObject(Attached):
     """A compiled object inside the kernel with its programs attached; use as a context manager, or close().
 
     `constants` are written into .rodata before loading (variable name -> value). `hook` is auto, fentry or kprobe.
@@ -229,7 +192,7 @@ class LoadedObject:
                 do="python3 scripts/compile_objects.py",
                 check="tracers",
             )
-        self._library = library()
+        super().__init__(library())
         self._path = path
         self._constants = dict(constants or {})
         self._optional = dict(optional or {})
@@ -237,13 +200,8 @@ class LoadedObject:
         self._sizes = dict(sizes or {})
         self._attach = attach
         self._object = 0
-        self._stats_fd = -1
         self._links: list[int] = []
-        self._returns: TracefsReturns | None = None
-        self._rings: list[Ring] = []
         self._attempts: list[str] = []
-        self.hooks: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
         try:
             self._choose(hook)
         except BaseException:
@@ -273,13 +231,13 @@ class LoadedObject:
             self._demote(candidates, candidates[group][0])
 
     @staticmethod
-    def _serves(program: Program, candidates: Mapping[str, list[Program]]) -> bool:
+    def _serves(program: _Program, candidates: Mapping[str, list[_Program]]) -> bool:
         # Only what the kernel may preempt needs a backup.
         if program.backs_up is None:
             return True
         return program.backs_up in candidates and candidates[program.backs_up][0].hook == "fentry"
 
-    def _demote(self, candidates: dict[str, list[Program]], refused: Program) -> None:
+    def _demote(self, candidates: dict[str, list[_Program]], refused: _Program) -> None:
         """Go on to the next candidate, also where the same is bound to be refused again.
 
         That is the same hook on a function of the same kind: in the kernel itself, or in a module (whose functions
@@ -299,15 +257,15 @@ class LoadedObject:
                     self.missing[group] = self._optional[group]
                 del candidates[group]
 
-    def _candidates(self, hook: str) -> dict[str, list[Program]]:
+    def _candidates(self, hook: str) -> dict[str, list[_Program]]:
         """Group -> its programs, best first; functions that the kernel does not have are not tried."""
         self._open()
-        found: dict[str, list[Program]] = {}
+        found: dict[str, list[_Program]] = {}
         backups = support.preemptible()
         for program in self._programs():
             if program.backs_up is not None and not backups:
                 continue
-            if hook == "auto" or program.hook in (hook, "raw_tp"):
+            if hook == "auto" or program.hook in (hook, "raw_tp", "tp"):
                 found.setdefault(program.group, []).append(program)
         several = {
             p.function
@@ -351,7 +309,7 @@ class LoadedObject:
                 self.hooks[programs[name].group] = programs[name].hook
         return None, 0
 
-    def _attach_program(self, program: Program) -> int:
+    def _attach_program(self, program: _Program) -> int:
         if program.returns:
             if self._returns is None:
                 self._returns = TracefsReturns()
@@ -408,10 +366,10 @@ class LoadedObject:
         options = _OpenOptions(sz=ctypes.sizeof(_OpenOptions), btf_custom_path=os.fsencode(support.VMLINUX_BTF))
         return ctypes.byref(options)
 
-    def _programs(self) -> list[Program]:
+    def _programs(self) -> list[_Program]:
         found, pointer = [], self._library.bpf_object__next_program(self._object, None)
         while pointer:
-            found.append(Program(pointer))
+            found.append(_Program(pointer))
             pointer = self._library.bpf_object__next_program(self._object, pointer)
         return found
 
@@ -437,119 +395,29 @@ class LoadedObject:
 
     # -- what a loaded object gives ---------------------------------------------------------------------------------
 
-    def layout(self, struct_name: str) -> Layout:
-        """The layout of an event struct, from the object's BTF."""
-        return self.btf.layout(struct_name)
-
-    def ring(self, name: str, record_size: int) -> Ring:
-        """A reader of the ring buffer `name` with records of `record_size` bytes."""
+    def map(self, name: str) -> Map:
+        """Raises LoadRefused when there is none of that name."""
         pointer = self._map(name)
-        ring = open_ring(
-            self._library,
-            self._library.bpf_map__fd(pointer),
-            self._library.bpf_map__max_entries(pointer),
-            record_size,
-        )
-        self._rings.append(ring)
-        return ring
-
-    def stream(self, name: str, record_size: int) -> Ring:
-        """A reader of what the map `name` is: a ring buffer, or a hash of counters."""
-        pointer = self._map(name)
-        if self._library.bpf_map__type(pointer) != _MAP_TYPE_HASH:
-            return self.ring(name, record_size)
-        return CounterMap(
-            self._library,
-            self._library.bpf_map__fd(pointer),
-            self._library.bpf_map__key_size(pointer),
-            self._library.bpf_map__value_size(pointer),
-            self._library.bpf_map__max_entries(pointer),
+        return Map(
+            int(self._library.bpf_map__fd(pointer)),
+            int(self._library.bpf_map__type(pointer)),
+            int(self._library.bpf_map__key_size(pointer)),
+            int(self._library.bpf_map__value_size(pointer)),
+            int(self._library.bpf_map__max_entries(pointer)),
         )
 
-    def map_fd(self, name: str) -> int:
-        """The map's file descriptor: a ring buffer's can be polled."""
-        return int(self._library.bpf_map__fd(self._map(name)))
-
-    def update(self, name: str, key: bytes, value: bytes) -> bool:
-        """Store a value; False when the map is full or gone."""
-        return not self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0)
-
-    def delete(self, name: str, key: bytes) -> None:
-        """Take a key out, if it is there."""
-        self._library.bpf_map_delete_elem(self.map_fd(name), key)
-
-    def per_cpu_sums(self, name: str, keys: Sequence[int]) -> list[int]:
-        """Sums over all CPUs of u64 counters in a per-CPU array."""
-        fd, cpus = self.map_fd(name), self._library.libbpf_num_possible_cpus()
-        values = (c_uint64 * cpus)()
-        sums = []
-        for key in keys:
-            self._library.bpf_map_lookup_elem(fd, key.to_bytes(4, "little"), values)
-            sums.append(sum(values))
-        return sums
-
-    def missed_runs(self) -> int:
-        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
-
-        With a backup, those that neither copy ran for.
-        """
-        missed = self._returns.missed() if self._returns is not None else 0
-        misses: dict[str, int] = {}
-        backups: dict[str, int] = {}
-        for program, info in self._infos():
-            into, group = (misses, program.group) if program.backs_up is None else (backups, program.backs_up)
-            into[group] = into.get(group, 0) + info.recursion_misses
-        both = [group for group, count in backups.items() if count and misses.get(group)]
-        missed += sum(count for group, count in misses.items() if group not in backups)
-        if both:
-            groups, copies = self.btf.enum("kt_backed_up"), self.btf.enum("kt_copy")["kt_copies"]
-            for group in both:
-                index = groups[f"kt_backed_up_{group}"] * copies
-                first, backup = self.per_cpu_sums("done", [index, index + 1])
-                missed += missed_by_both(misses[group], backups[group], first, backup)
-        return missed
-
-    def time_runs(self) -> None:
-        """Let the kernel measure every BPF program's runs from now on, until this is closed (5.8, d46edd671a14).
-
-        That costs each run two looks at the clock, some 50 ns. Raises LoadRefused.
-        """
-        fd = self._library.bpf_enable_stats(_STATS_RUN_TIME)
-        if fd < 0:
-            raise LoadRefused(
-                f"the kernel does not measure BPF programs: {os.strerror(-fd)}.",
-                why="BPF_ENABLE_STATS needs CAP_SYS_ADMIN.",
-                do="leave out --overhead",
-            )
-        self._stats_fd = fd
-
-    def runs(self) -> dict[str, tuple[int, int]]:
-        """Program -> (nanoseconds, runs) since `time_runs`; without the entry and the exit that lead to it."""
-        return {program.name: (info.run_time_ns, info.run_cnt) for program, info in self._infos()}
-
-    def _infos(self) -> Iterator[tuple[Program, _ProgInfo]]:
+    def _loaded(self) -> Iterator[tuple[Program, int]]:
         for program in self._programs():
-            fd = self._library.bpf_program__fd(program.pointer)
-            if fd < 0:
-                continue
-            info, size = _ProgInfo(), c_uint32(ctypes.sizeof(_ProgInfo))
-            if not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
-                yield program, info
+            fd = int(self._library.bpf_program__fd(program.pointer))
+            if fd >= 0:
+                yield program, fd
 
     def close(self) -> None:
         """Detach and unload; harmless when called twice."""
-        for ring in self._rings:
-            ring.close()
-        self._rings.clear()
         for link in self._links:
             self._library.bpf_link__destroy(link)
         self._links.clear()
-        if self._stats_fd >= 0:
-            os.close(self._stats_fd)
-        self._stats_fd = -1
-        if self._returns is not None:
-            self._returns.close()
-        self.hooks.clear()
+        self._let_go()
         self._close_object()
 
     def _close_object(self) -> None:

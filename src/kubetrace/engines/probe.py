@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import platform
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubetrace.engines import support, tracefs
+from kubetrace.engines import perf, support, tracefs
 from kubetrace.engines.libbpf import Libbpf, library
 from kubetrace.errors import LibraryMissing
 
@@ -26,8 +24,6 @@ _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 _PROG_KPROBE, _PROG_RAW_TRACEPOINT, _PROG_TRACING = 2, 17, 26
 _TRACE_FEXIT = 25
 _MAP_RINGBUF = 27
-# include/uapi/linux/perf_event.h
-_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
 # In every kernel by that name since 2.6, and called when a directory is removed.
 _FUNCTION = b"vfs_rmdir"
 _TRACEPOINT = b"cgroup_mkdir"
@@ -182,14 +178,9 @@ def _tracepoint(libbpf: Libbpf) -> int:
 
 def _kprobe(libbpf: Libbpf) -> int:
     def attach(program: int) -> int:
-        name = ctypes.create_string_buffer(_FUNCTION)
-        kind = int((support.KPROBES / "type").read_text())
-        # struct perf_event_attr up to config2: the function's name, and the offset in it (perf_kprobe_init)
-        attributes = struct.pack("<IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), 0)
-        event = tracefs.perf_event_open(attributes)
+        event = perf.open_kprobe(_FUNCTION.decode(), returns=False)
         try:
-            fcntl.ioctl(event, _IOC_SET_BPF, program)
-            fcntl.ioctl(event, _IOC_ENABLE, 0)
+            perf.run_at(event, program)
         except OSError:
             os.close(event)
             raise

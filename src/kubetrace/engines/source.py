@@ -7,13 +7,15 @@ import platform
 import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from kubetrace.engines import support
+from kubetrace.engines.attached import Attached
 from kubetrace.engines.counters import CounterMap
-from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.layout import Batch, Layout
 
-_OBJECTS = Path(__file__).parent.parent / "objects"
+_PACKAGE = Path(__file__).parent.parent
+_OBJECTS = _PACKAGE / "objects"
 CGROUPS = "cgroups"
 
 
@@ -21,6 +23,40 @@ def object_path(tracer: str) -> Path:
     """The compiled object for this machine; KUBETRACE_OBJECTS names another directory (a developer's stand-in)."""
     directory = os.environ.get("KUBETRACE_OBJECTS")
     return (Path(directory) if directory else _OBJECTS / platform.machine()) / f"{tracer}.bpf.o"
+
+
+def sources() -> Path:
+    """The directory of bpf/: the checkout's, or what the wheel carries."""
+    checkout = _PACKAGE.parent.parent / "bpf"
+    return checkout if (checkout / "bcc.bpf.h").exists() else _OBJECTS / "bpf"
+
+
+def source_path(tracer: str) -> Path:
+    """What bcc compiles; KUBETRACE_SOURCES names another directory (a developer's stand-in)."""
+    directory = os.environ.get("KUBETRACE_SOURCES")
+    return (Path(directory) if directory else sources()) / f"{tracer}.bpf.c"
+
+
+def engine_for(asked: str) -> str:
+    """libbpf or bcc; `auto` takes bcc where libbpf cannot work and bcc can."""
+    if asked != "auto":
+        return asked
+    if support.has_btf():
+        return "libbpf"
+    from kubetrace.engines import bcc
+
+    return "bcc" if bcc.package() else "libbpf"
+
+
+def _load(tracer: str, engine: str, host_root: str | None, program: Path | None, **arguments: Any) -> Attached:
+    # bcc's modules are imported when they are needed, and bcc itself by a process of its own.
+    if engine_for(engine) == "bcc":
+        from kubetrace.engines.bcc import BccObject
+
+        return BccObject(program or source_path(tracer), sources(), host_root=host_root, **arguments)
+    from kubetrace.engines.libbpf import LoadedObject
+
+    return LoadedObject(program or object_path(tracer), **arguments)
 
 
 def hookable(tracer: str) -> bool:
@@ -32,7 +68,8 @@ class KernelSource:
     """The running kernel as a source of batches; attached when made. Raises EngineError (see LoadedObject).
 
     `streams`: ring buffer or map of counters -> name of the struct of its records. The stream `cgroups` is always
-    there. `unneeded` and `sizes` are as for LoadedObject.
+    there. `engine` is auto, libbpf or bcc, which looks for the kernel's headers under `host_root`. `program` is the
+    source (bcc) or object of a tracer that is none of ours. The others are as for LoadedObject.
     """
 
     def __init__(
@@ -45,10 +82,22 @@ class KernelSource:
         unneeded: Collection[str] = (),
         sizes: Mapping[str, int] | None = None,
         hook: str = "auto",
+        engine: str = "auto",
+        host_root: str | None = None,
+        program: Path | None = None,
     ) -> None:
         """Load, attach and map the rings."""
-        self._loaded = LoadedObject(
-            object_path(tracer), constants=constants, hook=hook, optional=optional, unneeded=unneeded, sizes=sizes
+        self.engine = engine_for(engine)
+        self._loaded = _load(
+            tracer,
+            self.engine,
+            host_root,
+            program,
+            constants=constants,
+            hook=hook,
+            optional=optional,
+            unneeded=unneeded,
+            sizes=sizes,
         )
         try:
             self.layouts: Mapping[str, Layout] = {

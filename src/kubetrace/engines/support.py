@@ -115,13 +115,18 @@ def hook_missing(tracer: str, program: str, hook: str, detail: str) -> HookMissi
     )
 
 
+def has_btf() -> bool:
+    """Whether the kernel describes its own types."""
+    return VMLINUX_BTF.exists()
+
+
 def check_btf() -> None:
     """Raises HookMissing when the kernel carries no BTF: objects compiled once cannot be relocated to it."""
-    if not VMLINUX_BTF.exists():
+    if not has_btf():
         raise HookMissing(
             f"this kernel ({os.uname().release}) has no BTF.",
             why=f"{VMLINUX_BTF} is missing (CONFIG_DEBUG_INFO_BTF), so compiled programs cannot be fitted to it.",
-            do="a kernel of a current distribution (Debian: since 5.10)",
+            do=f"apt-get install python3-bpfcc linux-headers-{os.uname().release}, and --engine bcc",
             check="kernel BTF",
         )
 

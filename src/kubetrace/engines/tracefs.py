@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
-import struct
 from collections.abc import Callable
+
+from kubetrace.engines import perf
 
 _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing", "/host/sys/kernel/tracing")
 _GROUP = "kubetrace_"
@@ -26,9 +26,6 @@ _INSTANCES = 1024
 # include/uapi/linux/mount.h; the numbers of these calls are the same everywhere
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
-_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_FLAG_FD_CLOEXEC = 8
 
 
 def writable() -> str | None:
@@ -53,6 +50,18 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
     if done < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return done
+
+
+def tracepoint_id(category: str, name: str) -> int:
+    """The number by which perf knows a tracepoint. Raises OSError or ValueError."""
+    root = next((root for root in _ROOTS if os.path.isdir(f"{root}/events")), None)
+    mount = mount_unseen() if root is None else None
+    try:
+        with open(f"{root or f'/proc/self/fd/{mount}'}/events/{category}/{name}/id", encoding="ascii") as file:
+            return int(file.read())
+    finally:
+        if mount is not None:
+            os.close(mount)
 
 
 class TracefsReturns:
@@ -96,7 +105,7 @@ class TracefsReturns:
             self._command(f"r{_INSTANCES}:{self._group}/{name} {function}")
             self._events.append(name)
             with open(f"{self._root}/events/{self._group}/{name}/id", encoding="ascii") as file:
-                event = _open_tracepoint(int(file.read()))
+                event = perf.open_tracepoint(int(file.read()))
         except (OSError, ValueError):
             return 0
         link = attach(event)
@@ -122,26 +131,3 @@ class TracefsReturns:
         if self._mount is not None:
             os.close(self._mount)
             self._mount = self._root = None
-
-
-def _open_tracepoint(number: int) -> int:
-    """perf_event_open(2) of a tracepoint on all processes, by its id in tracefs; raises OSError."""
-    # struct perf_event_attr, first published size: type, size, config, sample_period, sample_type, read_format,
-    # flags, wakeup_events, bp_type, bp_addr
-    return perf_event_open(struct.pack("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, number, 1, 0, 0, 0, 1, 0, 0))
-
-
-def perf_event_open(attributes: bytes) -> int:
-    """perf_event_open(2) on all processes; raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    event: int = libc.syscall(
-        ctypes.c_long(_PERF_EVENT_OPEN[platform.machine()]),
-        attributes,
-        ctypes.c_int(-1),
-        ctypes.c_int(0),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC),
-    )
-    if event < 0:
-        raise OSError(ctypes.get_errno(), "perf_event_open")
-    return event

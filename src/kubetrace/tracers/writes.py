@@ -140,7 +140,8 @@ class Writes:
         "Not seen: reflinks (FICLONE), names and metadata (create, rename, chmod), what happens later to pages that a "
         "mapping has dirtied already, sync and syncfs, writes from inside the kernel (core dumps, NFS server, loop "
         "devices, swap) and inside virtual machines; with --all, what send, sendmsg and vmsplice send. A file that is "
-        "renamed keeps the path it was first seen with."
+        "renamed keeps the path it was first seen with. Where the kernel may preempt a program, what others do on "
+        "its CPU meanwhile is missed, and told as lost."
     )
     examples = (
         ("kubetrace writes", "every pod, every destination"),

@@ -1,0 +1,209 @@
+"""What a loaded tracer gives, whichever engine loaded it: layouts, readers of its maps, counts of what was missed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from ctypes import c_uint32, c_uint64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubetrace.engines.counters import CounterMap
+from kubetrace.engines.ring import Ring, open_ring
+from kubetrace.errors import LoadRefused
+
+if TYPE_CHECKING:
+    from kubetrace.engines.btf import Btf
+    from kubetrace.engines.libbpf import Libbpf
+    from kubetrace.engines.tracefs import TracefsReturns
+    from kubetrace.layout import Layout
+
+# include/uapi/linux/bpf.h
+MAP_TYPE_HASH = 1
+_STATS_RUN_TIME = 0
+# A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
+_BACKUP = "_backup"
+
+
+class _ProgInfo(ctypes.Structure):
+    """struct bpf_prog_info (include/uapi/linux/bpf.h) up to recursion_misses (5.12; 0 on older kernels)."""
+
+    _fields_ = [
+        ("head", ctypes.c_ubyte * 192),
+        ("run_time_ns", c_uint64),
+        ("run_cnt", c_uint64),
+        ("recursion_misses", c_uint64),
+    ]
+
+
+class Program:
+    """One program: its name is GROUP__VARIANT, its section KIND/FUNCTION.
+
+    Programs of one group do the same at the same place by different means (fentry, kprobe) or under the names that a
+    function had in different kernels; just one of a group is attached.
+    """
+
+    def __init__(self, name: str, section: str) -> None:
+        """By its two names."""
+        self.name = name
+        self.kind, _, self.function = section.partition("/")
+        self.returns = self.kind == "kretprobe"
+        self.at_entry = self.kind in ("fentry", "kprobe")
+        self.group, _, variant = name.partition("__")
+        self.backs_up = self.group.removesuffix(_BACKUP) if self.group.endswith(_BACKUP) else None
+        if variant == "raw_tp" or self.kind.startswith("raw_"):
+            self.hook = "raw_tp"
+        else:
+            entry = {"kretprobe": "kprobe", "fexit": "fentry", "tracepoint": "tp"}
+            self.hook = variant.partition("_")[0] or entry.get(self.kind, self.kind)
+
+
+def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int) -> int:
+    """Calls for which neither a program nor its backup ran, at most: exact where every call has work for it.
+
+    Whichever of the two the kernel runs first does the work, and the other only where the first was missed. So
+    misses(first) - done(other) is the number, and the same taken the other way round never more.
+    """
+    return min(misses, backup_misses, max(0, misses - backup_done, backup_misses - done))
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A map in the kernel: descriptor, BPF_MAP_TYPE_*, sizes in bytes, capacity in entries (a ring: bytes)."""
+
+    fd: int
+    type: int
+    key_size: int
+    value_size: int
+    entries: int
+
+
+class Attached(ABC):
+    """A tracer inside the kernel. Engines say which maps and programs there are; all else follows from that."""
+
+    _library: Libbpf
+    btf: Btf
+    hooks: dict[str, str]
+    """Group of programs -> how it is attached."""
+    missing: dict[str, str]
+    """Optional groups that could not be attached -> what is therefore not seen."""
+
+    def __init__(self, library: Libbpf) -> None:
+        """Nothing is loaded yet."""
+        self._library = library
+        self._returns: TracefsReturns | None = None
+        self._rings: list[Ring] = []
+        self._stats_fd = -1
+        self.hooks = {}
+        self.missing = {}
+
+    @abstractmethod
+    def map(self, name: str) -> Map:
+        """Raises LoadRefused when there is none of that name."""
+
+    @abstractmethod
+    def _loaded(self) -> Iterable[tuple[Program, int]]:
+        """The programs that are in the kernel, with their descriptors."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Detach and unload; harmless when called twice."""
+
+    def _let_go(self) -> None:
+        """What every engine holds; to be called when the programs are detached."""
+        for ring in self._rings:
+            ring.close()
+        self._rings.clear()
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+        self._stats_fd = -1
+        if self._returns is not None:
+            self._returns.close()
+        self.hooks.clear()
+
+    def layout(self, struct_name: str) -> Layout:
+        """The layout of an event struct, from the object's BTF."""
+        return self.btf.layout(struct_name)
+
+    def ring(self, name: str, record_size: int) -> Ring:
+        """A reader of the ring buffer `name` with records of `record_size` bytes."""
+        found = self.map(name)
+        ring = open_ring(self._library, found.fd, found.entries, record_size)
+        self._rings.append(ring)
+        return ring
+
+    def stream(self, name: str, record_size: int) -> Ring:
+        """A reader of what the map `name` is: a ring buffer, or a hash of counters."""
+        found = self.map(name)
+        if found.type != MAP_TYPE_HASH:
+            return self.ring(name, record_size)
+        return CounterMap(self._library, found.fd, found.key_size, found.value_size, found.entries)
+
+    def map_fd(self, name: str) -> int:
+        """The map's file descriptor: a ring buffer's can be polled."""
+        return self.map(name).fd
+
+    def update(self, name: str, key: bytes, value: bytes) -> bool:
+        """Store a value; False when the map is full or gone."""
+        return not self._library.bpf_map_update_elem(self.map_fd(name), key, value, 0)
+
+    def delete(self, name: str, key: bytes) -> None:
+        """Take a key out, if it is there."""
+        self._library.bpf_map_delete_elem(self.map_fd(name), key)
+
+    def per_cpu_sums(self, name: str, keys: Sequence[int]) -> list[int]:
+        """Sums over all CPUs of u64 counters in a per-CPU array."""
+        fd, cpus = self.map_fd(name), self._library.libbpf_num_possible_cpus()
+        values = (c_uint64 * cpus)()
+        sums = []
+        for key in keys:
+            self._library.bpf_map_lookup_elem(fd, key.to_bytes(4, "little"), values)
+            sums.append(sum(values))
+        return sums
+
+    def missed_runs(self) -> int:
+        """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
+
+        With a backup, those that neither copy ran for.
+        """
+        missed = self._returns.missed() if self._returns is not None else 0
+        misses: dict[str, int] = {}
+        backups: dict[str, int] = {}
+        for program, info in self._infos():
+            into, group = (misses, program.group) if program.backs_up is None else (backups, program.backs_up)
+            into[group] = into.get(group, 0) + info.recursion_misses
+        both = [group for group, count in backups.items() if count and misses.get(group)]
+        missed += sum(count for group, count in misses.items() if group not in backups)
+        if both:
+            groups, copies = self.btf.enum("kt_backed_up"), self.btf.enum("kt_copy")["kt_copies"]
+            for group in both:
+                index = groups[f"kt_backed_up_{group}"] * copies
+                first, backup = self.per_cpu_sums("done", [index, index + 1])
+                missed += missed_by_both(misses[group], backups[group], first, backup)
+        return missed
+
+    def time_runs(self) -> None:
+        """Let the kernel measure every BPF program's runs from now on, until this is closed (5.8, d46edd671a14).
+
+        That costs each run two looks at the clock, some 50 ns. Raises LoadRefused.
+        """
+        fd = self._library.bpf_enable_stats(_STATS_RUN_TIME)
+        if fd < 0:
+            raise LoadRefused(
+                f"the kernel does not measure BPF programs: {os.strerror(-fd)}.",
+                why="BPF_ENABLE_STATS needs CAP_SYS_ADMIN.",
+                do="leave out --overhead",
+            )
+        self._stats_fd = fd
+
+    def runs(self) -> dict[str, tuple[int, int]]:
+        """Program -> (nanoseconds, runs) since `time_runs`; without the entry and the exit that lead to it."""
+        return {program.name: (info.run_time_ns, info.run_cnt) for program, info in self._infos()}
+
+    def _infos(self) -> Iterator[tuple[Program, _ProgInfo]]:
+        for program, fd in self._loaded():
+            info, size = _ProgInfo(), c_uint32(ctypes.sizeof(_ProgInfo))
+            if not self._library.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)):
+                yield program, info

@@ -1,0 +1,74 @@
+"""kubetrace run: a tracer of the user's own, from a C file, with everything that the built-in ones have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kubetrace import options
+from kubetrace.errors import UsageError
+
+
+def _run(file: Path, **given: Any) -> None:
+    from kubetrace import session
+    from kubetrace.derived import PREFIX, Derived
+    from kubetrace.engines.own import OwnProgram
+    from kubetrace.selection import Selection
+
+    name = file.name.partition(".")[0]
+    if not file.name.endswith(".bpf.c") or not name.replace("-", "_").isidentifier():
+        raise UsageError(f"{file.name} is not called NAME.bpf.c.", do="kubetrace run unlink.bpf.c")
+    selection = Selection.parse(given["namespace"], given["pod"], given["container"])
+    program = OwnProgram(file, given["engine"], given["host_root"])
+    layout = program.layout({"filter_by_cgroup": int(bool(selection))})
+    tracer = Derived(PREFIX + name, program.stream, layout)
+    by, sort = session.check(tracer, given["by"], given["sort"])
+    session.run(
+        tracer,
+        session.Options(
+            selection=selection,
+            by=by,
+            sort=sort,
+            program=program.path,
+            **{**options.of_run(given), "engine": program.engine},
+        ),
+    )
+
+
+_HELP = """Show the events of a tracer of your own, NAME.bpf.c, live, by pod.
+
+A tracer is a C file with a struct for its events, a stream of them, and programs at kernel functions or tracepoints.
+Its columns follow from the struct. It is compiled by clang where that is installed, by bcc otherwise, and attributed,
+shown, recorded and exported like the built-in ones. docs/own-tracer.md explains one, docs/unlink.bpf.c.
+
+\b
+Examples:
+  kubetrace run unlink.bpf.c                    what containers remove from their root file systems
+  kubetrace run unlink.bpf.c --events -n shop   a line for each
+  kubetrace run unlink.bpf.c --record u.ktrace  for kubetrace replay and export
+"""
+
+
+def _command() -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["file"], type=click.Path(path_type=Path), metavar="NAME.bpf.c"),
+        *options.selecting(),
+        *options.showing(),
+        *options.lasting(),
+        click.Option(
+            ["--record"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Record everything to FILE too; kubetrace replay FILE shows it again.",
+        ),
+        *options.keeping(),
+        *options.attaching(),
+        *options.costing(),
+        *options.verbose(),
+    ]
+    return click.Command("run", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
+
+
+command = _command()

@@ -1,0 +1,112 @@
+"""Both engines at once on the same work: every event and every counter that one tells, the other tells too."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from tests.vm import cri, guest, images
+
+from .conftest import SHELL, Event, Tracer
+from .test_writes import procs_of, write
+
+# of the kernel that runs, where the machine has a disk with them (tests/vm/stage_headers.py)
+HEADERS = glob.glob(f"{guest.RUN}/headers/linux-headers-{os.uname().release}")
+# how a thing is told, and what cannot be the same for two who watch it
+COMMANDS = {"copyup": (), "writes": ("--by", "operation"), "cgroups": ("--min-stall", "0")}
+# a compiler under emulation, whose libraries come over 9p
+COMPILED_S = 300
+OWN = {"time", "duration_ns", "parents_duration_ns", "lifetime_ns", "startup_ns"}
+COPY_UPS = """
+echo >> /app/a/b/c/deep/deep.txt
+chmod 600 /app/hundred-kib
+: > /app/one-mib
+echo >> /app/sparse
+mv /app/rename-me /app/renamed
+chown -h 1000:1000 /app/links/dangling
+echo >> /app/links/second
+for n in $(seq 100 122); do chmod 600 /app/data/$n.dat; done
+"""
+
+
+@dataclass
+class Told:
+    """What each engine told of each tracer, and the container that it is about."""
+
+    objects: dict[tuple[str, str], list[Event]]
+    container: cri.Container
+
+    def of(self, engine: str, command: str) -> list[Event]:
+        mine = self.container.container_id
+        return [o for o in self.objects[engine, command] if o.get("container_id") == mine]
+
+
+@pytest.fixture(scope="module", params=["BTF", *(["headers"] if HEADERS else [])])
+def told(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    if request.param == "headers":
+        os.environ["BCC_KERNEL_SOURCE"] = HEADERS[0]
+
+    def start(engine: str, command: str) -> Tracer:
+        directory = tmp_path_factory.mktemp(f"{engine}-{command}")
+        return Tracer(directory, "--engine", engine, *COMMANDS[command], command=command, ready_s=COMPILED_S)
+
+    pairs = [(engine, command) for command in COMMANDS for engine in ("bcc", "libbpf")]
+    with ThreadPoolExecutor() as pool:
+        tracers = dict(zip(pairs, pool.map(lambda pair: start(*pair), pairs), strict=True))
+    os.environ.pop("BCC_KERNEL_SOURCE", None)
+    pod = node.run_pod("shop", f"twice-{request.param.lower()}", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
+    container = pod.start_container("app", images.WEB, SHELL)
+    assert container.exec(["sh", "-c", COPY_UPS])[2] == 0
+    write(container.pid, procs_of(container), "/app/data", "/cache")
+    container.remove()
+    yield Told({pair: tracer.end() for pair, tracer in tracers.items()}, container)
+    pod.remove()
+
+
+def same(event: Event) -> Event:
+    return {key: value for key, value in event.items() if key not in OWN and not key.startswith("latency")}
+
+
+def test_copy_ups_are_the_same(told: Told) -> None:
+    by_bcc, by_libbpf = ([same(o) for o in told.of(engine, "copyup")] for engine in ("bcc", "libbpf"))
+    assert by_bcc == by_libbpf
+    # what the script does: 23 chmods, and as many others as by hand
+    assert [o["path"] for o in by_bcc if o["path"].startswith("/app/data/1") and not o["is_parent"]] == [
+        f"/app/data/{n}.dat" for n in range(100, 123)
+    ]
+    deep = next(o for o in by_bcc if o["path"] == "/app/a/b/c/deep/deep.txt")
+    assert (deep["copied_bytes"], deep["parents"], deep["trigger"]) == (3003, 5, "open-write")
+    assert deep["layer_index"] and deep["flags"] & os.O_APPEND
+
+
+def test_counters_are_the_same(told: Told) -> None:
+    rows = {}
+    for engine in ("bcc", "libbpf"):
+        last = {(o["destination"], o["operation"]): o for o in told.of(engine, "writes") if o["type"] == "writes"}
+        rows[engine] = {
+            key: {name: row[name] for name in ("writes_total", "bytes_total", "errors_total", "device", "medium")}
+            for key, row in last.items()
+        }
+    assert rows["bcc"] == rows["libbpf"]
+    operations = {operation for _, operation in rows["bcc"]}
+    assert {"write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "mmap"} <= operations
+
+
+def test_events_of_cgroups_are_the_same(told: Told) -> None:
+    by_bcc, by_libbpf = (
+        sorted(json.dumps(same(o), sort_keys=True) for o in told.of(engine, "cgroups")) for engine in ("bcc", "libbpf")
+    )
+    assert by_bcc == by_libbpf
+    assert {"created", "attached", "exec", "exit", "removed"} <= {json.loads(o)["event"] for o in by_bcc}
+
+
+def test_nothing_is_lost(told: Told) -> None:
+    for pair, objects in told.objects.items():
+        assert [o for o in objects if o["type"] == "lost"] == [], pair
+        assert objects[-1]["lost"] == 0, pair
