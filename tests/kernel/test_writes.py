@@ -87,6 +87,12 @@ class Run:
                 last[key] = row
         return list(last.values())
 
+    @property
+    def lost(self) -> int:
+        """What the tracer says it did not see."""
+        count: int = self.objects[-1]["lost"]
+        return count
+
     def row(self, directory: str, operation: str) -> dict[str, Any]:
         text = DESTINATIONS[directory][0]
         found = [
@@ -105,12 +111,27 @@ class Run:
 
 @pytest.fixture(scope="module", params=["auto", "kprobe"])
 def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """All work under the tracer by each hook.
+
+    A preempted program is not run for others on its CPU (README, what is not seen). Where the tracer says that this has
+    happened, its totals have no measure, and the work is done again: it may have been the writes of others, though.
+    """
     hook: str = request.param
+    for attempt in range(4):
+        result = measure(node, f"ledger-{hook}-{attempt}", hook, tmp_path_factory.mktemp("writes"))
+        if attempt == 3 or not (preemptible() and result.lost):
+            break
+        result.container.pod.remove()
+    yield result
+    result.container.pod.remove()
+
+
+def measure(node: cri.Node, name: str, hook: str, directory: Path) -> Run:
     # on the node's disk, which /var/lib is not in the virtual machine
     os.makedirs("/var/log/ledger", exist_ok=True)
     pod = node.run_pod(
         "shop",
-        f"ledger-{hook}",
+        name,
         volumes=[
             cri.Volume("empty-dir", "cache", "/cache"),
             cri.Volume("memory", "scratch", "/scratch"),
@@ -120,7 +141,7 @@ def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest
             cri.Volume("secret", "token", "/etc/token", files={"password": "hunter2\n"}),
         ],
     )
-    tracer = Tracer(tmp_path_factory.mktemp("writes"), "--by", "operation", "-L", "--hook", hook, command="writes")
+    tracer = Tracer(directory, "--by", "operation", "-L", "--hook", hook, command="writes")
     container = pod.start_container("app", images.WEB, SHELL)
     talker = pod.start_container(
         "talker", images.WEB, ["sh", "-c", f"for n in $(seq {LOG_LINES}); do echo line $n; done; exec sleep infinity"]
@@ -143,8 +164,7 @@ def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest
         os.rmdir(f"/var/log/{name}")
     result.log_bytes = os.stat(f"{pod.log_directory}/talker/0.log").st_size
     result.objects = tracer.end()
-    yield result
-    pod.remove()
+    return result
 
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
