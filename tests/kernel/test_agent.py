@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +14,27 @@ from tests.vm import cri, images
 
 from .conftest import SHELL
 
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     directory = tmp_path_factory.mktemp("agent")
+    # Linux' own most; Debian's kernels have 3, and keep kprobes for CAP_SYS_ADMIN then
+    PARANOID.write_text("2")
     with Agent(directory, "copyup", "cgroups", before=ONLY_THESE, command=("kubetrace",)) as running:
         yield running
+    PARANOID.write_text("3")
+
+
+def test_where_kprobes_are_kept_for_the_administrator_it_says_so() -> None:
+    assert PARANOID.read_text() == "3\n"
+    done = subprocess.run(
+        [*ONLY_THESE, "kubetrace", "copyup", "-d", "0.1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "kernel.perf_event_paranoid is 3" in done.stderr and "sysctl kernel.perf_event_paranoid=2" in done.stderr
+    assert done.stderr.splitlines()[-1] == "See:  kubetrace doctor, line 'kprobe attach'"
 
 
 def test_least_rights_attach_and_count_exactly(agent: Agent, node: cri.Node) -> None:

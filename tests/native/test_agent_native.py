@@ -160,11 +160,23 @@ def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
 # The manifests.
 
 
-def _manifests() -> list[dict[str, Any]]:
+@pytest.fixture(params=["", "sys-admin"])
+def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> list[dict[str, Any]]:
+    """What kubectl makes of deploy/, as it is (all tests here, and tests/kernel/test_agent.py, run with these rights),
+    and with the component in.
+    """
     import yaml
 
-    done = subprocess.run(["kubectl", "kustomize", str(ROOT / "deploy")], capture_output=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
+    directory = tmp_path / "deploy"
+    shutil.copytree(ROOT / "deploy", directory)
+    if request.param:
+        text = (directory / "kustomization.yaml").read_text()
+        (directory / "kustomization.yaml").write_text(text.replace("# components:", "components:"))
+    done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, check=True)
+    found = list(yaml.safe_load_all(done.stdout))
+    added = found[-1]["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"]
+    assert tuple(added) == (*LEAST, *(["SYS_ADMIN"] if request.param else []))
+    return found
 
 
 def _check(value: Any, kind: str, path: str) -> None:
@@ -188,22 +200,19 @@ def _check(value: Any, kind: str, path: str) -> None:
             _check(item, types[name], f"{path}.{name}")
 
 
-def test_the_manifests_are_of_the_apis_types() -> None:
-    found = _manifests()
-    assert [item["kind"] for item in found] == ["Namespace", "ServiceAccount", "DaemonSet"]
-    for item in found:
+def test_the_manifests_are_of_the_apis_types(manifests: list[dict[str, Any]]) -> None:
+    assert [item["kind"] for item in manifests] == ["Namespace", "ServiceAccount", "DaemonSet"]
+    for item in manifests:
         _check(item, f"V1{item['kind']}", item["kind"])
 
 
-def test_the_daemon_set_has_the_least_rights_and_runs_the_agent() -> None:
-    (daemon_set,) = [item for item in _manifests() if item["kind"] == "DaemonSet"]
+def test_the_daemon_set_has_the_least_rights_and_runs_the_agent(manifests: list[dict[str, Any]]) -> None:
+    daemon_set = manifests[-1]
     pod = daemon_set["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     security = container["securityContext"]
     assert not security["privileged"] and not security["allowPrivilegeEscalation"]
     assert security["readOnlyRootFilesystem"] and security["capabilities"]["drop"] == ["ALL"]
-    # all tests here, and tests/kernel/test_agent.py, run with just these
-    assert tuple(security["capabilities"]["add"]) == LEAST
     assert pod["hostPID"] and not pod.get("hostNetwork") and not pod.get("hostIPC")
     assert [volume["hostPath"]["path"] for volume in pod["volumes"]] == ["/sys/kernel/tracing"]
     # the agent takes these words

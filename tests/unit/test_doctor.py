@@ -34,6 +34,7 @@ KERNEL = KernelFacts(
     fexit=0,
     kprobe=0,
     kprobes_built_in=True,
+    perf_paranoid=2,
     tracepoint=0,
     ring_buffer=0,
     tracefs="/sys/kernel/tracing",
@@ -100,6 +101,13 @@ def test_a_healthy_node_is_ok_in_every_line() -> None:
         ("fexit attach", {"fexit": None, "kprobe": None, "libbpf": None}, "no", "libbpf1"),
         ("kprobe attach", {"kprobe": errno.ENOENT, "kprobes_built_in": False}, "less", "fentry serves"),
         ("kprobe attach", {"kprobe": 1, "fexit": 1, "lockdown": "confidentiality"}, "no", "see lockdown"),
+        # the DaemonSet's capabilities on Debian
+        (
+            "kprobe attach",
+            {"kprobe": errno.EACCES, "capabilities": 1 << 39 | 1 << 38 | 1 << 19, "perf_paranoid": 3},
+            "no",
+            "sysctl kernel.perf_event_paranoid=2",
+        ),
         ("tracepoints", {"tracepoint": errno.EACCES, "capabilities": 0}, "no", "see capabilities"),
         ("ring buffer", {"ring_buffer": errno.EINVAL}, "no", "Linux 5.8"),
         ("tracefs", {"tracefs": None}, "ok", ""),

@@ -131,7 +131,8 @@ def _capabilities(kernel: KernelFacts) -> Finding:
         found = f"{held}; without CAP_SYS_PTRACE mounts that come later are not seen from a pod"
         return Finding("capabilities", "less", found, "add CAP_SYS_PTRACE")
     if not kernel.capabilities >> 21 & 1 and kernel.overlay_btf == "module":
-        found = f"{held}; without CAP_SYS_ADMIN no BTF of modules: kprobes serve, image layers are not told"
+        instead = "" if _wants_sys_admin(kernel) else "kprobes serve, "
+        found = f"{held}; without CAP_SYS_ADMIN no BTF of modules: {instead}image layers are not told"
         return Finding("capabilities", "less", found, "add CAP_SYS_ADMIN, if layers matter")
     return Finding("capabilities", "ok", held)
 
@@ -169,9 +170,23 @@ def _kprobe(kernel: KernelFacts) -> Finding:
     found = _refused(kernel, kernel.kprobe)
     if not kernel.kprobes_built_in:
         found = "this kernel was built without kprobes (CONFIG_KPROBES)"
+    if _wants_sys_admin(kernel):
+        found = f"refused: kernel.perf_event_paranoid is {kernel.perf_paranoid}, so kprobes ask for CAP_SYS_ADMIN"
+        do = "add CAP_SYS_ADMIN, or on the node: sysctl kernel.perf_event_paranoid=2"
+        return Finding("kprobe attach", "no" if kernel.overlay_btf != "kernel" else "less", found, do)
     status: Status = "less" if kernel.fexit == 0 else "no"
     do = "nothing: fentry serves" if status == "less" else _remedy(kernel, kernel.kprobe, "a distribution's kernel")
     return Finding("kprobe attach", status, found, do)
+
+
+def _wants_sys_admin(kernel: KernelFacts) -> bool:
+    # Of overlayfs as a module fentry needs the BTF, which asks for the same capability.
+    return (
+        kernel.kprobe in (errno.EPERM, errno.EACCES)
+        and _may_load(kernel)
+        and "CAP_SYS_ADMIN" not in capability_names(kernel.capabilities)
+        and kernel.perf_paranoid > 2
+    )
 
 
 def _tracefs(kernel: KernelFacts) -> Finding:

@@ -68,6 +68,8 @@ class KernelFacts:
     fexit: int | None
     kprobe: int | None
     kprobes_built_in: bool
+    perf_paranoid: int
+    """kernel.perf_event_paranoid: above Linux' own 2, kprobes ask for CAP_SYS_ADMIN."""
     tracepoint: int | None
     ring_buffer: int | None
     tracefs: str | None
@@ -98,6 +100,7 @@ def kernel_facts() -> KernelFacts:
         fexit=attempt(_fexit),
         kprobe=attempt(_kprobe),
         kprobes_built_in=support.KPROBES.exists(),
+        perf_paranoid=support.perf_paranoid(),
         tracepoint=attempt(_tracepoint),
         ring_buffer=attempt(_ring_buffer),
         tracefs=_tracefs(),

@@ -13,6 +13,9 @@ from kubetrace.errors import HookMissing, PermissionDenied
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+_PERF_PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+# What Linux itself knows (kernel/events/core.c): no more without CAP_PERFMON.
+PERF_PARANOID_MOST = 2
 _PREEMPT_MODE = Path("/sys/kernel/debug/sched/preempt")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 # include/uapi/linux/capability.h
@@ -67,12 +70,27 @@ def permission_denied(program: str, code: int) -> PermissionDenied:
             why="This shell is root without CAP_BPF and CAP_PERFMON, as in a container or a restricted service.",
             do="a root shell of the node itself, or: kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE",
         )
+    if not held >> _CAP_SYS_ADMIN & 1 and perf_paranoid() > PERF_PARANOID_MOST:
+        return PermissionDenied(
+            what,
+            why=f"kernel.perf_event_paranoid is {perf_paranoid()} (Debian, Ubuntu): kprobes ask for CAP_SYS_ADMIN.",
+            do="add CAP_SYS_ADMIN, or on the node: sysctl kernel.perf_event_paranoid=2",
+            check="kprobe attach",
+        )
     return PermissionDenied(
         what,
         why="root, but a security module, seccomp or the kernel's configuration forbids kprobes and fentry here.",
         do="kubetrace -v ... shows the kernel's own words",
         check="tracers",
     )
+
+
+def perf_paranoid() -> int:
+    """kernel.perf_event_paranoid; where distributions know more than 2, perf_event_open(2) asks for CAP_SYS_ADMIN."""
+    try:
+        return int(_PERF_PARANOID.read_text())
+    except (OSError, ValueError):
+        return PERF_PARANOID_MOST
 
 
 def in_pod() -> bool:
