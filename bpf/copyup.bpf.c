@@ -410,13 +410,9 @@ int BPF_KRETPROBE(return_backup__kprobe, int result)
 		return copyup_begun(result, copy);                                                           \
 	}                                                                                                    \
 	SEC("fexit/do_splice_direct")                                                                        \
-	int BPF_PROG(spliced##suffix##__fentry, void *in, __u64 *ppos, void *out, void *opos, __u64 length,  \
-		     __u32 flags, long bytes)                                                                \
+	int spliced##suffix##__fentry(unsigned long long *ctx)                                               \
 	{                                                                                                    \
-		__u64 to = 0;                                                                                \
-                                                                                                             \
-		bpf_probe_read_kernel(&to, sizeof(to), ppos);                                                \
-		return copyup_spliced(bytes, to, copy);                                                      \
+		return copyup_spliced(ctx[6], backed_up ? copyup_offset(ctx) : 0, copy);                     \
 	}                                                                                                    \
 	/* What overlayfs clones by: do_clone_file_range until 6.7, vfs_clone_file_range (which wrapped it)  \
 	 * from 6.8 on. */                                                                                   \
@@ -456,6 +452,16 @@ static __always_inline __u64 copyup_attributes(unsigned long long *ctx)
 	/* or clang computes the address of ctx[1 or 2], which is refused */
 	asm volatile("" : "+r"(attributes));
 	return attributes;
+}
+
+/* *ppos as do_splice_direct(in, ppos, out, opos, len, flags) left it. A pointer to a number is an argument
+ * that 5.10's verifier lets nobody read, so this is for where there are backups. */
+static __always_inline __u64 copyup_offset(unsigned long long *ctx)
+{
+	__u64 to = 0;
+
+	bpf_probe_read_kernel(&to, sizeof(to), (void *)ctx[1]);
+	return to;
 }
 
 COPYUP_FENTRY(, kt_first)

@@ -95,6 +95,9 @@ enum kt_copy {
 };
 /* User space finds the names through this pointer's type. */
 enum kt_copy *kt_pin_copy __attribute__((unused));
+/* Whether backups are attached; set before load. */
+const volatile bool backed_up = false;
+
 #define KT_BACKED_UP 32 /* groups at most; their index is enum kt_backed_up of the tracer */
 
 struct {

@@ -252,6 +252,9 @@ class LoadedObject(Attached):
             if programs[0].name != refused.name and not (same and (backup or len(programs) > 1)):
                 continue
             del programs[0]
+            # its function under another name is no way round what the hook refuses
+            while same and len(programs) > 1 and programs[0].hook == refused.hook:
+                del programs[0]
             if not programs:
                 if not backup:
                     self.missing[group] = self._optional[group]
@@ -384,12 +387,11 @@ class LoadedObject(Attached):
         raise LoadRefused(f"{self._path.name} has no map {name}.")
 
     def _write_constants(self) -> None:
-        if not self._constants:
-            return
         size = c_size_t()
         start = self._library.bpf_map__initial_value(self._map(".rodata"), ctypes.byref(size))
         variables = self.btf.variables(".rodata")
-        for name, value in self._constants.items():
+        backed_up = {"backed_up": int(support.preemptible())} if "backed_up" in variables else {}
+        for name, value in (self._constants | backed_up).items():
             offset, width = variables[name]
             ctypes.memmove(start + offset, value.to_bytes(width, "little"), width)
 
