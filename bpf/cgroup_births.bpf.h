@@ -25,7 +25,16 @@ struct cgroup_event {
 	__u16 path_bytes;
 	char path[2048 - 8 - 24];
 };
-KT_STREAM(cgroups, cgroup_event, 256 * 1024);
+KT_STREAM(cgroups, cgroup_event, 1024 * 1024);
+
+/* The first of what has a backup, in every tracer (kubetrace.bpf.h); a tracer's own enum kt_backed_up
+ * follows. */
+enum kt_backed_up_births {
+	kt_backed_up_cgroup_mkdir,
+	kt_backed_up_cgroup_rmdir,
+	kt_backed_up_others,
+};
+enum kt_backed_up_births *kt_pin_backed_up_births __attribute__((unused));
 
 static __always_inline int kt_cgroup_step(struct bpf_raw_tracepoint_args *ctx, __u16 step)
 {
@@ -51,16 +60,7 @@ static __always_inline int kt_cgroup_step(struct bpf_raw_tracepoint_args *ctx, _
 	return 0;
 }
 
-SEC("raw_tp/cgroup_mkdir")
-int cgroup_mkdir__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	return kt_cgroup_step(ctx, kt_cgroup_made);
-}
-
-SEC("raw_tp/cgroup_rmdir")
-int cgroup_rmdir__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	return kt_cgroup_step(ctx, kt_cgroup_gone);
-}
+KT_RAW_TP(cgroup_mkdir, "cgroup_mkdir", kt_cgroup_step(ctx, kt_cgroup_made))
+KT_RAW_TP(cgroup_rmdir, "cgroup_rmdir", kt_cgroup_step(ctx, kt_cgroup_gone))
 
 #endif

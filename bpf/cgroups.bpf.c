@@ -18,6 +18,21 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile kt_duration_ns min_stall_ns = 0;
 const volatile kt_bytes page_bytes = 4096;
 
+enum kt_backed_up {
+	kt_backed_up_created = kt_backed_up_others,
+	kt_backed_up_removed,
+	kt_backed_up_attached,
+	kt_backed_up_exec,
+	kt_backed_up_exit,
+	kt_backed_up_oom,
+	kt_backed_up_reclaim,
+	kt_backed_up_return_reclaim,
+	kt_backed_up_frozen,
+	kt_backed_up_thawed,
+};
+/* User space finds the names through this pointer's type. */
+enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+
 /* What happened; `throttled` is user space's. */
 enum cgroups_event {
 	cgroups_created,
@@ -108,8 +123,7 @@ static __always_inline void activity_end(struct cgroups_activity *event)
 	bpf_ringbuf_submit(event, kt_wake(&activity, sizeof(*event)));
 }
 
-SEC("raw_tp/cgroup_mkdir")
-int created__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int activity_created(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct cgroups_activity *event;
 	struct kt_cgroups who;
@@ -123,8 +137,9 @@ int created__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-SEC("raw_tp/cgroup_rmdir")
-int removed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+KT_RAW_TP(created, "cgroup_mkdir", activity_created(ctx))
+
+static __always_inline int activity_removed(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct cgroups_activity *event;
 	struct kt_cgroup_key key;
@@ -140,9 +155,10 @@ int removed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+KT_RAW_TP(removed, "cgroup_rmdir", activity_removed(ctx))
+
 /* Once for each thread that moves; a whole process is told by its leader. */
-SEC("raw_tp/cgroup_attach_task")
-int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int activity_attached(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx->args[2];
 	struct cgroups_activity *event;
@@ -161,8 +177,9 @@ int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-SEC("raw_tp/sched_process_exec")
-int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+KT_RAW_TP(attached, "cgroup_attach_task", activity_attached(ctx))
+
+static __always_inline int activity_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct linux_binprm *bprm = (struct linux_binprm *)ctx->args[2];
 	struct cgroups_activity *event;
@@ -188,6 +205,8 @@ int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+KT_RAW_TP(exec, "sched_process_exec", activity_exec(ctx))
+
 /*
  * Whether a process is a container's first that ran before we were attached: number 1 of a PID namespace
  * whose parent (the shim) is elsewhere. One that shares the node's PID namespace is not known then.
@@ -211,8 +230,7 @@ static __always_inline bool activity_was_first(struct task_struct *task, const s
 }
 
 /* The last thread of a process exits; its status is what wait_task_zombie would give its parent. */
-SEC("raw_tp/sched_process_exit")
-int exit__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int activity_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx->args[0];
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
@@ -248,6 +266,8 @@ int exit__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	activity_end(event);
 	return 0;
 }
+
+KT_RAW_TP(exit, "sched_process_exit", activity_exit(ctx))
 
 /* The memory controller's state of a task's cgroup, or of the nearest above that has one; 0: no such
  * controller. */
@@ -323,8 +343,7 @@ static __always_inline __u64 activity_counter(const struct mem_cgroup *memcg, __
 
 /* Runs in the thread that asked for memory, before the victim gives any back: it is the victim that is told.
  */
-SEC("raw_tp/mark_victim")
-int oom__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int activity_oom(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct task_struct *victim, **chosen;
@@ -365,12 +384,13 @@ int oom__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+KT_RAW_TP(oom, "mark_victim", activity_oom(ctx))
+
 /*
  * Reclaim that a limit asked for (memory.high, memory.max, memory.reclaim), in the thread that has to wait
  * for it; kswapd's and that for want of the node's own memory are other tracepoints.
  */
-SEC("raw_tp/mm_vmscan_memcg_reclaim_begin")
-int reclaim__raw_tp(void *ctx)
+static __always_inline int activity_reclaim(void)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	kt_boot_ns now = bpf_ktime_get_boot_ns();
@@ -380,8 +400,9 @@ int reclaim__raw_tp(void *ctx)
 	return 0;
 }
 
-SEC("raw_tp/mm_vmscan_memcg_reclaim_end")
-int return_reclaim__raw_tp(void *ctx)
+KT_RAW_TP(reclaim, "mm_vmscan_memcg_reclaim_begin", activity_reclaim())
+
+static __always_inline int activity_return_reclaim(void)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	kt_boot_ns *begun = bpf_map_lookup_elem(&stalls, &thread);
@@ -408,6 +429,8 @@ int return_reclaim__raw_tp(void *ctx)
 	return 0;
 }
 
+KT_RAW_TP(return_reclaim, "mm_vmscan_memcg_reclaim_end", activity_return_reclaim())
+
 static __always_inline int activity_state(struct bpf_raw_tracepoint_args *ctx, __u32 what)
 {
 	struct cgroups_activity *event;
@@ -422,17 +445,8 @@ static __always_inline int activity_state(struct bpf_raw_tracepoint_args *ctx, _
 }
 
 /* v2's freezer alone has tracepoints; v1's is read from freezer.state (src/kubetrace/usage.py). */
-SEC("raw_tp/cgroup_freeze")
-int frozen__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	return activity_state(ctx, cgroups_frozen);
-}
-
-SEC("raw_tp/cgroup_unfreeze")
-int thawed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	return activity_state(ctx, cgroups_thawed);
-}
+KT_RAW_TP(frozen, "cgroup_freeze", activity_state(ctx, cgroups_frozen))
+KT_RAW_TP(thawed, "cgroup_unfreeze", activity_state(ctx, cgroups_thawed))
 
 static __always_inline int activity_fork(int result)
 {

@@ -143,7 +143,7 @@ static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 
 /* The groups of programs that have a backup (kubetrace.bpf.h): each body below runs in two copies of one. */
 enum kt_backed_up {
-	kt_backed_up_enter,
+	kt_backed_up_enter = kt_backed_up_others,
 	kt_backed_up_return,
 	kt_backed_up_begun,
 	kt_backed_up_spliced,

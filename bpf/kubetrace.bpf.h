@@ -82,10 +82,11 @@ static __always_inline void kt_lost(__u32 kind)
 
 /*
  * Backups. A program that is preempted keeps its CPU from running it for anybody else until it is resumed
- * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur). So on preemptible kernels each fentry
- * program is attached twice, as GROUP__fentry and GROUP_backup__fentry (or __kprobe): whichever copy runs
- * first does the work and counts it here, and the other sees that it is done. What neither ran for is the
- * smaller of what the two counts allow (engines/libbpf.py).
+ * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur; since 7.0 also
+ * kernel/trace/bpf_trace.c, __bpf_trace_run). So on preemptible kernels each fentry or raw_tp program is
+ * attached twice, as GROUP__fentry and GROUP_backup__fentry (or another hook): whichever copy runs first does
+ * the work and counts it here, and the other sees that it is done. What neither ran for is the smaller of
+ * what the two counts allow (engines/attached.py).
  */
 enum kt_copy {
 	kt_first,
@@ -98,7 +99,8 @@ enum kt_copy *kt_pin_copy __attribute__((unused));
 /* Whether backups are attached; set before load. */
 const volatile bool backed_up = false;
 
-#define KT_BACKED_UP 32 /* groups at most; their index is enum kt_backed_up of the tracer */
+#define KT_BACKED_UP                                                                                         \
+	32 /* groups at most; their index is enum kt_backed_up of the tracer, behind the births */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -118,6 +120,47 @@ static __always_inline void kt_did(__u32 group, __u32 copy)
 	if (count)
 		*count += 1;
 }
+
+/* Calls of which the first copy has done the work, until the backup has seen that: group << 32 | tid. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u8);
+} handled SEC(".maps");
+
+/*
+ * Whether the other copy did this call's work already. For programs that cannot tell it from their own state;
+ * it asks that the first copy runs before its backup, in the same thread: tracepoints keep the order in which
+ * programs were attached.
+ */
+static __always_inline bool kt_handled(__u32 group, __u32 copy)
+{
+	__u64 call = (__u64)group << 32 | (__u32)bpf_get_current_pid_tgid();
+	__u8 yes = 1;
+
+	if (!backed_up || copy == kt_only)
+		return false;
+	if (copy == kt_first)
+		bpf_map_update_elem(&handled, &call, &yes, BPF_ANY);
+	else if (!bpf_map_delete_elem(&handled, &call))
+		return true;
+	kt_did(group, copy);
+	return false;
+}
+
+/* A program at a raw tracepoint, and its backup, which must be defined in this order. */
+#define KT_RAW_TP(group, tracepoint, call)                                                                   \
+	SEC("raw_tp/" tracepoint)                                                                            \
+	int group##__raw_tp(struct bpf_raw_tracepoint_args *ctx)                                             \
+	{                                                                                                    \
+		return kt_handled(kt_backed_up_##group, kt_first) ? 0 : call;                                \
+	}                                                                                                    \
+	SEC("raw_tp/" tracepoint)                                                                            \
+	int group##_backup__raw_tp(struct bpf_raw_tracepoint_args *ctx)                                      \
+	{                                                                                                    \
+		return kt_handled(kt_backed_up_##group, kt_backup) ? 0 : call;                               \
+	}
 
 /*
  * Hand a record over without waking the reader for each: a timer drains. Once per crossing of half the ring

@@ -15,6 +15,15 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+enum kt_backed_up {
+	kt_backed_up_created = kt_backed_up_others,
+	kt_backed_up_removed,
+	kt_backed_up_attached,
+	kt_backed_up_exec,
+};
+/* User space finds the names through this pointer's type. */
+enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+
 /* pod_cgroup, prepared and rootfs are user space's: from facts, and from where something is mounted. */
 enum starts_phase {
 	starts_pod_cgroup,
@@ -119,20 +128,10 @@ static __always_inline int step_cgroup(struct bpf_raw_tracepoint_args *ctx, __u3
 	return 0;
 }
 
-SEC("raw_tp/cgroup_mkdir")
-int created__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	return step_cgroup(ctx, starts_cgroup);
-}
+KT_RAW_TP(created, "cgroup_mkdir", step_cgroup(ctx, starts_cgroup))
+KT_RAW_TP(removed, "cgroup_rmdir", step_cgroup(ctx, starts_removed))
 
-SEC("raw_tp/cgroup_rmdir")
-int removed__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	return step_cgroup(ctx, starts_removed);
-}
-
-SEC("raw_tp/cgroup_attach_task")
-int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int step_attached(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx->args[2];
 	struct starts_step *event;
@@ -148,6 +147,8 @@ int attached__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	step_end(event);
 	return 0;
 }
+
+KT_RAW_TP(attached, "cgroup_attach_task", step_attached(ctx))
 
 static __always_inline __u32 step_pid_namespace(struct task_struct *task)
 {
@@ -190,8 +191,7 @@ static __always_inline void step_namespaces(struct starts_step *event)
 	event->node |= (event->ns.user == BPF_CORE_READ(up, cred, user_ns, ns.inum)) << starts_ns_user;
 }
 
-SEC("raw_tp/sched_process_exec")
-int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int step_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct linux_binprm *bprm = (struct linux_binprm *)ctx->args[2];
 	struct starts_step *event;
@@ -219,6 +219,8 @@ int exec__raw_tp(struct bpf_raw_tracepoint_args *ctx)
 	step_end(event);
 	return 0;
 }
+
+KT_RAW_TP(exec, "sched_process_exec", step_exec(ctx))
 
 /* Of a process in a container's cgroup; user space leaves out what came after the entrypoint. */
 static __always_inline int step_of_process(__u32 phase, __u32 flags, long result)

@@ -177,9 +177,11 @@ class Attached(ABC):
         both = [group for group, count in backups.items() if count and misses.get(group)]
         missed += sum(count for group, count in misses.items() if group not in backups)
         if both:
-            groups, copies = self.btf.enum("kt_backed_up"), self.btf.enum("kt_copy")["kt_copies"]
+            copies = self.btf.enum("kt_copy")["kt_copies"]
+            births = self.btf.enum("kt_backed_up_births")
             for group in both:
-                index = groups[f"kt_backed_up_{group}"] * copies
+                name = f"kt_backed_up_{group}"
+                index = (births if name in births else self.btf.enum("kt_backed_up"))[name] * copies
                 first, backup = self.per_cpu_sums("done", [index, index + 1])
                 missed += missed_by_both(misses[group], backups[group], first, backup)
         return missed

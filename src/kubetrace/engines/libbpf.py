@@ -235,7 +235,7 @@ class LoadedObject(Attached):
         # Only what the kernel may preempt needs a backup.
         if program.backs_up is None:
             return True
-        return program.backs_up in candidates and candidates[program.backs_up][0].hook == "fentry"
+        return program.backs_up in candidates and candidates[program.backs_up][0].hook in ("fentry", "raw_tp")
 
     def _demote(self, candidates: dict[str, list[_Program]], refused: _Program) -> None:
         """Go on to the next candidate, also where the same is bound to be refused again.
