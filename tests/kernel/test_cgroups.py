@@ -25,6 +25,7 @@ def watch(node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     yield made
     objects = made.end()
     summary = objects[-1]
+    assert [o for o in objects if o["type"] == "lost"] == []
     assert (summary["type"], summary["tracer"], summary["lost"], summary["unattributed"]) == (
         "summary",
         "cgroups",

@@ -526,12 +526,24 @@ class Container:
         )
 
     def remove(self) -> None:
-        """Remove it from the runtime (stopping it if it runs), and its log link; the log stays with the pod."""
-        self.pod.node.call(
-            "RuntimeService/RemoveContainer",
-            cri_pb2.RemoveContainerRequest(container_id=self.container_id),
-            cri_pb2.RemoveContainerResponse,
-        )
+        """Remove it from the runtime (stopping it if it runs), and its log link; the log stays with the pod.
+
+        One that ends by itself just then takes its shim along, and the runtime says "ttrpc: closed": the kubelet asks
+        again, so do we.
+        """
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.pod.node.call(
+                    "RuntimeService/RemoveContainer",
+                    cri_pb2.RemoveContainerRequest(container_id=self.container_id),
+                    cri_pb2.RemoveContainerResponse,
+                )
+                break
+            except NodeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.log_link)
         if self in self.pod.containers:
