@@ -17,6 +17,7 @@ from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import CallbackRing, MappedRing
 from kubetrace.engines.source import KernelSource, object_path
 from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
+from kubetrace.tracers import find
 
 from .conftest import ROOT, Workload
 
@@ -164,19 +165,32 @@ def test_the_objects_hold_btf_and_the_programs_of_both_kinds(arch: str) -> None:
         assert f"{hook}/ovl_copy_up_one" in sections
 
 
-def test_every_backup_is_of_a_program_and_has_a_place_to_count() -> None:
-    with LoadedObject(object_path("copyup"), hook="kprobe", optional=OPTIONAL, attach=False) as loaded:
+BACKED_UP = {
+    "copyup": {"fentry", "raw_tp"},
+    "cgroups": {"raw_tp"},
+    "starts": {"raw_tp"},
+    # its fentry programs have none: what they miss is counted
+    "writes": {"raw_tp"},
+}
+
+
+@pytest.mark.parametrize("tracer", BACKED_UP)
+def test_every_backup_is_of_a_program_and_has_a_place_to_count(tracer: str) -> None:
+    with LoadedObject(object_path(tracer), hook="kprobe", optional=find(tracer).optional, attach=False) as loaded:
         programs: list[Program] = [*loaded._programs()]
-        places = loaded.btf.enum("kt_backed_up")
+        places = loaded.btf.enum("kt_backed_up_births")
+        begin = places.pop("kt_backed_up_others")
+        own = loaded.btf.enum("kt_backed_up") if tracer != "writes" else {}
         copies = loaded.btf.enum("kt_copy")["kt_copies"]
+    assert [*(places | own).values()] == list(range(begin + len(own)))
+    places |= own
     backups = [program for program in programs if program.backs_up is not None]
-    fentry = {(program.group, program.function) for program in programs if program.hook == "fentry"}
-    assert {(program.backs_up, program.function) for program in backups} == {
-        (group, function)
-        for group, function in fentry
-        if not group.endswith("_backup") and not group.startswith("cgroup_")
+    first = {
+        (program.group, program.function)
+        for program in programs
+        if program.hook in BACKED_UP[tracer] and program.backs_up is None and program.function != "sys_exit"
     }
-    assert {program.hook for program in backups} == {"fentry", "kprobe"}
+    assert {(program.backs_up, program.function) for program in backups} == first
     assert {f"kt_backed_up_{program.backs_up}" for program in backups} == set(places)
     assert copies == 2 and max(places.values()) < 32
 
