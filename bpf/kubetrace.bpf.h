@@ -234,10 +234,12 @@ const volatile bool filter_by_cgroup = false;
 
 static __always_inline bool kt_excluded(const struct kt_cgroups *who)
 {
-	struct kt_cgroup_key key = {.id = who->id, .hierarchy = 0};
+	struct kt_cgroup_key key;
 
 	if (!filter_by_cgroup)
 		return false;
+	key.id = who->id;
+	key.hierarchy = 0;
 	if (bpf_map_lookup_elem(&excluded_cgroups, &key))
 		return true;
 	key.id = who->memory_id;

@@ -572,6 +572,7 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 static __always_inline struct writes_value *
 writes_entry(const struct writes_key *key, struct writes_key *rest, const struct writes_operand *operand)
 {
+	const struct writes_key nothing = {};
 	struct writes_value value = {};
 	struct writes_value *entry;
 
@@ -584,6 +585,7 @@ writes_entry(const struct writes_key *key, struct writes_key *rest, const struct
 	entry = bpf_map_lookup_elem(&writes, key);
 	if (entry)
 		return entry;
+	*rest = nothing;
 	rest->cgroup_id = key->cgroup_id;
 	rest->memory_cgroup_id = key->memory_cgroup_id;
 	rest->memory_hierarchy = key->memory_hierarchy;
@@ -684,7 +686,8 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	struct writes_recent fresh = {};
 	struct writes_recent *recent = &fresh;
 	struct writes_value *entry;
-	struct writes_key rest = {};
+	/* the operation is all that is looked at without a rest */
+	struct writes_key rest;
 	__u32 slot;
 
 	if (operand->result < 0 && !writes_is_error(operand->result))
@@ -707,6 +710,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		writes_send(&recent->key, operand, bytes);
 	}
 	entry = bpf_map_lookup_elem(&writes, &recent->key);
+	rest.operation = 0;
 	if (!entry) {
 		entry = writes_entry(&recent->key, &rest, operand);
 		if (!entry) {
