@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import struct
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ with atheris.instrument_imports():
     from kubetrace import tracers
     from kubetrace.cli import kubetrace as commands
     from kubetrace.errors import KubetraceError
+    from kubetrace.recording.columns import fits, fold
     from kubetrace.recording.frames import Frame, FrameReader, pack
 
     for _name in tracers.names():
@@ -90,7 +93,23 @@ def mutated(frames: list[Frame], data: Any) -> Iterator[bytes]:
             frame = frame._replace(stream=data.ConsumeIntInRange(0, 9), kind=data.PickValueInList(list(b"HSFBLEZ")))
         elif what == 5:
             yield packed(frame)
+        elif what == 7 and fits(frame.rows, len(frame.payload)):
+            yield columns(frame, data)
+            continue
         yield packed(frame)
+
+
+def columns(frame: Frame, data: Any) -> bytes:
+    """The frame's payload as columns, of which some bytes are others."""
+    size = len(frame.payload)
+    changed = bytearray(fold(frame.payload, frame.rows, data.ConsumeIntInRange(0, size // frame.rows)))
+    at = data.ConsumeIntInRange(0, len(changed))
+    changed[at : at + data.ConsumeIntInRange(0, 8)] = data.ConsumeBytes(8)
+    made = bytearray(packed(frame._replace(payload=bytes(changed))))
+    made[5] |= 2
+    struct.pack_into("<I", made, 20, size)
+    struct.pack_into("<I", made, 48, zlib.crc32(made[:48]))
+    return bytes(made)
 
 
 def one(raw: bytes, bases: list[list[Frame]]) -> None:

@@ -2,10 +2,12 @@
 
     scripts/vm --kernel 6.1 --node=quiet -- python3 -m tests.recordings.make real N
     python -m tests.recordings.make NATIVE.ktrace NAME
+    python -m tests.recordings.make columns OLD NEW
 
 The first makes TRACER-N of each tracer, from real runs over one pod's life; TRACER-N.jsonl is what the live run
 printed. The second takes the layouts of any recording of copyup on a real kernel, nothing else: its events are these
 few, written by hand, and NAME.jsonl is what replay said of them. NAME.txt is the last table. All were read by a person.
+The third writes the records of another golden as columns, which a recorder does with many only: NEW says what OLD says.
 Never make an old one again: later versions have to read what was written then.
 """
 
@@ -20,6 +22,9 @@ from pathlib import Path
 
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlaySeen, PodSeen
 from kubetrace.layout import Batch, Layout
+from kubetrace.recording import frames
+from kubetrace.recording.columns import split_of
+from kubetrace.recording.frames import BATCH, HEADER, FrameReader
 from kubetrace.recording.header import Header
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.writer import Recorder
@@ -76,9 +81,29 @@ def replay(name: Path, suffix: str, *more: str) -> None:
     name.with_suffix(suffix).write_bytes(done.stdout)
 
 
+def columns(old: Path, new: Path) -> None:
+    reader, numbers = FrameReader(old.with_suffix(".ktrace")), {}
+    with open(new.with_suffix(".ktrace"), "xb") as file:
+        for frame in reader.frames():
+            payload, split = frame.payload, None
+            if frame.kind == HEADER:
+                header = Header.from_json(payload)
+                assert header is not None
+                payload = replace(header, version=2).to_json()
+                numbers = {number: split_of(header.layouts[key]) for number, key in header.numbers.items()}
+            elif frame.kind == BATCH:
+                split = numbers[frame.stream]
+            where = {name: getattr(frame, name) for name in ("stream", "segment", "rows", "first", "begin", "end")}
+            file.write(frames.pack(frame.kind, payload, split=split, **where))
+    reader.close()
+
+
 def main() -> None:
     if sys.argv[1] == "real":
         real(sys.argv[2])
+        return
+    if sys.argv[1] == "columns":
+        columns(*(Path(__file__).parent / name for name in sys.argv[2:]))
         return
     native, name = Path(sys.argv[1]), Path(__file__).parent / sys.argv[2]
     with Recording(native) as recording:

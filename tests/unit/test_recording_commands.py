@@ -283,6 +283,8 @@ def _losses() -> bytes:
 
 
 BOMBS: dict[str, Callable[[], bytes]] = {
+    # one text that all have: 300 bytes each, 3 MiB as records
+    "columns": lambda: pack(ord("B"), bytes(EVENT.stride << 14), rows=1 << 14, stream=1, segment=1, split=8) * 40,
     "records": lambda: pack(ord("B"), bytes(EVENT.stride * 40_000), rows=40_000, stream=1, segment=1) * 8,
     "facts": _facts,
     "strangers": _strangers,

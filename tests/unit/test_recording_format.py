@@ -117,7 +117,7 @@ def expected(whole: list[Found], path: Path) -> tuple[list[int], Counter[Fact]]:
     found: list[int] = []
     known: Counter[Fact] = Counter()
     for item in whole:
-        payload = unpack_payload(item.payload, item.size) if item.flags else item.payload
+        payload = unpack_payload(item.payload, item.size, flags=item.flags, rows=item.rows)
         assert payload is not None
         if item.kind == "B":
             found += [e.time for e in EVENT.decode(payload)]
@@ -179,18 +179,18 @@ def test_a_lost_steps_frame_keeps_facts_records_and_a_time(tmp_path: Path) -> No
 def test_frames_of_a_later_version_are_left_out_and_counted(tmp_path: Path) -> None:
     record(tmp_path / "a", steps(3))
     with open(tmp_path / "a", "ab") as file:
-        file.write(frame("Z", b"what will be") + frame("B", b"x", flags=2))
+        file.write(frame("Z", b"what will be") + frame("B", b"x", flags=4))
     found, recording = read(tmp_path / "a")
     assert len(found) == 3 and recording.unknown == 2 and not recording.damage
 
 
 def test_a_newer_version_is_refused_with_its_name(tmp_path: Path) -> None:
-    data = json.loads(HEADER.to_json()) | {"version": 2, "kubetrace": "9.9.9"}
+    data = json.loads(HEADER.to_json()) | {"version": 3, "kubetrace": "9.9.9"}
     (tmp_path / "a").write_bytes(frame("H", json.dumps(data).encode()))
-    with pytest.raises(RecordingError, match=r"format version 2.*\n.*kubetrace 9\.9\.9.*\nTry:  update"):
+    with pytest.raises(RecordingError, match=r"format version 3.*\n.*kubetrace 9\.9\.9.*\nTry:  update"):
         Recording(tmp_path / "a")
-    (tmp_path / "a").write_bytes(b"KTF2" + bytes(400))
-    with pytest.raises(RecordingError, match="format version 2"):
+    (tmp_path / "a").write_bytes(b"KTF3" + bytes(400))
+    with pytest.raises(RecordingError, match="format version 3"):
         Recording(tmp_path / "a")
 
 
@@ -262,20 +262,22 @@ def test_counts_that_cannot_be_are_damage_not_memory(tmp_path: Path) -> None:
             st.integers(0, 0xFFFFFFFF),
             st.integers(0, 0xFFFFFFFF),
             st.booleans(),
+            st.none() | st.integers(0, 4),
         ),
         max_size=12,
     )
 )
 def test_any_frames_are_read_without_an_exception(
-    tmp_path_factory: pytest.TempPathFactory, made: list[tuple[bytes, str, int, int, int, int, bool]]
+    tmp_path_factory: pytest.TempPathFactory, made: list[tuple[bytes, str, int, int, int, int, bool, int | None]]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz"
     parts = [frame("H", HEADER.to_json())]
-    for payload, kind, stream, segment, rows, first, packed in made:
+    for payload, kind, stream, segment, rows, first, packed, split in made:
+        where = {"stream": stream, "segment": segment, "first": first}
         if packed:
-            parts.append(pack(ord(kind), payload * 8, rows=rows, stream=stream, segment=segment, first=first))
+            parts.append(pack(ord(kind), payload * 8, rows=rows if split is None else 8, split=split, **where))
         else:
-            parts.append(frame(kind, payload, rows=rows, stream=stream, segment=segment, first=first))
+            parts.append(frame(kind, payload, rows=rows, flags=split or 0, **where))
     path.write_bytes(b"".join(parts))
     with Recording(path) as recording:
         for step in recording.steps():

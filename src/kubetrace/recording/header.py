@@ -12,7 +12,7 @@ from kubetrace.errors import RecordingError
 from kubetrace.layout import Layout
 from kubetrace.steps import stream_key
 
-VERSION = 1
+VERSION = 2
 _FORMAT = "kubetrace recording"
 # More than any tracer has; they bound what decoding one step takes.
 _MOST_TRACERS, _MOST_STREAMS, _MOST_FIELDS, _MOST_RECORD_BYTES, _MOST_TEXT = 64, 256, 128, 8192, 4096
