@@ -53,11 +53,14 @@ def told(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytes
     if request.param == "headers":
         os.environ["BCC_KERNEL_SOURCE"] = HEADERS[0]
 
-    def start(engine: str, command: str) -> Tracer:
-        directory = tmp_path_factory.mktemp(f"{engine}-{command}")
-        return Tracer(directory, "--engine", engine, *COMMANDS[command], command=command, ready_s=COMPILED_S)
-
     pairs = [(engine, command) for command in COMMANDS for engine in ("bcc", "libbpf")]
+    # here, for pytest does not make directories in several threads
+    directories = {pair: tmp_path_factory.mktemp("-".join(pair)) for pair in pairs}
+
+    def start(engine: str, command: str) -> Tracer:
+        options = ("--engine", engine, *COMMANDS[command])
+        return Tracer(directories[engine, command], *options, command=command, ready_s=COMPILED_S)
+
     with ThreadPoolExecutor() as pool:
         tracers = dict(zip(pairs, pool.map(lambda pair: start(*pair), pairs), strict=True))
     os.environ.pop("BCC_KERNEL_SOURCE", None)

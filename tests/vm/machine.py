@@ -442,6 +442,7 @@ class Session:
         }
         environment |= {
             "PATH": f"{guest.TOOLS}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LD_LIBRARY_PATH": f"{guest.TOOLS}/lib/compiler",
             "HOME": "/root",
             "TMPDIR": f"{guest.DISK}/tmp",
             "LANG": os.environ.get("LANG", "C.UTF-8"),

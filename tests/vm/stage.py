@@ -2,7 +2,8 @@
 
 Python must not come from the host over 9p, where every file looked up costs milliseconds and an import costs seconds.
 The tools disk therefore holds the interpreter, its library and the packages that kubetrace and its tests need, all
-compiled, together with containerd, runc and the node's images. It is written once per state of its inputs.
+compiled, together with containerd, runc, the libraries of bcc and the node's images. It is written once per state of
+its inputs.
 """
 
 import hashlib
@@ -82,6 +83,8 @@ def tools_disk(cache: Path, progress: Progress) -> Path:
             _stage_python(tree)
             _stage_packages(tree, packages)
             _stage_protocol(tree)
+            for library in _compiler_libraries():
+                _copy(library, tree / "lib" / "compiler" / library.name)
             for binary in _RUNTIME:
                 _copy(program(binary), tree / "bin" / binary)
             _copy(program("busybox"), tree / "bin" / "busybox")
@@ -244,9 +247,20 @@ def _state(packages: Iterable[importlib.metadata.Distribution]) -> str:
         state.update(path.read_bytes())
     for package in packages:
         state.update(f"{package.name} {package.version}\n".encode())
-    for binary in (Path(sys.executable).resolve(), *(program(name) for name in (*_RUNTIME, "busybox"))):
+    binaries = (Path(sys.executable).resolve(), *(program(name) for name in (*_RUNTIME, "busybox")))
+    for binary in (*binaries, *_compiler_libraries()):
         state.update(f"{binary} {_mark(binary)}\n".encode())
     return state.hexdigest()[:16]
+
+
+def _compiler_libraries() -> list[Path]:
+    """libbcc and what it loads, by the names by which it does: 200 MB of which, over 9p, each page is a round trip."""
+    found: list[Path] = []
+    for library in Path("/usr/lib").glob("*/libbcc.so.0"):
+        told = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=False).stdout
+        found += [library, *(Path(line.split()[2]) for line in told.splitlines() if " => /" in line)]
+    # the C library belongs to the interpreter that has loaded it already
+    return [path for path in found if path.name not in ("libc.so.6", "libm.so.6")]
 
 
 # config-* holds what embedding Python in another program needs.
@@ -271,6 +285,10 @@ def _stage_packages(tree: Path, packages: Iterable[importlib.metadata.Distributi
         for file in package.files or ():
             if file.parts[0] != ".." and "__pycache__" not in file.parts:
                 _copy(Path(str(file.locate())), target / file)
+    # Debian's bindings for the engine that compiles on the node
+    bindings = Path("/usr/lib/python3/dist-packages/bcc")
+    if bindings.is_dir():
+        shutil.copytree(bindings, target / "bcc", ignore=lambda _, names: {"__pycache__"} & set(names))
     for source in target.rglob("*.py"):
         _compile(source, shown_as=source.relative_to(target))
     (target / "checkout.pth").write_text(f"{guest.RUN}/source/src\n{guest.RUN}/source\n")
@@ -278,10 +296,6 @@ def _stage_packages(tree: Path, packages: Iterable[importlib.metadata.Distributi
         launcher = tree / "bin" / name
         launcher.write_text(_LAUNCHER.format(module=module, function=function))
         launcher.chmod(0o755)
-    # Debian's bindings for the engine that compiles on the node; their library comes from the host.
-    bindings = Path("/usr/lib/python3/dist-packages/bcc")
-    if bindings.is_dir():
-        shutil.copytree(bindings, target / "bcc", ignore=lambda _, names: {"__pycache__"} & set(names))
 
 
 def _stage_protocol(tree: Path) -> None:
