@@ -32,6 +32,8 @@ class Tracer:
 
     def __init__(self, directory: Path, *options: str, command: str = "copyup", ready_s: float = DEADLINE_S) -> None:
         self._ready = directory / "ready"
+        # of the one before
+        self._ready.unlink(missing_ok=True)
         self._errors = open(directory / "stderr", "w+b")  # noqa: SIM115 (as long as the process)
         self._process = subprocess.Popen(
             ["kubetrace", command, "-o", "json", "--ready-file", str(self._ready), *options],

@@ -28,6 +28,8 @@ class Run:
 
     def __init__(self, directory: Path, *options: str) -> None:
         ready, self._out = directory / "ready", open(directory / "out", "w+b")  # noqa: SIM115 (as long as the process)
+        # of the one before
+        ready.unlink(missing_ok=True)
         self._process = subprocess.Popen(
             [*KUBETRACE, "-o", "json", "-i", "100ms", "--ready-file", str(ready), *options],
             env={**os.environ, "LC_ALL": "C.UTF-8", "NODE_NAME": "node1"},

@@ -23,6 +23,8 @@ NAME = b"/kubetrace-native/\x1b[31mred\n\xff"
 
 def start(environment: dict[str, str], tmp_path: Path, *options: str) -> subprocess.Popen[bytes]:
     ready = tmp_path / "ready"
+    # of the one before
+    ready.unlink(missing_ok=True)
     process = subprocess.Popen(
         [*KUBETRACE, "copyup", "--ready-file", str(ready), *options],
         env=environment,

@@ -29,6 +29,8 @@ for who in (*range(7), 11, 13):
 def asked(tmp_path: Path, *options: str) -> tuple[int, str, str]:
     """Run the tracer while a process asks nine times; its pid, and what kubetrace wrote."""
     ready = tmp_path / "ready"
+    # of the one before
+    ready.unlink(missing_ok=True)
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "NODE_NAME": "node1", "COLUMNS": "160"}
     process = subprocess.Popen(
         [*KUBETRACE, "run", str(SOURCE), "--ready-file", str(ready), *options],
