@@ -82,7 +82,7 @@ static __always_inline void kt_lost(__u32 kind)
 
 /*
  * Backups. A program that is preempted keeps its CPU from running it for anybody else until it is resumed
- * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur; since 7.0 also
+ * (recursion_misses; kernel/bpf/trampoline.c, __bpf_prog_enter_recur; on 7.2 also
  * kernel/trace/bpf_trace.c, __bpf_trace_run). So on preemptible kernels each fentry or raw_tp program is
  * attached twice, as GROUP__fentry and GROUP_backup__fentry (or another hook): whichever copy runs first does
  * the work and counts it here, and the other sees that it is done. What neither ran for is the smaller of
@@ -99,8 +99,8 @@ enum kt_copy *kt_pin_copy __attribute__((unused));
 /* Whether backups are attached; set before load. */
 const volatile bool backed_up = false;
 
-#define KT_BACKED_UP                                                                                         \
-	32 /* groups at most; their index is enum kt_backed_up of the tracer, behind the births */
+/* Groups at most; their index is enum kt_backed_up_births, and behind it the tracer's enum kt_backed_up. */
+#define KT_BACKED_UP 32
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
