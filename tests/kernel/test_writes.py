@@ -430,7 +430,7 @@ def test_a_full_table_and_many_writers_keep_totals_exact(tmp_path: Path) -> None
             rest = {name: event for stream, name, event in own if stream == "writes_rest"}
             assert set(rest) == {"other", "other-fsync", "other-mmap"}
             assert 15 - missed <= rest["other-fsync"].count <= 15
-            # one for each process; a fault that finds the page written back meanwhile is taken again (do_shared_fault)
+            # one for each process, and a fault may be taken twice: the count of pages is an estimate
             assert 3 - missed <= rest["other-mmap"].count <= 6
             assert rest["other-mmap"].bytes == rest["other-mmap"].count * 4096
             # pages that become dirty are not timed

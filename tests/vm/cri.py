@@ -540,8 +540,8 @@ class Container:
                     cri_pb2.RemoveContainerResponse,
                 )
                 break
-            except NodeError:
-                if time.monotonic() > deadline:
+            except NodeError as error:
+                if "ttrpc: closed" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
         with contextlib.suppress(FileNotFoundError):
