@@ -11,6 +11,7 @@ look-up, as an update from user space would move an entry inside its bucket, whi
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import platform
 import statistics
@@ -35,13 +36,20 @@ from kubetrace.tracers import find
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = 100_000
 CGROUPS = 500
+MOUNTS = 7
 BY = "destination"
 _VALUE = struct.Struct("<QQQQQ16s")
 
 
 def _key(number: int) -> bytes:
     # cgroup id, memory cgroup id, mount, place, memory hierarchy, device, pid, operation
-    return struct.pack("<QQQQIIII", 100 + number % CGROUPS, 0, 1 + number % 7, number, 0, 50 + number % 3, 0, 0)
+    mount = 1 + number % MOUNTS
+    return struct.pack("<QQQQIIII", 100 + number % CGROUPS, 0, mount, number, 0, _device(mount), 0, 0)
+
+
+def _device(mount: int) -> int:
+    # a mount is of one file system
+    return 50 + mount % 3
 
 
 def _update(fd: int, count: int) -> None:
@@ -135,32 +143,40 @@ def snapshots(rounds: int) -> list[Row]:
                 time_ns=0,
             )
 
+        told, root = layouts["writes_mounts"], b"cache\0kubernetes.io~empty-dir\0volumes\0u\0pods\0"
+        record = struct.Struct(f"<8x{told.format[1:]}")
+        mounts = b"".join(
+            record.pack(0, number, 0, _device(number), number, 1, len(root), 0, 0, 0, 0, b"ext4", b"", root, b"")
+            for number in range(1, 1 + MOUNTS)
+        )
         fd = loaded.map_fd("writes")
         _update(fd, KEYS)
-        ring = loaded.stream("writes", layouts["writes"].size)
-        assert isinstance(ring, CounterMap)
-        look_up, changes = ring._snapshot, {"values": b""}
-        ring._snapshot = lambda: (look_up()[0], changes["values"])  # type: ignore[method-assign]
-        counting = Counting(
-            tracer, layouts, identify, lambda _uid, _name: None, Selection.parse((), (), ()), "node", BY
-        )
+        changes = {"values": b""}
 
-        told = layouts["writes_mounts"]
-        record = struct.Struct(f"<8x{told.format[1:]}")
-        mounts = [
-            told.event_type(0, number, 0, 50, number, 1, len(root), 0, 0, 0, 0, b"ext4", b"/dev/vda", root, b"")
-            for number, root in enumerate([b"cache\0kubernetes.io~empty-dir\0volumes\0u\0pods\0"] * 8)
-        ]
-        counting.take([Batch("writes_mounts", b"".join(record.pack(*mount) for mount in mounts))])
+        def begin() -> Callable[[], None]:
+            ring = loaded.stream("writes", layouts["writes"].size)
+            assert isinstance(ring, CounterMap)
+            look_up = ring._snapshot
+            changes["values"] = look_up()[1]
+            ring._snapshot = lambda: (look_up()[0], changes["values"])  # type: ignore[method-assign]
+            counting = Counting(
+                tracer, layouts, identify, lambda _uid, _name: None, Selection.parse((), (), ()), "node", BY
+            )
+            counting.take([Batch("writes_mounts", mounts)])
+            # as a session does once it has begun
+            gc.collect()
+            gc.freeze()
 
-        def window() -> None:
-            counting.take([Batch("writes", ring.read())])
-            counting.tick(1_000_000_000)
-            counting.table(BY).rows("bytes", 50)
+            def window() -> None:
+                counting.take([Batch("writes", ring.read())])
+                counting.tick(1_000_000_000)
+                counting.table(BY).rows("bytes", 50)
 
-        changes["values"] = look_up()[1]
-        timed("first snapshot: every key is new", window)
+            return window
+
         for _ in range(rounds):
+            window = begin()
+            timed("every key is new: the first snapshot", window)
             changes["values"] = _written(changes["values"], 1)
             timed("every key has changed", window)
             changes["values"] = _written(changes["values"], 97)
