@@ -78,8 +78,8 @@ class _Counters:
     kinds: Mapping[str, int] = {"fsync": 1, "other-fsync": 1, "mmap": 2, "other-mmap": 2}
 
     def details(self, by: str) -> Sequence[str]:
-        """What a row's cells are of, besides its landing."""
-        return {"operation": ("operation",), "process": ("operation", "pid", "comm")}.get(by, ())
+        """What a row's cells are of, besides owner, operation, destination and path."""
+        return {"process": ("pid", "comm"), "mount": ("mount", "device")}.get(by, ())
 
     def timed(self, by: str, kind: int) -> bool:
         """A row's latencies are those of its writes: a sync takes its time elsewhere. By operation each has its own."""
