@@ -328,6 +328,7 @@ class Pipeline:
         by: str = "",
         own: Mapping[str, Any] | None = None,
         missing: Collection[str] = (),
+        metered: bool = False,
     ) -> None:
         """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing.
 
@@ -335,6 +336,7 @@ class Pipeline:
         says which events count (None: all). A live source is `asked` about the nameless, and told what is not selected;
         `record` is given every step when it is complete.
         `own` are the tracer's own options and `missing` is what is not seen, for a tracer that keeps a board.
+        `metered`: only the tracer's metrics are asked for, so that what these do not depend on is not looked at.
         """
         self.counts = Counts()
         own_layouts = {
@@ -356,6 +358,7 @@ class Pipeline:
         self._keep = keep
         self._asked = asked
         self._record = record
+        self._metered = metered
         self.attribution = Attribution(selection, asked.exclude if asked is not None else None)
         self.advice = tracer.advice()
         clock.attribution = self.attribution
@@ -366,8 +369,10 @@ class Pipeline:
         if isinstance(tracer, Joins) and events is None and keep is None:
             from kubetrace.joining import Joiner
 
-            if all(Joiner.fits(layout, tracer.alike) for layout in self._layouts.values()):
-                self._joiners = {key: Joiner(layout, tracer.alike) for key, layout in self._layouts.items()}
+            unseen = tracer.unmetered if metered else ()
+            alike = {name: how for name, how in tracer.alike.items() if name not in unseen}
+            if all(Joiner.fits(layout, alike, unseen) for layout in self._layouts.values()):
+                self._joiners = {key: Joiner(layout, alike, unseen) for key, layout in self._layouts.items()}
         self.counting: Counting | None = None
         if counted is not None:
             from kubetrace.counting import Counting
@@ -532,6 +537,8 @@ class Pipeline:
             cells = self._tracer.key_cells(event, identity, self._clock)
             for tally in self._tallied:
                 tally.add(cells, values)
+        if self._metered:
+            return
         if count == 1:
             self.advice.add(event, identity, self._clock)
         else:
