@@ -30,7 +30,7 @@ from kubetrace.selection import Selection
 from kubetrace.steps import Step
 
 EVENTS = 8_000
-BUDGET = 8
+CGROUPS = 32
 _OURS, _TABLE, _AGENT, _BCC, _BCC_FILE, _BCC_SERIES, _C = (
     "drain, group by cgroup (joining.py)",
     "kubetrace's table: drain, name, count by every grouping",
@@ -41,6 +41,7 @@ _OURS, _TABLE, _AGENT, _BCC, _BCC_FILE, _BCC_SERIES, _C = (
     "libbpf's consumer in C, copy only",
 )
 _RIVALS = {_OURS: _BCC, _TABLE: _BCC_FILE, _AGENT: _BCC_SERIES}
+_IN_TURN = f"the same of {CGROUPS} cgroups in turn: copy instead of drain, group"
 _TABLE_UNLIKE, _AGENT_UNLIKE = (
     "kubetrace's table, each event of a file of its own, without the drain",
     "kubetrace agent, the same",
@@ -126,10 +127,24 @@ def _of(loaded: LoadedObject, name: str, layout: Layout, directory: Path, rounds
         yield Row(f"{bytes_each}: {what}", median(values), f"{median(values):.0f} ns/ev", note, values)
     if _BCC not in ways:
         yield missing(f"{bytes_each}: {_BCC}", GET_BCC)
+    for _ in range(EVENTS):
+        act_once()
+    data = ring.read()
+    yield _in_turn(joiner, layout, data, rounds)
     if pipelines:
-        for _ in range(EVENTS):
-            act_once()
-        yield from _unlike(loaded, layout, ring.read(), rounds)
+        yield from _unlike(loaded, layout, data, rounds)
+
+
+def _in_turn(joiner: Joiner, layout: Layout, data: bytes, rounds: int) -> Row:
+    # the dearest order: none is of the same cgroup as the one before
+    begin = layout.stride - layout.size + next(field.offset for field in layout.fields if field.name == "cgroup_id")
+    changed = bytearray(data)
+    for number, at in enumerate(range(begin, len(data), layout.stride)):
+        changed[at : at + 8] = (1000 + number % CGROUPS).to_bytes(8, "little")
+    found = interleaved({_IN_TURN: lambda: cpu(lambda: joiner.join(bytes(changed))) / EVENTS * 1e9}, rounds)[_IN_TURN]
+    return Row(
+        f"{layout.stride} B: {_IN_TURN}", median(found), f"{median(found):.0f} ns/ev", f"{spread(found)} ns", found
+    )
 
 
 def _unlike(loaded: LoadedObject, layout: Layout, data: bytes, rounds: int) -> Iterator[Row]:
