@@ -157,6 +157,7 @@ class Watch:
                 by=asked.by,
                 own=asked.own,
                 missing=missing,
+                metered=True,
             )
             session.prepare(tracer, kernel, files)
             source.start()
