@@ -76,6 +76,34 @@ class Groups:
                 return
         self._add(row, values)
 
+    def fold_ended(
+        self,
+        matter: Callable[[Key], Hashable | None],
+        fold: Callable[[Key], Key],
+        weights: Iterable[Callable[[Sequence[Any]], Any]],
+        keep: int,
+    ) -> int:
+        """Fold the rows of what has ended, all but the heaviest `keep` matters of it by each of the weights.
+
+        `matter` says which one a row belongs to; None: it has not ended. `fold` names the row that takes a row in.
+        How many rows were folded is returned.
+        """
+        ended: dict[Hashable, list[Key]] = {}
+        for key in self._rows:
+            if (of := matter(key)) is not None:
+                ended.setdefault(of, []).append(key)
+        if len(ended) <= keep:
+            return 0
+        kept: set[Hashable] = set()
+        for weight in weights:
+            sums = {of: sum([weight(self._rows[key]) for key in keys]) for of, keys in ended.items()}
+            # of equal ones the newest, in a replay too (the sort is stable); what weighs nothing is not heavy
+            kept.update([of for of in sorted(sums, key=sums.__getitem__)[-keep:] if sums[of]])
+        folded = [key for of, keys in ended.items() if of not in kept for key in keys]
+        for key in folded:
+            self._join(self._rows, fold(key), self._rows.pop(key))
+        return len(folded)
+
     def _fold_light_rows(self) -> None:
         ranked = sorted(self._rows.items(), key=lambda item: self._weight(item[1]), reverse=True)
         self._rows = dict(ranked[: self._limit // 2])

@@ -10,18 +10,19 @@ The steps come from the node (live.py) or from a recording (recording/); nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.aggregate import LAST, Groups, Key, joining
-from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer
+from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer, Owners
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen
 from kubetrace.layout import Batch
+from kubetrace.rows import HOST, ended
 from kubetrace.steps import Step, stream_key
-from kubetrace.tracers import Joins, Stateful, counted_of
+from kubetrace.tracers import Joins, NoAdvice, Stateful, counted_of
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 _OTHERS = "(others)"
 _MOST_NOTES = 50_000
+# Rows of ended pods that keep their own names, by each measure; and cgroups forgotten between two looks for such.
+_ENDED_ROWS = 100
+_FORGOTTEN = 256
 _JUDGED_AT_ONCE = 256
 
 
@@ -118,6 +122,34 @@ class Tally:
             self._notes[key] = self._notes_of(cells)
             if len(self._notes) > _MOST_NOTES:
                 self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
+
+    def let_go(self, owners: Owners) -> None:
+        """Fold the light rows of pods, and cgroups of the node, that are not among the owners any more.
+
+        Their sums go to one row for each namespace. A table that stands for weeks would else have every pod there was.
+        """
+        columns = self._tracer.groupings[self._by].key
+        at = {column.key: place for place, column in enumerate(columns)}
+        if "pod" not in at:
+            return
+        places = [at.get(name) for name in ("namespace", "pod", "container")]
+
+        def matter(key: Key) -> Hashable | None:
+            return key if ended(owners, *(None if place is None else key[place] for place in places)) else None
+
+        def fold(key: Key) -> Key:
+            host = key[at["pod"]] == HOST
+            kept = ("namespace", "pod") if host else ("namespace",)
+            return tuple(
+                [
+                    value if column.key in kept else None if column.numeric else _OTHERS
+                    for column, value in zip(columns, key, strict=True)
+                ]
+            )
+
+        weights = [lambda row, place=place: row[place] for place in range(len(self._tracer.measures))]
+        if self._groups.fold_ended(matter, fold, weights, _ENDED_ROWS):
+            self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -269,6 +301,15 @@ class Attribution:
             time_ns=event.time,
         )
 
+    @property
+    def forgotten(self) -> int:
+        """How many cgroups that were known once are not any more."""
+        return self._attributor.forgotten
+
+    def owners(self) -> Owners:
+        """Whom events can still be of."""
+        return self._attributor.owners()
+
     def container_of(self, pod_uid: str, name: str | None) -> Identity | None:
         """What is known of a pod's container by its name, the newest of that name."""
         for seen in reversed(self._attributor.containers_of(pod_uid)):
@@ -337,6 +378,7 @@ class Pipeline:
         own: Mapping[str, Any] | None = None,
         missing: Collection[str] = (),
         metered: bool = False,
+        fold_ended: bool = True,
     ) -> None:
         """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing.
 
@@ -345,7 +387,10 @@ class Pipeline:
         `record` is given every step when it is complete.
         `own` are the tracer's own options and `missing` is what is not seen, for a tracer that keeps a board.
         `metered`: only the tracer's metrics are asked for, so that what these do not depend on is not looked at.
+        `fold_ended`: of pods that ended a while ago, only the heavy keep rows of their own.
         """
+        self._fold_ended = fold_ended
+        self._forgotten = 0
         self.counts = Counts()
         own_layouts = {
             key.removeprefix(stream_key(tracer.name, "")): layout
@@ -451,6 +496,14 @@ class Pipeline:
         self._end(step)
 
     def _end(self, step: Step) -> None:
+        # At a tick, when all is known that belongs before it: so that a replay folds just the same.
+        if step.tick is not None and self.attribution.forgotten - self._forgotten >= _FORGOTTEN:
+            self._forgotten = self.attribution.forgotten
+            if self._fold_ended and (self._tallied or not isinstance(self.advice, NoAdvice)):
+                owners = self.attribution.owners()
+                for tally in self._tallied:
+                    tally.let_go(owners)
+                self.advice.let_go(owners)
         losses = step.losses.get(self._tracer.name)
         if losses is not None and losses != self.counts.losses:
             if self._events is not None and any(losses.values()):

@@ -126,11 +126,13 @@ def remedies(offenders: Iterable[Offender], top: int = 5) -> list[Remedy]:
     """The advice on the worst, at most `top` lines: by bytes copied, then copies, then names.
 
     Three files or more of one directory (and three such directories or more of one) are one matter if the same thing
-    led to them in the same container. The same offenders give the same lines in whatever order they come.
+    led to them in the same container. The same offenders give the same lines in whatever order they come. A file of
+    which nothing was copied (it was empty, replaced or shared) has done no harm and is not named.
     """
     groups: dict[tuple[str | None, str], list[Offender]] = {}
     for offender in offenders:
-        groups.setdefault((offender.whose, offender.trigger), []).append(offender)
+        if offender.copied_bytes or (offender.is_directory and offender.trigger in _METADATA):
+            groups.setdefault((offender.whose, offender.trigger), []).append(offender)
     matters = [matter for found in groups.values() for matter in _gathered(found)]
     matters.sort(key=lambda one: (-one.copied_bytes, -one.copies, one.whose or "", one.path, one.trigger))
     return [
@@ -176,7 +178,7 @@ def _sentence(matter: _Matter) -> Iterable[Part]:
         yield Name(matter.whose)
         yield ": "
     files = len({os.fsencode(one.path) for one in matter.offenders})
-    yield f"{_amount(matter)} copied"
+    yield f"{format_bytes(matter.copied_bytes) if matter.copied_bytes else 'only metadata'} copied"
     if matter.copies > files:
         yield f" in {format_count(matter.copies)} copy-ups"
     yield f" to {_VERBS.get(matter.trigger, 'change')} "
@@ -188,12 +190,6 @@ def _sentence(matter: _Matter) -> Iterable[Part]:
     yield from _origin(matter.offenders)
     yield ": "
     yield from _advice(matter)
-
-
-def _amount(matter: _Matter) -> str:
-    if matter.copied_bytes:
-        return format_bytes(matter.copied_bytes)
-    return "only metadata" if matter.trigger in _METADATA else "nothing"
 
 
 def _origin(offenders: Sequence[Offender]) -> Iterable[Part]:
@@ -226,8 +222,6 @@ def _advice(matter: _Matter) -> Iterable[Part]:
         yield "remove it in the image, in the layer that adds it"
     elif trigger == "link":
         yield "make the link in the image, or a symbolic link, which copies nothing"
-    elif trigger in ("open-truncate", "truncate") and not matter.copied_bytes:
-        yield "nothing to save"
     elif _is_system(matter.directory):
         yield "make the change in the image, or mount a file over "
         yield "each" if matter.inside else Name(matter.path)

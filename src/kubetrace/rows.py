@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kubetrace.views.columns import Column
 
 if TYPE_CHECKING:
-    from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.attributor import Identity, Owners
     from kubetrace.views.columns import Value
 
 NAMESPACE = Column("namespace", "NAMESPACE", "name", help="Kubernetes namespace of the pod")
@@ -33,6 +33,7 @@ PID = Column("pid", "PID", "count", help="process id on the node")
 COMM = Column("comm", "COMM", "name", help="the thread's name")
 
 SHORT_ID = 12
+HOST = "(host)"
 
 
 def cgroup_id(event: Any, identity: Identity) -> int:
@@ -48,7 +49,7 @@ def identity_cells(event: Any, identity: Identity) -> dict[str, Value]:
     if identity.kind == "unknown":
         pod = f"cgroup:{cgroup_id(event, identity)}"
     elif identity.kind == "host":
-        pod, container = "(host)", identity.cgroup_path
+        pod, container = HOST, identity.cgroup_path
     else:
         if pod is None and identity.pod_uid:
             pod = f"pod:{identity.pod_uid}"
@@ -65,6 +66,18 @@ def identity_cells(event: Any, identity: Identity) -> dict[str, Value]:
         "image": identity.image,
         "qos_class": identity.qos_class,
     }
+
+
+def ended(owners: Owners, namespace: Any, pod: Any, container: Any) -> bool:
+    """Whether cells of `identity_cells` are of a pod, or a cgroup of the node, that is not there any more."""
+    if pod == HOST:
+        return container is not None and container not in owners.paths
+    if not isinstance(pod, str):
+        return False
+    if namespace is None and pod.startswith("pod:"):
+        return pod.removeprefix("pod:") not in owners.ids
+    # what has no namespace is of no pod: a cgroup's number, or what was folded
+    return namespace is not None and (namespace, pod) not in owners.pods
 
 
 def identity_record(event: Any, identity: Identity, node: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from kubetrace.errors import OutputError, UsageError
 from kubetrace.selection import Both, Selection
 from kubetrace.tracers import Counts, Stateful
 from kubetrace.views.columns import Column
-from kubetrace.views.text import escape, visible
+from kubetrace.views.text import cut, cut_path, escape, visible, width
 from kubetrace.views.units import format_count, format_duration, format_elapsed, format_percent, format_time
 from kubetrace.views.window import Item, Window
 
@@ -42,6 +42,8 @@ _TIME = Column("time", "TIME", "time")
 _WAIT_FOR_HOOK_S = 0.5
 _FIRST_DRAIN_S = 0.005
 _LOOK_AGAIN_NS = 500_000_000
+# Of a name in a remedy on a terminal; JSON has the whole.
+_NAME_CELLS = 72
 _NODE_MODULES = ("kubetrace.pipeline", "kubetrace.live", "kubetrace.attribution.node")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
@@ -809,7 +811,15 @@ def _print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
     if remedies:
         print("\nWhat was copied for nothing, and what to do about it:", file=stream)
     for remedy in remedies:
-        print(f"  {remedy.text(escape)}", file=stream)
+        print(f"  {remedy.text(short_name)}", file=stream)
+
+
+def short_name(name: str | bytes) -> str:
+    """Escaped, and what is very long without its middle: a path may have thousands of bytes."""
+    shown = escape(name)
+    if shown.startswith("/") and width(shown.rpartition("/")[2]) < _NAME_CELLS // 2:
+        return cut_path(shown, _NAME_CELLS)
+    return cut(shown, _NAME_CELLS, "middle")
 
 
 def _describe(losses: Mapping[str, int]) -> str:

@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.session import TableView
+from kubetrace.session import TableView, short_name
 from kubetrace.views.columns import Column
 from kubetrace.views.json import JsonLines
-from kubetrace.views.text import escape
 from kubetrace.views.units import format_elapsed
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class WindowView(TableView):
                 "lost": counts.lost,
                 "unattributed": counts.unattributed,
                 "text": text,
-                "remedies": [remedy.text(escape) for remedy in pipeline.advice.remedies()],
+                "remedies": [remedy.text(short_name) for remedy in pipeline.advice.remedies()],
             }
         )
         self._json.flush()

@@ -1,5 +1,7 @@
 """Groups: counts, sums and maxima stay exact, also when rows are folded."""
 
+from collections.abc import Hashable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +69,28 @@ def test_keys_that_share_nothing_are_folded_until_they_fit() -> None:
     assert len(rows) <= 100
     assert sum(row[0] for row in rows.values()) == 10_006 * 10_007 // 2
     assert ("*", "*") in groups and (10_006, 10_006) in groups
+
+
+def test_what_has_ended_is_folded_but_for_the_heaviest_by_each_weight() -> None:
+    groups = _groups(1000)
+    for number in range(10):
+        groups.add((f"old-{number}", "/a"), (1, number, 100 - number, number))
+        groups.add((f"old-{number}", "/b"), (1, number, 0, number))
+    groups.add(("new", "/a"), (1, 0, 0, 0))
+
+    def matter(key: Key) -> Hashable | None:
+        return key[0] if str(key[0]).startswith("old") else None
+
+    def fold(count: int) -> int:
+        return groups.fold_ended(matter, lambda _: ("(others)", "*"), [lambda row: row[1], lambda row: row[2]], count)
+
+    assert fold(10) == 0
+    assert fold(1) == 16
+    assert dict(groups.rows()) == {
+        ("old-0", "/a"): [1, 0, 100, 0],
+        ("old-0", "/b"): [1, 0, 0, 0],
+        ("old-9", "/a"): [1, 9, 91, 9],
+        ("old-9", "/b"): [1, 9, 0, 9],
+        ("new", "/a"): [1, 0, 0, 0],
+        ("(others)", "*"): [16, 72, 99, 8],
+    }

@@ -297,3 +297,44 @@ def test_thousands_of_pods_leave_nothing_behind() -> None:
     for held in (attributor._containers, attributor._pods, attributor._answers):
         assert known <= len(held) <= known + 2
     assert len(attributor._paths) <= 2 * known + 4 and len(attributor._readers) <= 4 * known + 8
+
+
+def test_owners_are_those_that_events_can_still_be_of() -> None:
+    attributor = knowing(
+        CgroupSeen(0, 7, f"/kubepods/burstable/pod{UID}", 1),
+        CgroupSeen(0, 8, PATH, 1),
+        CgroupSeen(0, 9, "/system.slice/x.service", 1),
+        container(),
+        # in a machine of its own: a root, and no cgroup of its name
+        container(OTHER, pod="vm", uid=OTHER_UID),
+        overlay(70, OTHER, 1),
+    )
+    owners = attributor.owners()
+    assert owners.pods == {("shop", "cart"), ("shop", "vm")}
+    assert {UID, CART, OTHER_UID} <= owners.ids
+    assert owners.paths == {f"/kubepods/burstable/pod{UID}", PATH, "/system.slice/x.service"}
+    for fact in (CgroupGone(0, 8, 10), CgroupGone(0, 7, 10), CgroupGone(0, 9, 10), OverlayGone(70, 10)):
+        attributor.learn(fact)
+    assert attributor.owners() == owners and attributor.forgotten == 0
+    attributor.learn(CgroupGone(0, 99, 11 + 2 * KEPT_NS))
+    assert attributor.forgotten == 3 and not attributor._containers
+    assert not (attributor.owners().pods or attributor.owners().ids or attributor.owners().paths)
+
+
+def test_a_pod_that_its_runtime_knows_by_another_uid_is_forgotten_with_its_container() -> None:
+    attributor = knowing(CgroupSeen(0, 8, PATH, 1), container(uid=OTHER_UID), CgroupGone(0, 8, 10))
+    assert attributor.pod(OTHER_UID) is not None
+    attributor.learn(CgroupGone(0, 99, 11 + KEPT_NS))
+    assert attributor.pod(OTHER_UID) is None
+
+
+def test_layers_of_overlays_that_are_gone_are_forgotten() -> None:
+    attributor = Attributor()
+    for number in range(300):
+        now = number * 10**9
+        attributor.learn(overlay(number, f"{number:064x}", now))
+        assert attributor.layer(number, 1, now) is not None
+        attributor.learn(OverlayGone(number, now + 1))
+        attributor.learn(CgroupGone(0, number, now + 2))
+    kept_s = KEPT_NS // 10**9
+    assert kept_s <= len(attributor._layer_answers) <= kept_s * 11 // 10 + 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kubetrace.clock import Wall
 from kubetrace.layout import Batch, Field, Layout
 from kubetrace.live import LiveSource
 from kubetrace.pipeline import Derived, Pipeline, Tally
+from kubetrace.recording.reader import Recording
 from kubetrace.selection import Selection
 from kubetrace.steps import Step, Tick
 
@@ -470,3 +472,91 @@ def test_rows_derived_from_finer_ones_are_those_counted_alone(by: str) -> None:
     assert isinstance(together.table(by), Derived if by in ("container", "pod", "image") else Tally)
     assert rows_of(together, by) == rows_of(alone, by)
     assert len(together.table(by)) == len(alone.table(by))
+
+
+def churn(seconds: int) -> Iterator[Step]:
+    """A pod a second that lives for five: it copies one file up, of its number's size, and pod 17 a large one."""
+    for number in range(seconds):
+        now, name = number * 10**9, f"{number:064x}"
+        path = f"/kubepods/pod00000000-0000-0000-0000-{number:012x}"
+        facts: list[Fact] = [
+            CgroupSeen(0, 100 + 2 * number, path, now),
+            CgroupSeen(0, 101 + 2 * number, f"{path}/{name}", now),
+            container(name, f"ns-{number % 3}", f"job-{number}", "app"),
+        ]
+        if number >= 5:
+            facts += [CgroupGone(0, cgroup, now) for cgroup in (91 + 2 * number, 90 + 2 * number)]
+        size = 1 << 30 if number == 17 else number
+        error = -28 if number == 23 else 0
+        records = [event(now + at, 101 + 2 * number, b"/srv/%d" % number, size, error=error) for at in range(2)]
+        # processes of the node, each in a cgroup that is not made again
+        records.append(event(now + 3, 50_000 + number, b"/run/x", 1))
+        facts.append(CgroupSeen(0, 50_000 + number, f"/system.slice/run-{number}.scope", now))
+        if number >= 5:
+            facts.append(CgroupGone(0, 49_995 + number, now))
+        yield Step(facts, [Batch("copyup/copyup", b"".join(records))], {}, Tick(now, now, 0))
+
+
+def counted(steps: Iterable[Step], *, fold_ended: bool = True) -> Pipeline:
+    layouts = {"copyup/copyup": EVENT, "copyup/copyup_long": EVENT}
+    made = Pipeline(
+        COPYUP, layouts, Wall("node1", 0), Selection(), groupings=list(COPYUP.groupings), fold_ended=fold_ended
+    )
+    for step in steps:
+        made.take(step)
+    return made
+
+
+def test_a_pod_a_second_for_an_hour_leaves_few_rows_and_exact_sums() -> None:
+    made, kept = counted(churn(3607)), counted(churn(3607), fold_ended=False)
+    assert len(kept.table("file")) == 2 * 3607
+    for by in ("file", "container", "pod", "process"):
+        table = made.table(by)
+        # two minutes' pods and cgroups, a look's, and the heaviest by each measure of both
+        assert len(table) < 2 * 120 + 256 + 3 * 100, by
+        columns = [column.key for column in table.columns]
+        sums: dict[str, list[dict[object, list[int]]]] = {}
+        for pipeline in (made, kept):
+            for key in ("namespace", "node"):
+                found: dict[object, list[int]] = {}
+                for row in pipeline.table(by).rows("copied_bytes", None):
+                    group = row[columns.index(key)] if key in columns else None
+                    measured = found.setdefault(group, [0, 0, 0])
+                    for at, name in enumerate(("copies", "copied_bytes", "errors")):
+                        value = row[columns.index(name)]
+                        assert isinstance(value, int)
+                        measured[at] += value
+                sums.setdefault(key, []).append(found)
+        assert all(pair[0] == pair[1] for pair in sums.values())
+        assert len(sums["namespace"][0]) == 4
+    rows = made.table("file").rows("copied_bytes", None)
+    # heavy, failed and new pods have their names yet; a light one that ended half an hour ago has not
+    pods = {row[1] for row in rows}
+    assert rows[0][:4] == ("ns-2", "job-17", "app", b"/srv/17")
+    assert {"job-17", "job-23", "job-3606", "job-3500"} <= pods and not {"job-1", "job-1000", "job-1800"} & pods
+    assert {row[:4] for row in rows if "(others)" in row} == {
+        *((f"ns-{at}", "(others)", "(others)", "(others)") for at in range(3)),
+        (None, "(host)", "(others)", "(others)"),
+    }
+    assert made.total() == kept.total()
+    assert made.advice.remedies() == kept.advice.remedies()
+
+
+def test_a_pod_that_is_there_keeps_its_rows_whatever_ends_around_it() -> None:
+    facts: list[Fact] = [CgroupSeen(0, 21, f"/kubepods/podweb/{WEB}", 0), container(WEB, "shop", "web-0", "app")]
+    first = Step(facts, [Batch("copyup/copyup", event(1, 21, b"/one", 0))], {}, Tick(0, 0, 0))
+    made = counted([first, *churn(1009)])
+    assert any(row[:4] == ("shop", "web-0", "app", b"/one") for row in made.table("file").rows("copied_bytes", None))
+
+
+def test_a_replay_folds_what_the_live_table_did(tmp_path: Path) -> None:
+    from .recordings import record
+
+    steps = list(churn(701))
+    record(tmp_path / "x.ktrace", steps, every=7)
+    live = counted(steps)
+    with Recording(tmp_path / "x.ktrace") as recording:
+        replayed = counted(recording.steps())
+    for by in COPYUP.groupings:
+        assert live.table(by).rows("", None) == replayed.table(by).rows("", None)
+    assert any("(others)" in row for row in live.table("process").rows("", None))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubetrace.remedy import Name, Offender, remedies, trigger_of
+from kubetrace.session import short_name
 from kubetrace.views.text import escape
 
 MIB = 1 << 20
@@ -44,8 +45,6 @@ ORIGIN = "(image layer 3, RUN mkdir -p /app/logs && make install)"
             f"64 MiB copied to write to /app/data/index.db {ORIGIN}: mount a volume at /app/data, filled by an init "
             "container",
         ),
-        ("/app/pid", "open-truncate", 0, f"nothing copied to replace /app/pid {ORIGIN}: nothing to save"),
-        ("/app/pid", "truncate", 0, f"nothing copied to truncate /app/pid {ORIGIN}: nothing to save"),
         (
             "/app/log",
             "truncate",
@@ -66,13 +65,6 @@ ORIGIN = "(image layer 3, RUN mkdir -p /app/logs && make install)"
             64 * MIB,
             f"64 MiB copied to change the owner of /app/big {ORIGIN}: set the owner in the image: COPY --chown=..., or "
             "RUN chown in the layer that adds it",
-        ),
-        (
-            "/app/empty",
-            "chown",
-            0,
-            f"only metadata copied to change the owner of /app/empty {ORIGIN}: set the owner in the image: "
-            "COPY --chown=..., or RUN chown in the layer that adds it",
         ),
         (
             "/app/big",
@@ -138,6 +130,29 @@ def test_advice_on_one_directory() -> None:
     )
 
 
+def test_a_file_of_which_nothing_was_copied_is_not_named() -> None:
+    for trigger in ("open-truncate", "truncate", "chown", "open-write"):
+        assert lines(Offender("/app/pid", trigger, 3, 0, False, 3, "COPY")) == []
+    assert lines(Offender("/app", "open-write", 3, 0, True, 3, "COPY")) == []
+    shared = [Offender(f"/app/{n}", "chown", 1, 0) for n in range(7)]
+    copied = [Offender(f"/app/big{n}", "chown", 1, MIB) for n in range(3)]
+    (line,) = lines(*shared, *copied)
+    assert line.startswith("3.0 MiB copied to change the owner of 3 files in /app: ")
+
+
+def test_a_very_long_path_loses_its_middle_on_a_terminal() -> None:
+    path = b"/app/" + b"/".join([b"d" * 200] * 15) + b"/\x1b[2Jlog"
+    (remedy,) = remedies([Offender(path, "append", 1, 7, False, 1, "COPY", "shop/" + "p" * 250 + "/app")])
+    whole = remedy.text(escape)
+    assert len(whole) > 6000 and "/\\x1b[2Jlog (image layer 1" in whole
+    assert remedy.text(short_name) == (
+        f"shop/{'p' * 31}…{'p' * 31}/app: 7 B copied to append to /app/…/\\x1b[2Jlog (image layer 1, COPY): "
+        f"mount an emptyDir at /app/{'d' * 31}…{'d' * 35}"
+    )
+    (brief,) = remedies([Offender("/app/log", "append", 1, 7, False, 1, "COPY", "shop/web/app")])
+    assert brief.text(short_name) == brief.text(escape)
+
+
 def test_system_directories_are_not_found_by_the_letters_of_others() -> None:
     assert one("/etcetera/x", "append").endswith("mount an emptyDir at /etcetera")
     assert "subPath" in one("/usr/share/x/y", "append")
@@ -176,7 +191,7 @@ def test_files_of_several_layers_say_which() -> None:
     found = [Offender(f"/app/{layer}", "chown", 1, 1024, False, layer, f"COPY {layer}") for layer in (7, 1, 3, 4)]
     assert "3 files in /app (image layers 1, 3 and 7): set the owner" in lines(*found[:3])[0]
     assert "4 files in /app (4 image layers): set the owner" in lines(*found)[0]
-    unknown = Offender("/app/x", "chown", 1, 0)
+    unknown = Offender("/app/x", "chown", 1, 1)
     assert "4 files in /app: set the owner" in lines(*found[:3], unknown)[0]
     # One layer, but who adds it is not known of all.
     same = [Offender(f"/app/{n}", "chown", 1, 1024, False, 2, "COPY" if n else None) for n in range(3)]
@@ -272,5 +287,6 @@ OFFENDERS = st.builds(
 def test_every_byte_is_in_one_line_and_no_line_breaks(offenders: list[Offender]) -> None:
     found = remedies(offenders, 1000)
     assert sum(remedy.copied_bytes for remedy in found) == sum(one.copied_bytes for one in offenders)
-    assert sum(remedy.files for remedy in found) == len(offenders)
+    named = [one for one in offenders if one.copied_bytes or (one.is_directory and one.trigger in ("chown", "create"))]
+    assert sum(remedy.files for remedy in found) == len(named)
     assert all(remedy.text(escape).isprintable() for remedy in found)

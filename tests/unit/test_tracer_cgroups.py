@@ -202,6 +202,25 @@ def test_what_ended_stays_marked_until_keep_runs_out() -> None:
     assert {row["pod"] for row in told.rows("pod")} == {"cart-1"}
 
 
+def test_a_pod_a_second_leaves_nothing_behind_for_who_only_reads_the_events() -> None:
+    told = Told()
+    for number in range(1000):
+        uid = f"00000000-0000-0000-0000-{number:012x}"
+        path = f"/kubepods/burstable/pod{uid}"
+        pod = who(kind="pod", pod_uid=uid, pod=f"job-{number}", cgroup_path=path)
+        app = who(pod_uid=uid, pod=f"job-{number}", container_id=f"{number:064x}", cgroup_path=f"{path}/{number:064x}")
+        for name, identity in (("created", pod), ("created", app), ("attached", app), ("exec", app)):
+            assert len(told.tell(name, number, identity, pid=number)) == 1
+        told.tell("exit", number + 0.5, app, pid=number, status=1 << 8)
+        for identity in (app, pod):
+            told.tell("removed", number + 0.6, identity)
+    board = told.board
+    # a minute's
+    for held in (board._pods, board._containers, board._named):
+        assert len(held) <= 63
+    assert len(board._twins) <= 63 * 5 and not board._begun
+
+
 def test_a_pod_has_its_own_usage_and_its_containers_events() -> None:
     told = Told()
     for at in (1, 2):

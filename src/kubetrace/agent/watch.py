@@ -158,6 +158,8 @@ class Watch:
                 own=asked.own,
                 missing=missing,
                 metered=True,
+                # what a row once said is in the series already; what is too much, _MOST_ROWS deals with
+                fold_ended=False,
             )
             session.prepare(tracer, kernel, files)
             source.start()

@@ -90,6 +90,15 @@ class Layer:
         return None if self.created_by is None else oci.dockerfile_line(self.created_by)
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Whom events can still be of: (namespace, pod), the UIDs of pods and ids of containers, paths of cgroups."""
+
+    pods: frozenset[tuple[str | None, str]]
+    ids: frozenset[str]
+    paths: frozenset[str]
+
+
 # The reason of a layer whose facts have not been asked for (Node.layers).
 NOT_LOOKED_UP: Final = "not looked up yet"
 
@@ -152,6 +161,8 @@ class Attributor:
         self._removed: deque[tuple[int, tuple[int, int]]] = deque()
         self._holders: Counter[str] = Counter()
         self._swept_ns = 0
+        self.forgotten = 0
+        """How many cgroups are not known any more that once were."""
 
     def learn(self, fact: Fact) -> None:
         """Take a fact in; answers that depended on its subject are concluded anew."""
@@ -263,6 +274,19 @@ class Attributor:
         found = [self._described(base, image_id, len(images)) for image_id in images]
         return sorted(found, key=lambda layer: str(layer.image)) or [_without_image(base)]
 
+    def owners(self) -> Owners:
+        """The names of all that is known now: what has been removed for KEPT_NS is not among them."""
+        # a container in a machine of its own (Kata) has a root here, but no cgroup of its name
+        mounted = {mounted.container_id for mounts in self._overlays.values() for mounted in mounts}
+        containers = [known for name, known in self._containers.items() if name in self._holders or name in mounted]
+        pods = [known for uid, known in self._pods.items() if uid in self._holders]
+        named: list[ContainerSeen | PodSeen] = [*pods, *containers]
+        return Owners(
+            frozenset((known.namespace, known.pod) for known in named if known.pod is not None),
+            frozenset(self._holders) | {known.pod_uid for known in containers if known.pod_uid is not None},
+            frozenset(self._paths.values()),
+        )
+
     def container_ids(self, prefix: str) -> list[str]:
         """The ids of all known containers that begin so, sorted."""
         known = self._containers.keys() | self._container_paths.keys()
@@ -359,17 +383,25 @@ class Attributor:
             _, key = self._removed.popleft()
             path = self._paths.pop(key, None)
             if path is not None:
+                self.forgotten += 1
                 self._release(path)
                 self._forget(("cgroup", *key))
         if until_ns - self._swept_ns < KEPT_NS // 10:
             return
         self._swept_ns = until_ns
+        gone: set[_Mounted] = set()
         for device, mounts in list(self._overlays.items()):
             kept = [mounted for mounted in mounts if mounted.until_ns is None or mounted.until_ns >= until_ns]
+            gone.update(mounted for mounted in mounts if mounted not in kept)
             if not kept:
                 del self._overlays[device]
             elif len(kept) < len(mounts):
                 self._overlays[device] = kept
+        for mounted in gone:
+            if mounted.container_id is not None and mounted.container_id not in self._holders:
+                self._drop_container(mounted.container_id)
+        if gone:
+            self._layer_answers = {key: layer for key, layer in self._layer_answers.items() if key[0] not in gone}
 
     def _release(self, path: str) -> None:
         # One path less for its container and pod; with the last they are forgotten themselves.
@@ -380,12 +412,19 @@ class Attributor:
                 continue
             del self._holders[name]
             if name == container_id:
-                self._containers.pop(name, None)
-                self._container_paths.pop(name, None)
-                self._forget(("container", name))
+                self._drop_container(name)
             else:
                 self._pods.pop(name, None)
                 self._forget(("pod", name))
+
+    def _drop_container(self, container_id: str) -> None:
+        known = self._containers.pop(container_id, None)
+        self._container_paths.pop(container_id, None)
+        self._forget(("container", container_id))
+        # the runtime may know its pod by another UID than the cgroup's path has, or the pod has no cgroup
+        if known is not None and known.pod_uid is not None and known.pod_uid not in self._holders:
+            self._pods.pop(known.pod_uid, None)
+            self._forget(("pod", known.pod_uid))
 
     def _forget(self, subject: _Subject) -> None:
         for key in self._readers.pop(subject, ()):

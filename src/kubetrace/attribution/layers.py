@@ -63,6 +63,10 @@ class _Store:
     torn: tuple[str | None, int] | None = None
 
 
+# Whose image has been looked for: of so many, the newest. One that comes again is looked for again.
+_MOST_CONTAINERS = 4096
+
+
 class Layers:
     """Looks layers and images up; each is reported once, and again when a look shows a change. For one thread.
 
@@ -78,7 +82,7 @@ class Layers:
         self._keys: dict[str, dict[int, str]] = {}
         self._unread: dict[str, int] = {}
         self._chains: set[str] = set()
-        self._containers: set[str] = set()
+        self._containers: dict[str, None] = {}
         self._stores: dict[str, _Store] = {}
         self._reported: dict[str, ImageSeen] = {}
         self._own: set[str] = set()
@@ -100,7 +104,9 @@ class Layers:
         facts: list[Fact] = list(self._layers(new, time_ns))
         if container_id is not None:
             # Its image may be a new one of known layers.
-            self._containers.add(container_id)
+            self._containers[container_id] = None
+            if len(self._containers) > _MOST_CONTAINERS:
+                del self._containers[next(iter(self._containers))]
         for base in sorted({base for lowerdir in lowerdirs if (base := _split(lowerdir)[0]) is not None}):
             self._read_images(self._store(base), container_id)
         facts += self._images(time_ns, BUDGET_NS)

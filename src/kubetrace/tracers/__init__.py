@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.attribution.attributor import Identity, Layer, Owners
     from kubetrace.attribution.facts import Fact
     from kubetrace.attribution.node import Node
     from kubetrace.counting import Counted, Counting, Row
@@ -59,6 +59,9 @@ class Advice(Protocol):
     def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
         """Take one event in, or one that stands for `count` (Joins)."""
 
+    def let_go(self, owners: Owners) -> None:
+        """Forget what is light of pods that are not among the `owners` any more: so it does not grow with time."""
+
     def remedies(self) -> Sequence[Remedy]:
         """The worst first."""
 
@@ -67,6 +70,9 @@ class NoAdvice:
     """Of a tracer that has none to give."""
 
     def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
+        """Nothing."""
+
+    def let_go(self, owners: Owners) -> None:
         """Nothing."""
 
     def remedies(self) -> Sequence[Remedy]:

@@ -82,8 +82,11 @@ _MEASURES = (
 _KEYS = tuple(column.key for column, _ in _MEASURES)
 _SANDBOX = "(sandbox)"
 _KEEP = "1m"
-# The same cgroup is made in v2's hierarchy and in v1's memory hierarchy (hybrid nodes): one of the two is told.
+# The same cgroup is made in v2's hierarchy and in v1's memory hierarchy (hybrid nodes): one of the two is told. The
+# other comes within milliseconds, but a runtime may be slow, or frozen itself.
 _TWINS = 65_536
+_TWINS_NS = 60_000_000_000
+_SWEEP_NS = 1_000_000_000
 
 
 def _what(event: Any) -> str:
@@ -218,8 +221,9 @@ class CgroupsBoard:
         self._containers: dict[str, _Unit] = {}
         self._named: dict[tuple[str, str], _Unit] = {}
         self._begun: dict[str, int] = {}
-        self._twins: dict[tuple[object, ...], int] = {}
+        self._twins: dict[tuple[object, ...], tuple[int, int]] = {}
         self._time_ns = 0
+        self._swept_ns = 0
 
     def learn(self, fact: Fact) -> None:
         """Nothing: what it needs of facts comes with the events' identities."""
@@ -231,6 +235,10 @@ class CgroupsBoard:
         if identity.kind == "host":
             return ()
         self._time_ns = max(self._time_ns, event.time)
+        if self._time_ns - self._swept_ns >= _SWEEP_NS:
+            # by the events' own time: as a table does it, so does who only reads the events
+            self._swept_ns = self._time_ns
+            self._forget()
         if type(event).__name__ == usage.LAYOUT.name:
             return self._sample(event, identity)
         what = _what(event)
@@ -251,7 +259,7 @@ class CgroupsBoard:
     def _is_twin(self, what: str, event: Any, identity: Identity) -> bool:
         key = (what, identity.cgroup_path, event.pid)
         hierarchy = event.memory_hierarchy if event.cgroup_id == 0 else 0
-        first = self._twins.setdefault(key, hierarchy)
+        first, _ = self._twins.setdefault(key, (hierarchy, self._time_ns))
         if len(self._twins) > _TWINS:
             del self._twins[next(iter(self._twins))]
         return first != hierarchy
@@ -417,6 +425,12 @@ class CgroupsBoard:
 
     def _forget(self) -> None:
         """Let go of what ended long enough ago; a container that failed stays for as long as its pod."""
+        # in the order of time
+        while self._twins:
+            key = next(iter(self._twins))
+            if self._twins[key][1] >= self._time_ns - _TWINS_NS:
+                break
+            del self._twins[key]
         until = self._time_ns - self._keep_ns
         for uid in [uid for uid, pod in self._pods.items() if pod.ended_ns is not None and pod.ended_ns < until]:
             del self._pods[uid]

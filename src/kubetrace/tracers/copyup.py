@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from kubetrace.views.units import format_bytes, format_count, format_time, parse
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.attribution.attributor import Identity, Layer, Owners
     from kubetrace.remedy import Remedy
     from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
@@ -62,6 +62,8 @@ _LAST = Column("time", "LAST", "time", wide=True, help="when the newest ended")
 
 # Keys for which a remedy can name the layer; further ones do without.
 _REMEMBERED_LAYERS = 20_000
+# What was copied for one reason in one container that has ended: of so many, the heaviest.
+_REMEMBERED_ENDED = 100
 
 
 def _kind(mode: int) -> str:
@@ -119,6 +121,16 @@ class _Advice:
             layer = clock.layer(event, identity)
             if layer is not None:
                 self._layers[key] = layer
+
+    def let_go(self, owners: Owners) -> None:
+        def matter(key: Key) -> Hashable | None:
+            names: Any = key[0]
+            return (names, key[2]) if rows.ended(owners, *names) else None
+
+        # what led to copies of very many files in one container is one matter, and stays whole
+        nobody: Key = ((None, None, None), b"", "other", False)
+        if self._groups.fold_ended(matter, lambda _: nobody, [lambda row: row[1]], _REMEMBERED_ENDED):
+            self._layers = {key: layer for key, layer in self._layers.items() if key in self._groups}
 
     def remedies(self) -> Sequence[Remedy]:
         offenders = []

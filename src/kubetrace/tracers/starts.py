@@ -145,7 +145,8 @@ class StartsBoard:
     def _mounted_by_the_node(self, event: Any) -> bool:
         path = event.path[: event.path_bytes]
         if root := _ROOT.search(path):
-            self._rooted.setdefault(root[1].decode(), event.time)
+            container_id = root[1].decode()
+            _remember(self._rooted, container_id, self._rooted.get(container_id, event.time))
             return True
         if volume := _VOLUME.search(path):
             uid = volume[1].decode()
