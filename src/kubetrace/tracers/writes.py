@@ -270,6 +270,8 @@ class Writes:
         """Further arguments for the engine: constants by grouping and node, map sizes, programs without work."""
         timed = bool(options["latency"] or events)
         entries = 131072 if by in ("file", "process") else 16384
+        # of the rest's too
+        latencies = entries + 4096 if options["latency"] else 1
         try:
             namespace = os.stat(host.proc / "1/ns/mnt").st_ino
         except OSError:  # without the right to look: what the node writes is then all "host"
@@ -284,8 +286,9 @@ class Writes:
             },
             "sizes": {
                 "writes": entries,
-                # of the rest's too
-                "latencies": entries + 4096 if options["latency"] else 1,
+                "writes_keys": entries,
+                "latencies": latencies,
+                "latencies_keys": latencies,
             },
             "unneeded": [] if timed else [f"{group}__fentry" for group in _TIMED],
         }
