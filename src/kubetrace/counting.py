@@ -9,8 +9,10 @@ A counter is never forgotten: the node may have lost the pod, its mounts and its
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from kubetrace.attribution.attributor import Identity
@@ -348,7 +350,8 @@ class Counting:
         keys = reader.keys(data)
         known = list(map(self._numbers.get, keys))
         if None in known:
-            self._number_new(known, keys, reader, data)
+            with _garbage_left_alone():
+                self._number_new(known, keys, reader, data)
             known = list(map(self._numbers.get, keys))
         numbers = cast("list[int]", known)
         groups, values = self._groups, self._values
@@ -403,11 +406,13 @@ class Counting:
         return group
 
     def _row_of(self, group: _Group) -> Row | None:
-        # Many groups are of one row: what its cells say depends on this.
+        # Many groups are of one row, unless each has its path: what its cells say depends on this.
         landing, sample = group.landing, group.sample
+        if landing.path is not None:
+            return self._named_row(sample, landing)
         owner = (sample.cgroup_id, sample.memory_cgroup_id, landing.identity)
         details = map(sample.__getattribute__, self._details)
-        key = (*owner, landing.destination, landing.path, sample.operation, *details)
+        key = (*owner, landing.destination, sample.operation, *details)
         try:
             return self._found[key]
         except KeyError:
@@ -593,6 +598,19 @@ class Counting:
             ]
             self._touched = set()
         return Table([*self._tracer.groupings[by].columns, *self._tracer.measures], self._rows, self._counted)
+
+
+@contextlib.contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    # What is made of new counters stays. Looking for garbage among it again and again, as Python does while objects
+    # become more, took longer than making it.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _text(field: bytes) -> str:
