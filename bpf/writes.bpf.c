@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* clang-format off */
 /*
  * writes: counters of every operation that changes files, by cgroup, device, mount, place and operation.
  *
  * Each operation of a user is counted once, where it enters the VFS and nothing nests it (KERNEL.md 1.4):
  *
- *   write, pwrite         vfs_write: overlayfs writes on by vfs_iter_write, never by vfs_write
- *   writev, pwritev2      vfs_writev: called from the syscalls alone
- *   aio                   aio_write, which is void of a result; aio_complete_rw has it, also when it comes
- * later, in another thread: a map remembers whose the request was io_uring              io_write: entered
- * twice when the request is punted to a worker, the first time with the result -EAGAIN; each other return is
- * the one end of a request sendfile              do_sendfile; do_splice_direct below it also serves
- * overlayfs' own copy-ups splice                do_splice (the syscall and io_uring) copy_file_range
- * vfs_copy_file_range fallocate             vfs_fallocate truncate              do_truncate with a file
- * (ftruncate, O_TRUNC), vfs_truncate (truncate) fsync                 vfs_fsync_range mmap
- * fault_dirty_shared_page: a page of a shared file mapping becomes dirty
+ *   write, pwrite      vfs_write: overlayfs writes on by vfs_iter_write, never by vfs_write
+ *   writev, pwritev2   vfs_writev: called from the syscalls alone
+ *   aio                aio_write, which is void of a result; aio_complete_rw has it, also when it comes later, in
+ *                      another thread: a map remembers whose the request was
+ *   io_uring           io_write: entered twice when the request is punted to a worker, the first time with the
+ *                      result -EAGAIN; each other return is the one end of a request
+ *   sendfile           do_sendfile; do_splice_direct below it also serves overlayfs' own copy-ups
+ *   splice             do_splice (the syscall and io_uring)
+ *   copy_file_range    vfs_copy_file_range
+ *   fallocate          vfs_fallocate
+ *   truncate           do_truncate with a file (ftruncate, O_TRUNC), vfs_truncate (truncate)
+ *   fsync              vfs_fsync_range
+ *   mmap               fault_dirty_shared_page: a page of a shared file mapping becomes dirty
  *
  * overlayfs calls the last but two itself, on the file below: that file has FMODE_NOACCOUNT (since 4.19,
  * d3b1084dfd36), and is left out by that. Copy-ups fsync what they made, through a mount in no namespace.
@@ -25,6 +29,7 @@
  * /var/log/pods, containerd's root: so and so many levels below each). A directory is walked up from once;
  * what it came to is remembered by inode. Writes of containers never ask that.
  */
+/* clang-format on */
 #include "cgroup_births.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -89,14 +94,6 @@ enum writes_operation {
 struct writes_key {
 	WRITES_KEY;
 };
-struct writes_value {
-	WRITES_VALUE;
-};
-struct writes_latency_value {
-	WRITES_LATENCY;
-};
-
-/* What user space reads of an entry: when, then key and value as they are. */
 struct writes_counter {
 	kt_boot_ns time;
 	WRITES_KEY;
@@ -107,11 +104,11 @@ struct writes_latency {
 	WRITES_KEY;
 	WRITES_LATENCY;
 };
-KT_COUNTERS(writes, writes_key, writes_value, writes_counter, 16384);
+KT_COUNTERS(writes, writes_key, writes_counter, 16384);
 /* Where writes has no room: an entry for each cgroup and kind of sum, so that sums stay exact. */
-KT_COUNTERS(writes_rest, writes_key, writes_value, writes_counter, 4096);
+KT_COUNTERS(writes_rest, writes_key, writes_counter, 4096);
 /* By the keys of both. */
-KT_COUNTERS(latencies, writes_key, writes_latency_value, writes_latency, 16384 + 4096);
+KT_COUNTERS(latencies, writes_key, writes_latency, 16384 + 4096);
 
 /* Beside the operations: inside fsync(2) or fdatasync(2). */
 #define writes_syncing 64
@@ -248,14 +245,6 @@ struct {
 	__type(value, struct writes_scratch);
 } scratch SEC(".maps");
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
-/* An entry to be: it does not fit the stack. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct writes_latency_value);
-} no_latency SEC(".maps");
-
 /* What an operation was about, and how it ended. */
 struct writes_operand {
 	struct file *given; /* 0: dentry is known */
@@ -287,6 +276,7 @@ struct writes_recent {
 	__u64 inode; /* addresses, to compare with */
 	__u64 mnt;
 	__u64 file;
+	__u64 slot; /* of the counters; 0: the key has none */
 };
 #define WRITES_RECENT 16
 struct {
@@ -518,20 +508,17 @@ static __always_inline __u32 writes_slot(kt_duration_ns duration)
 
 static __always_inline void writes_measure(const struct writes_key *key, kt_duration_ns duration)
 {
-	struct writes_latency_value *value = bpf_map_lookup_elem(&latencies, key);
-	__u32 zero = 0, slot = writes_slot(duration);
+	struct writes_latency *value;
+	__u32 number = latencies_find(key), slot = writes_slot(duration);
 
+	if (!number)
+		number = latencies_make(key);
+	value = number ? latencies_at(number) : 0;
 	if (!value) {
-		value = bpf_map_lookup_elem(&no_latency, &zero);
-		if (!value)
-			return;
-		bpf_map_update_elem(&latencies, key, value, BPF_NOEXIST);
-		value = bpf_map_lookup_elem(&latencies, key);
-		if (!value) {
-			kt_lost(kt_loss_map_full);
-			return;
-		}
+		kt_lost(kt_loss_map_full);
+		return;
 	}
+	value->time = 1;
 	slot &= WRITES_SLOTS - 1;
 	__sync_fetch_and_add(&value->slots[slot], 1);
 	/* two at once: one of two long ones stays */
@@ -567,24 +554,34 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	kt_output(&writes_events, event, sizeof(*event));
 }
 
-/* The entry of a key that has none yet, or the one of its cgroup's rest: then *rest is its key, with an
- * operation. */
-static __always_inline struct writes_value *
-writes_entry(const struct writes_key *key, struct writes_key *rest, const struct writes_operand *operand)
+/* A slot is to be seen as soon as it says whose it is. */
+static __always_inline struct writes_counter *writes_shown(struct writes_counter *counter)
 {
-	const struct writes_key nothing = {};
-	struct writes_value value = {};
-	struct writes_value *entry;
+	if (counter && !counter->time) {
+		bpf_get_current_comm(counter->comm, sizeof(counter->comm));
+		counter->time = 1;
+	}
+	return counter;
+}
 
-	if (key->mount)
-		writes_tell_mount(key->mount, key->device, writes_number(operand->mnt));
-	if (by_file && key->place)
-		writes_tell_place(key->place, key->device, (__u64)writes_dentry(operand));
-	bpf_get_current_comm(value.comm, sizeof(value.comm));
-	bpf_map_update_elem(&writes, key, &value, BPF_NOEXIST);
-	entry = bpf_map_lookup_elem(&writes, key);
-	if (entry)
-		return entry;
+/* The counter of a key that is in no slot that this CPU remembers, or the one of its cgroup's rest: then
+ * *rest is its key, with an operation. */
+static __always_inline struct writes_counter *
+writes_slow(struct writes_recent *recent, struct writes_key *rest, const struct writes_operand *operand)
+{
+	const struct writes_key nothing = {}, *key = &recent->key;
+	__u32 number = writes_find(key);
+
+	if (!number) {
+		if (key->mount)
+			writes_tell_mount(key->mount, key->device, writes_number(operand->mnt));
+		if (by_file && key->place)
+			writes_tell_place(key->place, key->device, (__u64)writes_dentry(operand));
+		number = writes_make(key);
+	}
+	recent->slot = number;
+	if (number)
+		return writes_shown(writes_at(number));
 	*rest = nothing;
 	rest->cgroup_id = key->cgroup_id;
 	rest->memory_cgroup_id = key->memory_cgroup_id;
@@ -592,11 +589,10 @@ writes_entry(const struct writes_key *key, struct writes_key *rest, const struct
 	rest->operation = key->operation == writes_fsync  ? writes_other_fsync
 			  : key->operation == writes_mmap ? writes_other_mmap
 							  : writes_other;
-	entry = bpf_map_lookup_elem(&writes_rest, rest);
-	if (entry)
-		return entry;
-	bpf_map_update_elem(&writes_rest, rest, &value, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&writes_rest, rest);
+	number = writes_rest_find(rest);
+	if (!number)
+		number = writes_rest_make(rest);
+	return number ? writes_shown(writes_rest_at(number)) : 0;
 }
 
 static __always_inline bool writes_is_counted(__u16 type)
@@ -650,6 +646,7 @@ static __always_inline void writes_identify(struct writes_recent *recent, __u32 
 	recent->file = operand->file;
 	recent->inode = (__u64)inode;
 	recent->mnt = (__u64)mnt;
+	recent->slot = 0;
 	key->cgroup_id = who->id;
 	key->memory_cgroup_id = who->memory_id;
 	key->memory_hierarchy = who->memory_hierarchy;
@@ -685,7 +682,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
 	struct writes_recent fresh = {};
 	struct writes_recent *recent = &fresh;
-	struct writes_value *entry;
+	struct writes_counter *entry = 0;
 	/* the operation is all that is looked at without a rest */
 	struct writes_key rest;
 	__u32 slot;
@@ -709,10 +706,11 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 			writes_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt));
 		writes_send(&recent->key, operand, bytes);
 	}
-	entry = bpf_map_lookup_elem(&writes, &recent->key);
 	rest.operation = 0;
+	if (recent->slot)
+		entry = writes_at(recent->slot);
 	if (!entry) {
-		entry = writes_entry(&recent->key, &rest, operand);
+		entry = writes_slow(recent, &rest, operand);
 		if (!entry) {
 			kt_lost(kt_loss_map_full);
 			return 0;

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,36 +15,37 @@ from pathlib import Path
 import compile_objects
 
 from benchmarks.measure import Row, cpu, interleaved, median, missing, spread
-from benchmarks.peers import GET_BCC, bcc_consumer, by_cgroup, by_file, c_consumer
+from benchmarks.peers import GET_BCC, bcc_consumer, by_cgroup, by_file, by_series, c_consumer
 from benchmarks.standin import ROOT, stand_in
 from kubetrace import tracers
+from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.node import Node
 from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.host import Host
+from kubetrace.joining import Joiner
 from kubetrace.layout import Batch, Layout
 from kubetrace.pipeline import Pipeline
 from kubetrace.selection import Selection
 from kubetrace.steps import Step
 
 EVENTS = 8_000
-BUDGET = 8
-_OURS, _PRODUCT, _BCC, _BCC_FILE, _C = (
-    "drain, group by cgroup",
-    "kubetrace: drain, name, count by every grouping",
+CGROUPS = 32
+_OURS, _TABLE, _AGENT, _BCC, _BCC_FILE, _BCC_SERIES, _C = (
+    "drain, group by cgroup (joining.py)",
+    "kubetrace's table: drain, name, count by every grouping",
+    "kubetrace agent: drain, name, count by container",
     "bcc's callback, group by cgroup",
     "bcc's callback, group by cgroup, process and file",
+    "bcc's callback, the agent's metrics by cgroup",
     "libbpf's consumer in C, copy only",
 )
-
-
-def fields(layout: Layout, *names: str) -> struct.Struct:
-    """A format that takes these fields out of a record, in their order, and nothing else."""
-    codes, at = [f"<{layout.stride - layout.size}x"], 0
-    for field in sorted((f for f in layout.fields if f.name in names), key=lambda f: f.offset):
-        codes.append(f"{field.offset - at}x{field.code}")
-        at = field.offset + field.size
-    return struct.Struct("".join([*codes, f"{layout.size - at}x"]))
+_RIVALS = {_OURS: _BCC, _TABLE: _BCC_FILE, _AGENT: _BCC_SERIES}
+_IN_TURN = f"the same of {CGROUPS} cgroups in turn: copy instead of drain, group"
+_TABLE_UNLIKE, _AGENT_UNLIKE = (
+    "kubetrace's table, each event of a file of its own, without the drain",
+    "kubetrace agent, the same",
+)
 
 
 def run(rounds: int) -> list[Row]:
@@ -69,38 +69,34 @@ def run(rounds: int) -> list[Row]:
 
 def _of(loaded: LoadedObject, name: str, layout: Layout, directory: Path, rounds: int) -> Iterator[Row]:
     ring = loaded.ring(name, layout.size)
-    three = fields(layout, "cgroup_id", "copied", "duration")
+    measures = {"copied": SUM, "duration": MAX}
+    unseen = [field.name for field in layout.fields if field.name not in (*measures, "cgroup_id")]
+    joiner = Joiner(layout, measures, unseen)
     totals: dict[int, list[int]] = {}
 
     def ours() -> None:
-        for cgroup, copied, duration in three.iter_unpack(ring.read()):
-            try:
-                row = totals[cgroup]
-            except KeyError:
-                totals[cgroup] = [1, copied, duration]
-                continue
-            row[0] += 1
-            row[1] += copied
-            if duration > row[2]:
-                row[2] = duration
+        joined, counts = joiner.join(ring.read())
+        for event, count in zip(layout.decode(joined), counts, strict=True):
+            row = totals.setdefault(event.cgroup_id, [0, 0, 0])
+            row[0] += count
+            row[1] += event.copied
+            row[2] = max(row[2], event.duration)
 
-    pipeline = _pipeline(loaded, layout) if name == "copyup" else None
-
-    def product() -> None:
-        assert pipeline is not None
-        pipeline.take(Step(batches=[Batch("copyup/copyup", ring.read())]))
-
-    theirs, handle = by_cgroup()
-    consume = bcc_consumer(loaded.map_fd(name), layout, handle)
     ways: dict[str, Callable[[], object]] = {_OURS: ours}
-    if pipeline is not None:
-        ways[_PRODUCT] = product
-    if consume is not None:
-        ways[_BCC] = consume
-    if consume is not None and pipeline is not None:
-        consume_files = bcc_consumer(loaded.map_fd(name), layout, by_file()[1])
-        assert consume_files is not None
-        ways[_BCC_FILE] = consume_files
+    pipelines: dict[str, Pipeline] = {}
+    handlers = {_BCC: by_cgroup()}
+    if name == "copyup":
+        pipelines = {_TABLE: _pipeline(loaded, layout), _AGENT: _pipeline(loaded, layout, metered=True)}
+        handlers |= {_BCC_FILE: by_file(), _BCC_SERIES: by_series()}
+
+    def product(pipeline: Pipeline) -> Callable[[], object]:
+        return lambda: pipeline.take(Step(batches=[Batch("copyup/copyup", ring.read())]))
+
+    ways |= {what: product(pipeline) for what, pipeline in pipelines.items()}
+    for what, (_, handle) in handlers.items():
+        consume = bcc_consumer(loaded.map_fd(name), layout, handle)
+        if consume is not None:
+            ways[what] = consume
     ways[_C] = c_consumer(loaded.map_fd(name), directory)
 
     act_once = os.getppid if name == "bench" else os.getpgrp
@@ -115,29 +111,67 @@ def _of(loaded: LoadedObject, name: str, layout: Layout, directory: Path, rounds
 
     found = interleaved({what: filled(act) for what, act in ways.items()}, rounds)
     counted = {_OURS: sum(row[0] for row in totals.values())}
-    if pipeline is not None:
-        counted[_PRODUCT] = pipeline.counts.events
-    if consume is not None:
-        counted[_BCC] = sum(row[0] for row in theirs.values())
+    counted |= {what: pipeline.counts.events for what, pipeline in pipelines.items()}
+    counted |= {what: sum(row[0] for row in rows.values()) for what, (rows, _) in handlers.items() if what in ways}
     for what, count in counted.items():
         if count != rounds * EVENTS:
             raise RuntimeError(f"{what}: {count} events of {rounds * EVENTS}")
     bytes_each = f"{layout.stride} B"
     for what, values in found.items():
         note = f"{spread(values)} ns"
-        rival = {_OURS: _BCC, _PRODUCT: _BCC_FILE}.get(what)
+        rival = _RIVALS.get(what)
         if rival in found:
             note += f"; {rival} takes {median(found[rival]) / median(values):.1f} x"
         if what == _OURS:
             note += f"; {median(values) / median(found[_C]):.1f} x the copy in C"
         yield Row(f"{bytes_each}: {what}", median(values), f"{median(values):.0f} ns/ev", note, values)
-    if consume is None:
+    if _BCC not in ways:
         yield missing(f"{bytes_each}: {_BCC}", GET_BCC)
+    for _ in range(EVENTS):
+        act_once()
+    data = ring.read()
+    yield _in_turn(joiner, layout, data, rounds)
+    if pipelines:
+        yield from _unlike(loaded, layout, data, rounds)
 
 
-def _pipeline(loaded: LoadedObject, layout: Layout) -> Pipeline:
+def _in_turn(joiner: Joiner, layout: Layout, data: bytes, rounds: int) -> Row:
+    # the dearest order: none is of the same cgroup as the one before
+    begin = layout.stride - layout.size + next(field.offset for field in layout.fields if field.name == "cgroup_id")
+    changed = bytearray(data)
+    for number, at in enumerate(range(begin, len(data), layout.stride)):
+        changed[at : at + 8] = (1000 + number % CGROUPS).to_bytes(8, "little")
+    found = interleaved({_IN_TURN: lambda: cpu(lambda: joiner.join(bytes(changed))) / EVENTS * 1e9}, rounds)[_IN_TURN]
+    return Row(
+        f"{layout.stride} B: {_IN_TURN}", median(found), f"{median(found):.0f} ns/ev", f"{spread(found)} ns", found
+    )
+
+
+def _unlike(loaded: LoadedObject, layout: Layout, data: bytes, rounds: int) -> Iterator[Row]:
+    # the first name of a path is the file's own
+    path = next(field for field in layout.fields if field.name == "path")
+    changed = bytearray(data)
+    for at in range(EVENTS):
+        begin = at * layout.stride + layout.stride - layout.size + path.offset
+        changed[begin : begin + 4] = b"%04x" % at
+    step = Step(batches=[Batch("copyup/copyup", bytes(changed))])
+    made = {_TABLE_UNLIKE: _pipeline(loaded, layout), _AGENT_UNLIKE: _pipeline(loaded, layout, metered=True)}
+
+    def taken(pipeline: Pipeline) -> Callable[[], float]:
+        return lambda: cpu(lambda: pipeline.take(step)) / EVENTS * 1e9
+
+    for what, values in interleaved({what: taken(pipeline) for what, pipeline in made.items()}, rounds).items():
+        rows = len(made[what].table("file" if what == _TABLE_UNLIKE else "container"))
+        if rows != (EVENTS if what == _TABLE_UNLIKE else 1):
+            raise RuntimeError(f"{what}: {rows} rows")
+        note = f"{spread(values)} ns"
+        yield Row(f"{layout.stride} B: {what}", median(values), f"{median(values):,.0f} ns/ev", note, values)
+
+
+def _pipeline(loaded: LoadedObject, layout: Layout, *, metered: bool = False) -> Pipeline:
     tracer = tracers.find("copyup")
+    groupings = [tracer.metered_by] if metered else list(tracer.groupings)  # type: ignore[attr-defined]  # it is Metered
     layouts = {"copyup/copyup": layout, "copyup/copyup_long": loaded.layout("copyup_long_event")}
-    made = Pipeline(tracer, layouts, Wall("node", 0), Selection.parse((), (), ()), groupings=list(tracer.groupings))
+    made = Pipeline(tracer, layouts, Wall("node", 0), Selection.parse((), (), ()), groupings=groupings, metered=metered)
     made.take(Step(facts=list(Node(Host.find(None)).scan())))
     return made

@@ -83,6 +83,23 @@ def by_cgroup() -> tuple[dict[int, list[int]], Callable[[Any], None]]:
     return totals, handle
 
 
+def by_series() -> tuple[dict[int, list[int]], Callable[[Any], None]]:
+    """The metrics of a copy-up exporter by cgroup: copies, bytes copied and cloned, errors."""
+    totals: dict[int, list[int]] = {}
+
+    def handle(event: Any) -> None:
+        row = totals.get(event.cgroup_id)
+        if row is None:
+            row = totals[event.cgroup_id] = [0, 0, 0, 0]
+        row[0] += 1
+        row[1] += event.copied
+        row[2] += event.cloned
+        if event.error:
+            row[3] += 1
+
+    return totals, handle
+
+
 def by_file() -> tuple[dict[Any, list[int]], Callable[[Any], None]]:
     """The same by cgroup, process and file."""
     totals: dict[Any, list[int]] = {}

@@ -1,4 +1,4 @@
-"""100,000 counters of `writes`, from the kernel's hash to ranked rows: read, decode, attribute, add up, sort."""
+"""100,000 counters of `writes`, from the kernel's memory to ranked rows: read, decode, attribute, add up, sort."""
 
 from __future__ import annotations
 

@@ -4,14 +4,15 @@ The instructions are exact (cost.py says how), and held against those of a minim
 additions (minimal.bpf.c), and of other tools.
 
 A snapshot is read, decoded, attributed, added up and ranked. Its map is the tracer's own, in this machine's kernel (the
-object is loaded, not attached), filled from here. What has changed since the last snapshot is changed behind the real
-look-up, as an update from user space would move an entry inside its bucket, which programs never do.
+object is loaded, not attached), written from here.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
+import mmap
 import platform
 import statistics
 import struct
@@ -26,8 +27,7 @@ from benchmarks.measure import Row, spread
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
 from kubetrace.counting import Counting
-from kubetrace.engines.counters import CounterMap
-from kubetrace.engines.libbpf import LoadedObject, library
+from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.layout import Batch
 from kubetrace.selection import Selection
 from kubetrace.tracers import find
@@ -35,29 +35,38 @@ from kubetrace.tracers import find
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = 100_000
 CGROUPS = 500
+MOUNTS = 7
 BY = "destination"
-_VALUE = struct.Struct("<QQQQQ16s")
+# Time, key (below), value, and the next one's header.
+_SLOT = struct.Struct("<Q 48s QQQQQ16s Q")
+_COUNT_AT = 8 + 48
 
 
 def _key(number: int) -> bytes:
     # cgroup id, memory cgroup id, mount, place, memory hierarchy, device, pid, operation
-    return struct.pack("<QQQQIIII", 100 + number % CGROUPS, 0, 1 + number % 7, number, 0, 50 + number % 3, 0, 0)
+    mount = 1 + number % MOUNTS
+    return struct.pack("<QQQQIIII", 100 + number % CGROUPS, 0, mount, number, 0, _device(mount), 0, 0)
 
 
-def _update(fd: int, count: int) -> None:
-    update = library().bpf_map_update_elem
-    value = _VALUE.pack(1, 4096, 0, 1, 0, b"bench")
-    for number in range(count):
-        update(fd, _key(number), value, 0)
+def _device(mount: int) -> int:
+    # a mount is of one file system
+    return 50 + mount % 3
 
 
-def _written(values: bytes, step: int) -> bytes:
-    """The values after a write of 4096 bytes to every `step`-th file."""
-    changed = bytearray(values)
-    for at in range(0, len(values), step * _VALUE.size):
-        count, size, *rest = _VALUE.unpack_from(values, at)
-        _VALUE.pack_into(changed, at, count + 1, size + 4096, *rest)
-    return bytes(changed)
+def _fill(slots: mmap.mmap, loaded: LoadedObject) -> None:
+    """A counter for each key, as the tracer's programs make them."""
+    for number in range(KEYS):
+        slot = number + 1
+        _SLOT.pack_into(slots, slot * _SLOT.size, 1, _key(number), 1, 4096, 0, 1, 0, b"bench", 0)
+        loaded.update("writes_keys", _key(number), slot.to_bytes(4, "little"))
+    struct.pack_into("<Q", slots, 0, KEYS)
+
+
+def _write(slots: mmap.mmap, step: int) -> None:
+    """A write of 4096 bytes to every `step`-th file."""
+    for at in range(_SLOT.size + _COUNT_AT, (KEYS + 1) * _SLOT.size, step * _SLOT.size):
+        count, size = struct.unpack_from("<QQ", slots, at)
+        struct.pack_into("<QQ", slots, at, count + 1, size + 4096)
 
 
 def _attributor() -> Attributor:
@@ -112,7 +121,7 @@ def _instructions(rounds: int) -> list[Row]:
 
 
 def snapshots(rounds: int) -> list[Row]:
-    """ms of CPU from the kernel's hash to ranked rows."""
+    """ms of CPU from the kernel's memory to ranked rows."""
     tracer = find("writes")
     path = ROOT / "src" / "kubetrace" / "objects" / platform.machine() / "writes.bpf.o"
     times: dict[str, list[float]] = {}
@@ -122,7 +131,8 @@ def snapshots(rounds: int) -> list[Row]:
         measured()
         times.setdefault(what, []).append(time.process_time() - begun)
 
-    with LoadedObject(path, hook="kprobe", attach=False, sizes={"writes": 131072}, optional=tracer.optional) as loaded:
+    sizes = dict.fromkeys(("writes", "writes_keys"), 131072)
+    with LoadedObject(path, hook="kprobe", attach=False, sizes=sizes, optional=tracer.optional) as loaded:
         layouts = {name: loaded.layout(struct_name) for name, struct_name in tracer.streams.items()}
         attributor = _attributor()
 
@@ -135,38 +145,41 @@ def snapshots(rounds: int) -> list[Row]:
                 time_ns=0,
             )
 
-        fd = loaded.map_fd("writes")
-        _update(fd, KEYS)
-        ring = loaded.stream("writes", layouts["writes"].size)
-        assert isinstance(ring, CounterMap)
-        look_up, changes = ring._snapshot, {"values": b""}
-        ring._snapshot = lambda: (look_up()[0], changes["values"])  # type: ignore[method-assign]
-        counting = Counting(
-            tracer, layouts, identify, lambda _uid, _name: None, Selection.parse((), (), ()), "node", BY
-        )
-
-        told = layouts["writes_mounts"]
+        told, root = layouts["writes_mounts"], b"cache\0kubernetes.io~empty-dir\0volumes\0u\0pods\0"
         record = struct.Struct(f"<8x{told.format[1:]}")
-        mounts = [
-            told.event_type(0, number, 0, 50, number, 1, len(root), 0, 0, 0, 0, b"ext4", b"/dev/vda", root, b"")
-            for number, root in enumerate([b"cache\0kubernetes.io~empty-dir\0volumes\0u\0pods\0"] * 8)
-        ]
-        counting.take([Batch("writes_mounts", b"".join(record.pack(*mount) for mount in mounts))])
+        mounts = b"".join(
+            record.pack(0, number, 0, _device(number), number, 1, len(root), 0, 0, 0, 0, b"ext4", b"", root, b"")
+            for number in range(1, 1 + MOUNTS)
+        )
+        slots = mmap.mmap(loaded.map_fd("writes"), 131072 * _SLOT.size)
+        _fill(slots, loaded)
 
-        def window() -> None:
-            counting.take([Batch("writes", ring.read())])
-            counting.tick(1_000_000_000)
-            counting.table(BY).rows("bytes", 50)
+        def begin() -> Callable[[], None]:
+            ring = loaded.stream("writes", layouts["writes"].size)
+            counting = Counting(
+                tracer, layouts, identify, lambda _uid, _name: None, Selection.parse((), (), ()), "node", BY
+            )
+            counting.take([Batch("writes_mounts", mounts)])
+            # as a session does once it has begun
+            gc.collect()
+            gc.freeze()
 
-        changes["values"] = look_up()[1]
-        timed("first snapshot: every key is new", window)
+            def window() -> None:
+                counting.take([Batch("writes", ring.read())])
+                counting.tick(1_000_000_000)
+                counting.table(BY).rows("bytes", 50)
+
+            return window
+
         for _ in range(rounds):
-            changes["values"] = _written(changes["values"], 1)
+            window = begin()
+            timed("every key is new: the first snapshot", window)
+            _write(slots, 1)
             timed("every key has changed", window)
-            changes["values"] = _written(changes["values"], 97)
+            _write(slots, 97)
             timed("one in a hundred has changed", window)
             timed("none has changed", window)
-            timed("a lookup for each key by ctypes, nothing done with it", lambda: _each(fd))
+            timed("a lookup for each key by ctypes, nothing done with it", lambda: _each(loaded.map_fd("writes_keys")))
     return [
         Row(
             what,
@@ -180,8 +193,9 @@ def snapshots(rounds: int) -> list[Row]:
 
 
 def _each(fd: int) -> None:
-    key, value = ctypes.create_string_buffer(48), ctypes.create_string_buffer(56)
+    bpf = ctypes.CDLL("libbpf.so.1")
+    key, value = ctypes.create_string_buffer(48), ctypes.create_string_buffer(8)
     before = None
-    while not library().bpf_map_get_next_key(fd, before, key):
+    while not bpf.bpf_map_get_next_key(fd, before, key):
         before = key
-        library().bpf_map_lookup_elem(fd, key, value)
+        bpf.bpf_map_lookup_elem(fd, key, value)

@@ -1,17 +1,19 @@
 """Counters from the kernel -> rows: differences are taken here, and only what changed costs anything.
 
-    counters (key, absolute value) --> entry of the key --difference--> row of the entry's group
-                                         |  whose, and where it landed: concluded once, and again while open
-    mounts, places ----------------------'
+    counters (key, absolute value) --difference--> group of the key --> its row
+                                                     |  whose, and where it landed: concluded once, and again while open
+    mounts, places ----------------------------------'
 
-An entry is never forgotten: the node may have lost the pod, its mounts and its names since.
+A counter is never forgotten: the node may have lost the pod, its mounts and its names since.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
@@ -42,7 +44,7 @@ class Counted(Protocol):
     """Operation -> which of a row's sums it is added to; those that are not here are added to the first."""
 
     def details(self, by: str) -> Sequence[str]:
-        """The fields of an operation that its row depends on besides whose it is and where it lands."""
+        """The fields that a row depends on besides whose it is, the operation, the destination and the path."""
 
     def timed(self, by: str, kind: int) -> bool:
         """Whether the latencies of operations of a kind are those of a row."""
@@ -98,17 +100,66 @@ class Row:
         self.sample, self.landing = sample, landing
 
 
-class _Entry:
-    # `into` is the sums that the values are added to: those of its row and kind; None where it is in no row.
-    __slots__ = ("into", "kind", "landing", "longest", "row", "sample", "slots", "values")
+_NOTHING: Final = (0, 0, 0, 0)
 
-    def __init__(self, sample: Any, kind: int, values: Sequence[int]) -> None:
-        self.sample, self.kind, self.values = sample, kind, values
-        self.landing: Landing
+
+class _Group:
+    """Counters of operations that differ in nothing but a place that says nothing; while open, a single one.
+
+    `into` is the sums that their values are added to: those of the row and kind; None where they are in no row.
+    """
+
+    __slots__ = ("into", "kind", "landing", "row", "sample")
+
+    def __init__(self, sample: Any, kind: int, landing: Landing) -> None:
+        self.sample, self.kind, self.landing = sample, kind, landing
         self.row: Row | None = None
         self.into: list[int] | None = None
-        self.slots: tuple[int, ...] = ()
-        self.longest = 0
+
+
+class _Reader:
+    """Takes records of one stream apart: their keys, and of their values what is asked for."""
+
+    def __init__(self, layout: Layout, key_end: str, names: Sequence[str], prefix: bytes) -> None:
+        """`key_end` is the last field of the key; the prefix tells the keys of one map from those of another."""
+        fields = {field.name: field for field in layout.fields}
+        begin = layout.fields[1].offset
+        end = fields[key_end].offset + fields[key_end].size
+        self._keys = struct.Struct(f"<{RING_HEADER_BYTES + begin}x{end - begin}s{layout.size - end}x").iter_unpack
+        self._prefix = prefix
+        self._place, self._device = (
+            slice(len(prefix) + field.offset - begin, len(prefix) + field.offset + field.size - begin)
+            for field in (fields["place"], fields["device"])
+        )
+        # of a key, before and behind the place
+        self.head, self.tail = slice(self._place.start), slice(self._place.stop, None)
+        # Without a named tuple for each.
+        parts, at = [f"<{RING_HEADER_BYTES}x"], 0
+        for name in names:
+            field = fields[name]
+            parts.append(f"{field.offset - at}x{field.code}")
+            at = field.offset + field.size
+        parts.append(f"{layout.size - at}x")
+        self.values = struct.Struct("".join(parts)).iter_unpack
+        self._layout = layout
+
+    def keys(self, data: bytes) -> list[bytes]:
+        """Of each record."""
+        if self._prefix:
+            return [self._prefix + key for (key,) in self._keys(data)]
+        return [key for (key,) in self._keys(data)]
+
+    def raw(self, key: bytes) -> bytes:
+        """A key as the kernel has it."""
+        return key.removeprefix(self._prefix)
+
+    def place_of(self, key: bytes) -> tuple[int, int]:
+        """(device, place)."""
+        return int.from_bytes(key[self._device], "little"), int.from_bytes(key[self._place], "little")
+
+    def sample(self, data: bytes, at: int) -> Any:
+        """The record at this place, whole."""
+        return self._layout.decode_one(data, at)
 
 
 class Table:
@@ -158,8 +209,14 @@ class Counting:
         self._node = node
         self._by = by
         self._details = self._counted.details(by)
-        self._entries: dict[bytes, _Entry] = {}
-        self._open: set[bytes] = set()
+        # Counters are numbered as they come: of each its group and its last values.
+        self._numbers: dict[bytes, int] = {}
+        self._groups: list[_Group] = []
+        self._values: list[tuple[int, ...]] = []
+        self._latencies: dict[int, tuple[int, tuple[int, ...]]] = {}
+        # Groups that other counters may join, by what their keys have in common.
+        self._shared: dict[bytes, _Group] = {}
+        self._open: set[int] = set()
         self._rows: dict[tuple[Any, ...], Row] = {}
         self._touched: set[Row] = set()
         self._shown: set[Row] = set()
@@ -175,7 +232,7 @@ class Counting:
         self.destinations = Destinations()
         self._news = False
         self._concluded: dict[tuple[int, int], Destination] = {}
-        self._readers: dict[str, tuple[Callable[[bytes], Iterator[tuple[Any, ...]]], int]] = {}
+        self._readers: dict[str, _Reader] = {}
 
     # Learning.
 
@@ -277,112 +334,126 @@ class Counting:
             self._measure(data)
         return [batch for batch in given if batch.stream not in own]
 
-    def _reader(self, stream: str, names: Sequence[str]) -> tuple[Callable[[bytes], Iterator[tuple[Any, ...]]], int]:
-        # (key, *values) of each record, without a named tuple for each.
+    def _reader(self, stream: str, names: Sequence[str]) -> _Reader:
         known = self._readers.get(stream)
         if known is None:
-            layout = self._layouts[stream]
-            fields = {field.name: field for field in layout.fields}
-            last = fields[self._counted.key_end]
-            first = layout.fields[1]
-            parts = [f"<{RING_HEADER_BYTES + first.offset}x{last.offset + last.size - first.offset}s"]
-            at = last.offset + last.size
-            for name in names:
-                field = fields[name]
-                parts.append(f"{field.offset - at}x{field.code}")
-                at = field.offset + field.size
-            parts.append(f"{layout.size - at}x")
-            known = self._readers[stream] = (struct.Struct("".join(parts)).iter_unpack, layout.stride)
+            # the keys of the rest's own map are told apart from those of the first
+            prefix = stream.encode() if stream in self._counted.counters[1:] else b""
+            known = self._readers[stream] = _Reader(self._layouts[stream], self._counted.key_end, names, prefix)
         return known
 
     def _sums(self) -> list[list[int]]:
         return [[0] * len(self._counted.values) for _ in range(self._kinds)]
 
     def _count(self, stream: str, data: bytes) -> None:
-        unpack, stride = self._reader(stream, self._counted.values)
-        find, touch = self._entries.get, self._touched.add
-        # the rest's keys are those of its own map
-        prefix = b"" if stream == self._counted.counters[0] else stream.encode()
-        for at, (key, one, two, three, four) in enumerate(unpack(data)):
-            entry = find(prefix + key)
-            if entry is None:
-                entry = self._new(stream, prefix + key, data[at * stride : (at + 1) * stride])
-                if key in self._early:
-                    self._time(entry, *self._early.pop(key))
-            into = entry.into
+        reader = self._reader(stream, self._counted.values)
+        keys = reader.keys(data)
+        known = list(map(self._numbers.get, keys))
+        if None in known:
+            with _garbage_left_alone():
+                self._number_new(known, keys, reader, data)
+            known = list(map(self._numbers.get, keys))
+        numbers = cast("list[int]", known)
+        groups, values = self._groups, self._values
+        for number, new in zip(numbers, reader.values(data), strict=True):
+            into = groups[number].into
             if into is not None:
                 # unrolled: this is what a snapshot of many counters costs
-                old_one, old_two, old_three, old_four = entry.values
+                one, two, three, four = new
+                old_one, old_two, old_three, old_four = values[number]
                 into[0] += one - old_one
                 into[1] += two - old_two
                 into[2] += three - old_three
                 into[3] += four - old_four
-                touch(entry.row)  # type: ignore[arg-type]  # there is one where there are sums
-            entry.values = (one, two, three, four)
+            values[number] = new
+        touched = set(map(groups.__getitem__, numbers))
+        self._touched.update([group.row for group in touched if group.row is not None])
 
-    def _new(self, stream: str, key: bytes, record: bytes) -> _Entry:
-        (sample,) = self._layouts[stream].decode(record)
-        kind = self._counted.kinds.get(sample.NAMES["operation"][sample.operation], 0)
-        entry = self._entries[key] = _Entry(sample, kind, (0, 0, 0, 0))
-        entry.landing = self._landing(sample)
-        self._place(entry)
-        if entry.landing.open:
-            self._open.add(key)
-        return entry
+    def _number_new(self, known: Sequence[int | None], keys: Sequence[bytes], reader: _Reader, data: bytes) -> None:
+        # Those that are new have come to nothing yet.
+        numbers, groups, places, find = self._numbers, self._groups, self._places, self._shared.get
+        head, tail = reader.head, reader.tail
+        for at, key in enumerate(keys):
+            if known[at] is not None or key in numbers:  # known before, or twice in this batch
+                continue
+            alike = key[head] + key[tail]
+            told = places and reader.place_of(key) in places
+            group = find(alike) if not told else None
+            if group is None:
+                group = self._group_of(reader.sample(data, at), bool(told))
+                if group.landing.open:
+                    self._open.add(len(groups))
+                elif not told:
+                    self._shared[alike] = group
+            numbers[key] = len(groups)
+            groups.append(group)
+        self._values += [_NOTHING] * (len(groups) - len(self._values))
+        if self._early:
+            for key in keys:
+                if early := self._early.pop(reader.raw(key), None):
+                    self._time(numbers[key], *early)
 
-    def _landing(self, sample: Any) -> Landing:
+    def _group_of(self, sample: Any, told: bool) -> _Group:
         # Operations of one place through one mount land alike, and all of one cgroup where places are not told apart.
-        device, place = sample.device, sample.place
-        known = place if (device, place) in self._places else 0
-        key = (sample.cgroup_id, sample.memory_cgroup_id, sample.mount, known, device)
+        key = (sample.cgroup_id, sample.memory_cgroup_id, sample.mount, sample.place if told else 0, sample.device)
         landing = self._landings.get(key)
         if landing is None:
             landing = self.land(sample)
             if not landing.open:
                 self._landings[key] = landing
-        return landing
+        group = _Group(sample, self._counted.kinds.get(sample.NAMES["operation"][sample.operation], 0), landing)
+        self._place(group)
+        return group
 
-    def _row_of(self, entry: _Entry) -> Row | None:
-        landing = entry.landing
-        key = (landing, *map(entry.sample.__getattribute__, self._details)) if self._details else landing
-        if key not in self._found:
-            self._found[key] = self._named_row(entry, landing)
-        return self._found[key]
+    def _row_of(self, group: _Group) -> Row | None:
+        # Many groups are of one row, unless each has its path: what its cells say depends on this.
+        landing, sample = group.landing, group.sample
+        if landing.path is not None:
+            return self._named_row(sample, landing)
+        owner = (sample.cgroup_id, sample.memory_cgroup_id, landing.identity)
+        details = map(sample.__getattribute__, self._details)
+        key = (*owner, landing.destination, sample.operation, *details)
+        try:
+            return self._found[key]
+        except KeyError:
+            row = self._found[key] = self._named_row(sample, landing)
+            return row
 
-    def _named_row(self, entry: _Entry, landing: Landing) -> Row | None:
+    def _named_row(self, sample: Any, landing: Landing) -> Row | None:
         if not self.wanted(landing):
             return None
-        cells = self._counted.cells(self._by, entry.sample, landing, self._node)
+        cells = self._counted.cells(self._by, sample, landing, self._node)
         key = tuple([cells[column.key] for column in self._tracer.groupings[self._by].columns])
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = Row(self._sums(), self._zero, entry.sample, landing)
+            row = self._rows[key] = Row(self._sums(), self._zero, sample, landing)
         return row
 
-    def _place(self, entry: _Entry) -> None:
-        entry.row = row = self._row_of(entry)
-        entry.into = row.sums[entry.kind] if row is not None else None
+    def _place(self, group: _Group) -> None:
+        group.row = row = self._row_of(group)
+        group.into = row.sums[group.kind] if row is not None else None
 
     def look_again(self) -> None:
         """Conclude anew what is open."""
         self._news = False
-        for key in list(self._open):
-            entry = self._entries[key]
-            landing = self.land(entry.sample)
+        for number in list(self._open):
+            group = self._groups[number]
+            landing = self.land(group.sample)
             if not landing.open:
-                self._open.discard(key)
-            if not landing.same_as(entry.landing):
-                self._move(entry, landing)
+                self._open.discard(number)
+            if not landing.same_as(group.landing):
+                self._move(number, landing)
 
-    def _move(self, entry: _Entry, landing: Landing) -> None:
-        # What was counted under the old row is taken from it.
-        old = entry.row
-        entry.landing = landing
-        self._take_out(entry)
-        self._place(entry)
-        if entry.row is not None and entry.row is not old:
-            entry.row.landing = landing
-        self._put_in(entry)
+    def _move(self, number: int, landing: Landing) -> None:
+        # What was counted under the old row is taken from it: of this counter alone, as its group is open.
+        group = self._groups[number]
+        old = group.row
+        group.landing = landing
+        self._take_out(number)
+        self._place(group)
+        if group.row is not None and group.row is not old:
+            group.row.landing = landing
+        self._put_in(number)
         if old is not None and not any(map(any, old.sums)):
             self._rows = {key: row for key, row in self._rows.items() if row is not old}
             self._found.clear()
@@ -390,45 +461,48 @@ class Counting:
             self._shown.discard(old)
             self._ticked = [total - before for total, before in zip(self._ticked, old.base, strict=True)]
 
-    def _take_out(self, entry: _Entry) -> None:
-        if entry.row is not None and entry.into is not None:
-            entry.into[:] = [total - own for total, own in zip(entry.into, entry.values, strict=True)]
-            if self._counted.timed(self._by, entry.kind):
-                for slot, count in enumerate(entry.slots):
-                    entry.row.slots[slot] -= count
-            self._touched.add(entry.row)
+    def _take_out(self, number: int) -> None:
+        group = self._groups[number]
+        if group.row is not None and group.into is not None:
+            group.into[:] = [total - own for total, own in zip(group.into, self._values[number], strict=True)]
+            if number in self._latencies and self._counted.timed(self._by, group.kind):
+                for slot, count in enumerate(self._latencies[number][1]):
+                    group.row.slots[slot] -= count
+            self._touched.add(group.row)
 
-    def _put_in(self, entry: _Entry) -> None:
-        if entry.row is not None and entry.into is not None:
-            entry.into[:] = [total + own for total, own in zip(entry.into, entry.values, strict=True)]
-            if entry.slots and self._counted.timed(self._by, entry.kind):
-                if not entry.row.slots:
-                    entry.row.slots = [0] * len(entry.slots)
-                for slot, count in enumerate(entry.slots):
-                    entry.row.slots[slot] += count
-                entry.row.longest = max(entry.row.longest, entry.longest)
-            self._touched.add(entry.row)
+    def _put_in(self, number: int) -> None:
+        group = self._groups[number]
+        if group.row is not None and group.into is not None:
+            group.into[:] = [total + own for total, own in zip(group.into, self._values[number], strict=True)]
+            if number in self._latencies and self._counted.timed(self._by, group.kind):
+                longest, slots = self._latencies[number]
+                if not group.row.slots:
+                    group.row.slots = [0] * len(slots)
+                for slot, count in enumerate(slots):
+                    group.row.slots[slot] += count
+                group.row.longest = max(group.row.longest, longest)
+            self._touched.add(group.row)
 
     def _measure(self, data: bytes) -> None:
-        unpack, _ = self._reader(self._counted.histogram, ("longest", "slots"))
-        rest = self._counted.counters[1:]
-        for raw, longest, slots in unpack(data):
-            entry = self._entries.get(raw)
-            for stream in rest:
-                # no key is in both maps: those of the rest are no file's
-                entry = entry or self._entries.get(stream.encode() + raw)
-            if entry is None:
+        reader = self._reader(self._counted.histogram, ("longest", "slots"))
+        find = self._numbers.get
+        # no key is in both maps: those of the rest are no file's
+        prefixes = [b"", *[stream.encode() for stream in self._counted.counters[1:]]]
+        for raw, (longest, slots) in zip(reader.keys(data), reader.values(data), strict=True):
+            number = next((number for prefix in prefixes if (number := find(prefix + raw)) is not None), None)
+            if number is None:
                 # read after the counters, or when those were not due
                 self._early[raw] = longest, slots
             else:
-                self._time(entry, longest, slots)
+                self._time(number, longest, slots)
 
-    def _time(self, entry: _Entry, longest: int, slots: bytes) -> None:
+    def _time(self, number: int, longest: int, slots: bytes) -> None:
         new = struct.unpack(f"<{len(slots) // 8}Q", slots)
-        old = entry.slots or (0,) * len(new)
-        entry.slots, entry.longest = new, longest
-        if entry.row is not None and self._counted.timed(self._by, entry.kind):
-            row = entry.row
+        _, old = self._latencies.get(number, (0, (0,) * len(new)))
+        self._latencies[number] = longest, new
+        group = self._groups[number]
+        row = group.row
+        if row is not None and self._counted.timed(self._by, group.kind):
             if not row.slots:
                 row.slots = [0] * len(new)
             row.slots = [total + now - before for total, now, before in zip(row.slots, new, old, strict=True)]
@@ -438,7 +512,7 @@ class Counting:
 
     def __len__(self) -> int:
         """Number of counters."""
-        return len(self._entries)
+        return len(self._groups)
 
     @property
     def operations(self) -> int:
@@ -467,18 +541,18 @@ class Counting:
     @property
     def nameless(self) -> bool:
         """Whether some owner has no name yet."""
-        owners = (self._entries[key].landing.identity for key in self._open)
+        owners = (self._groups[number].landing.identity for number in self._open)
         return any(owner.pod is None and owner.kind != "host" for owner in owners)
 
     @property
     def unknown(self) -> int:
         """Operations whose owner is not known."""
         found = 0
-        for key in self._open:
-            entry = self._entries[key]
-            if entry.landing.identity.kind == "unknown" and entry.row is not None:
+        for number in self._open:
+            group = self._groups[number]
+            if group.landing.identity.kind == "unknown" and group.row is not None:
                 sums = self._sums()
-                sums[entry.kind][:] = entry.values
+                sums[group.kind][:] = self._values[number]
                 found += self._counted.totals(sums)[0]
         return found
 
@@ -513,9 +587,10 @@ class Counting:
             self._by, self._details = by, self._counted.details(by)
             self._rows, self._touched, self._shown = {}, set(), set()
             self._found.clear()
-            for entry in self._entries.values():
-                self._place(entry)
-                self._put_in(entry)
+            for group in dict.fromkeys(self._groups):
+                self._place(group)
+            for number in range(len(self._groups)):
+                self._put_in(number)
             for row in self._touched:
                 row.base = self._counted.totals(row.sums)
             self._ticked = [
@@ -523,6 +598,19 @@ class Counting:
             ]
             self._touched = set()
         return Table([*self._tracer.groupings[by].columns, *self._tracer.measures], self._rows, self._counted)
+
+
+@contextlib.contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    # What is made of new counters stays. Looking for garbage among it again and again, as Python does while objects
+    # become more, took longer than making it.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _text(field: bytes) -> str:

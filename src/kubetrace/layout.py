@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,14 +117,18 @@ class Layout:
         return RING_HEADER_BYTES + self.size
 
     @cached_property
-    def _iter_unpack(self) -> Callable[[bytes | memoryview], Iterator[tuple[Any, ...]]]:
-        return struct.Struct(f"<{RING_HEADER_BYTES}x{self.format[1:]}").iter_unpack
+    def _record(self) -> struct.Struct:
+        return struct.Struct(f"<{RING_HEADER_BYTES}x{self.format[1:]}")
 
     def decode(self, data: bytes | memoryview) -> Iterator[Any]:
         """Every record of a batch; raises ValueError unless that is a whole number of records."""
         if len(data) % self.stride:
             raise ValueError(f"{len(data)} bytes are not a whole number of {self.stride}-byte {self.name} records")
-        return map(self.event_type._make, self._iter_unpack(data))
+        return map(self.event_type._make, self._record.iter_unpack(data))
+
+    def decode_one(self, data: bytes | memoryview, at: int) -> Any:
+        """The record that is `at` (from 0) in a batch; raises struct.error where that has fewer."""
+        return self.event_type._make(self._record.unpack_from(data, at * self.stride))
 
     def to_json(self) -> dict[str, Any]:
         """For a recording's header."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kubetrace.aggregate import LAST, SUM, Groups, Key
+from kubetrace.aggregate import LAST, Groups, Key, joining
 from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer, Owners
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen
 from kubetrace.layout import Batch
@@ -105,6 +106,7 @@ class Tally:
         own = [column.key for column in grouping.notes]
         self._own_notes = len(own)
         self._note_columns = [*own, *also]
+        self._key_of, self._notes_of = _chosen(self._key_columns), _chosen(self._note_columns)
         self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
         self._groups = Groups(tracer.operations(), fold=_coarser, weight=lambda row: row[weight])
@@ -114,10 +116,10 @@ class Tally:
         """Count one event."""
         if self._board is not None:
             return
-        key = tuple([cells[name] for name in self._key_columns])
+        key = self._key_of(cells)
         self._groups.add(key, values)
         if self._note_columns:
-            self._notes[key] = tuple([cells[name] for name in self._note_columns])
+            self._notes[key] = self._notes_of(cells)
             if len(self._notes) > _MOST_NOTES:
                 self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
 
@@ -236,6 +238,12 @@ def sort_rows(
         else:
             rows.sort(key=lambda row: _sortable(row[at]))
     return rows[:top] if top else rows
+
+
+def _chosen(names: Sequence[str]) -> Callable[[Mapping[str, Value]], tuple[Value, ...]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda cells: tuple([cells[name] for name in names])
 
 
 def _coarser(key: Key) -> Key:
@@ -369,6 +377,7 @@ class Pipeline:
         by: str = "",
         own: Mapping[str, Any] | None = None,
         missing: Collection[str] = (),
+        metered: bool = False,
         fold_ended: bool = True,
     ) -> None:
         """`groupings` are those tallied from the start: a table can change over to any of them and lose nothing.
@@ -377,6 +386,7 @@ class Pipeline:
         says which events count (None: all). A live source is `asked` about the nameless, and told what is not selected;
         `record` is given every step when it is complete.
         `own` are the tracer's own options and `missing` is what is not seen, for a tracer that keeps a board.
+        `metered`: only the tracer's metrics are asked for, so that what these do not depend on is not looked at.
         `fold_ended`: of pods that ended a while ago, only the heavy keep rows of their own.
         """
         self._fold_ended = fold_ended
@@ -401,18 +411,21 @@ class Pipeline:
         self._keep = keep
         self._asked = asked
         self._record = record
+        self._metered = metered
         self.attribution = Attribution(selection, asked.exclude if asked is not None else None)
         self.advice = tracer.advice()
         clock.attribution = self.attribution
-        self._operations = tracer.operations()
+        self._add_total = joining(tuple(tracer.operations()))
         self._layouts = {stream_key(tracer.name, stream): layout for stream, layout in own_layouts.items()}
         # Where every event is told, or may be left out one by one, none is joined with another.
         self._joiners: dict[str, Joiner] = {}
         if isinstance(tracer, Joins) and events is None and keep is None:
             from kubetrace.joining import Joiner
 
-            if all(Joiner.fits(layout, tracer.alike) for layout in self._layouts.values()):
-                self._joiners = {key: Joiner(layout, tracer.alike) for key, layout in self._layouts.items()}
+            unseen = tracer.unmetered if metered else ()
+            alike = {name: how for name, how in tracer.alike.items() if name not in unseen}
+            if all(Joiner.fits(layout, alike, unseen) for layout in self._layouts.values()):
+                self._joiners = {key: Joiner(layout, alike, unseen) for key, layout in self._layouts.items()}
         self.counting: Counting | None = None
         if counted is not None:
             from kubetrace.counting import Counting
@@ -576,15 +589,13 @@ class Pipeline:
             values = self._tracer.joined_values(event, self._clock, count)  # type: ignore[attr-defined]  # it Joins
         else:
             values = self._tracer.values(event, self._clock)
-        for index, operation in enumerate(self._operations):
-            if operation == SUM:
-                self.totals[index] += values[index]
-            elif operation == LAST or values[index] > self.totals[index]:
-                self.totals[index] = values[index]
+        self._add_total(self.totals, values)
         if self._tallied:
             cells = self._tracer.key_cells(event, identity, self._clock)
             for tally in self._tallied:
                 tally.add(cells, values)
+        if self._metered:
+            return
         if count == 1:
             self.advice.add(event, identity, self._clock)
         else:

@@ -200,6 +200,47 @@ def test_a_mount_that_is_told_late_names_what_was_counted() -> None:
     assert cells(made) == [("cart", "emptyDir/cache", 1, 10, 0, 1, 0, 0)]
 
 
+def test_counters_that_came_before_their_mount_and_places_have_a_path_each_once_these_are_told() -> None:
+    made = counting(Node(), "file")
+    made.take([counter(3, 30, place=77), counter(2, 20, place=79), counter(1, 10, place=81)])
+    assert [row[4] for row in made.table("file").rows("bytes", None)] == [None]
+    made.take([place(77, "/a"), place(79, "/b"), CACHE])
+    made.take([counter(4, 40, place=77)])
+    rows = made.table("file").rows("bytes", None)
+    assert [(row[4], row[5], row[6]) for row in rows] == [("/a", 4, 40), ("/b", 2, 20), (None, 1, 10)]
+
+
+def test_a_place_that_is_told_is_none_of_those_that_are_not() -> None:
+    made = counting(Node(), "file")
+    made.take([CACHE, place(83, "/late"), counter(3, 30, place=77), counter(2, 20, place=79), counter(5, 5, place=83)])
+    made.take([counter(4, 40, place=77), counter(7, 70, place=79), counter(6, 6, place=83)])
+    rows = made.table("file").rows("bytes", None)
+    assert [(row[4], row[5], row[6]) for row in rows] == [(None, 11, 110), ("/late", 6, 6)]
+    assert len(made) == 3
+
+
+def test_a_counter_that_comes_twice_in_one_batch_counts_once() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(3, 30), counter(4, 40)])
+    made.take([counter(5, 50), counter(7, 70)])
+    assert cells(made) == [("cart", "emptyDir/cache", 7, 70, 0, 1, 0, 0)]
+
+
+def test_mounts_of_volumes_with_one_name_have_a_row_each() -> None:
+    made = counting(Node(), "mount")
+    other = mount(2, "ext4", "/kubelet/pods/y/volumes/kubernetes.io~empty-dir/cache", "/cache", device=6)
+    made.take([CACHE, other, counter(3, 30), counter(2, 20, mount=2, device=6), counter(1, 1, operation=1)])
+    rows = made.table("mount").rows("bytes", None)
+    assert [(row[0], str(row[2])[14:15], row[5]) for row in rows] == [("0:5", "x", 31), ("0:6", "y", 20)]
+
+
+def test_owners_without_a_name_have_a_row_each() -> None:
+    made = counting(Node())
+    made.take([CACHE, counter(3, 30, cgroup_id=53), counter(2, 20, cgroup_id=59)])
+    assert [row[0] for row in cells(made)] == ["cgroup:53", "cgroup:59"]
+    assert made.unknown == 5
+
+
 def test_the_rest_of_a_full_table_is_shown_and_added() -> None:
     made = counting(Node())
     made.take([CACHE, counter(1, 10), counter(5, 55, stream="writes_rest", mount=0, device=0, operation=OTHER)])

@@ -53,6 +53,35 @@ def test_alike_records_are_one_with_their_number() -> None:
     ]
 
 
+def test_records_that_differ_in_what_nobody_looks_at_are_one() -> None:
+    data = b"".join(
+        [
+            record(5, 1, 100, 7, 0, b"/a"),
+            record(9, 2, 1, 8, 0, b"/b"),
+            record(8, 1, 23, 9, 0, b"/c"),
+            record(7, 1, 1, 7, -28, b"/a"),
+        ]
+    )
+    joiner = Joiner(LAYOUT, {"time": MAX, "copied": SUM}, ("tid", "path", "not there"))
+    joined, counts = joiner.join(data)
+    assert [(tuple(event), n) for event, n in zip(LAYOUT.decode(joined), counts, strict=True)] == [
+        ((8, 1, 123, 0, 0, bytes(12)), 2),
+        ((9, 2, 1, 0, 0, bytes(12)), 1),
+        ((7, 1, 1, 0, -28, bytes(12)), 1),
+    ]
+
+
+@pytest.mark.parametrize("size", [64, 65])
+@pytest.mark.parametrize("time_at", [0, 8], ids=["one piece", "two pieces"])
+def test_records_are_told_apart_by_a_piece_of_any_length(size: int, time_at: int) -> None:
+    layout = Layout("event", 16 + size, (Field("time", time_at, 8, "unsigned"),))
+    paths = [bytes([at % 3]).ljust(size, b"x") for at in range(23)]
+    numbers = [(at, at % 2) if time_at == 0 else (at % 2, at) for at in range(23)]
+    data = b"".join(bytes(8) + struct.pack("<QQ", *pair) + path for pair, path in zip(numbers, paths, strict=True))
+    _, counts = Joiner(layout, {"time": MAX}).join(data)
+    assert sorted(counts) == [3, 4, 4, 4, 4, 4]
+
+
 def test_nothing_gives_nothing() -> None:
     assert Joiner(LAYOUT, ALIKE).join(b"") == (b"", [])
 
@@ -81,3 +110,9 @@ def test_a_layout_that_lies_is_not_joined(field: Field) -> None:
     fields = [field if known.name == "copied" else known for known in LAYOUT.fields]
     assert Joiner.fits(LAYOUT, ALIKE)
     assert not Joiner.fits(Layout("event", 48, tuple(fields)), ALIKE)
+
+
+def test_what_nobody_looks_at_must_not_overlap_either() -> None:
+    assert Joiner.fits(LAYOUT, {"time": MAX}, ("path",))
+    lying = Layout("event", 48, (*LAYOUT.fields, Field("comm", 40, 8, "bytes")))
+    assert not Joiner.fits(lying, {"time": MAX}, ("path", "comm"))

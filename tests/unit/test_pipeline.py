@@ -400,7 +400,7 @@ def test_a_json_object_keeps_its_contract() -> None:
     }.items() <= record.items()
 
 
-def filled(groupings: Sequence[str], *, joins: bool) -> Pipeline:
+def filled(groupings: Sequence[str], *, joins: bool, metered: bool = False) -> Pipeline:
     """300 events of 2 containers, 3 files and some errors, in 5 steps; counted one by one where `joins` is false."""
     pipeline = Pipeline(
         COPYUP,
@@ -408,6 +408,7 @@ def filled(groupings: Sequence[str], *, joins: bool) -> Pipeline:
         Wall("node1", 0),
         Selection.parse((), (), ()),
         groupings=groupings,
+        metered=metered,
     )
     assert pipeline._joiners
     if not joins:
@@ -445,6 +446,23 @@ def test_joined_events_give_the_rows_of_single_ones(by: str) -> None:
     assert rows_of(joined, by) and rows_of(joined, by) == rows_of(single, by)
     assert joined.total() == single.total()
     assert (joined.counts.events, joined.counts.folded) == (300, single.counts.folded) == (300, 15)
+
+
+def test_metrics_are_those_of_every_event_though_only_what_they_are_of_is_looked_at() -> None:
+    assert isinstance(COPYUP, tracers.Metered)
+    by = COPYUP.metered_by
+    metered, whole = filled([by], joins=True, metered=True), filled([by], joins=False)
+    columns = [column.key for column in whole.table(by).columns]
+    served = [columns.index(key) for key in (*COPYUP.metric_labels, *(metric.measure for metric in COPYUP.metrics))]
+
+    def series(pipeline: Pipeline) -> list[list[object]]:
+        return [[row[at] for at in served] for row in pipeline.table(by).rows("copied_bytes", None)]
+
+    # of 150 events each 8 and 7 are parents; the 13th failed, and a parent that fails is no longer folded
+    assert [row[1:3] for row in series(whole)] == [["web", "app"], ["batch", "worker"]]
+    assert series(metered) == series(whole)
+    assert (metered.counts.events, metered.counts.folded) == (300, 15)
+    assert metered.advice.remedies() == [] != whole.advice.remedies()
 
 
 @pytest.mark.parametrize("by", COPYUP.groupings)

@@ -157,6 +157,7 @@ class Watch:
                 by=asked.by,
                 own=asked.own,
                 missing=missing,
+                metered=True,
                 # what a row once said is in the series already; what is too much, _MOST_ROWS deals with
                 fold_ended=False,
             )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubetrace.layout import Layout
 
 # include/uapi/linux/bpf.h
-MAP_TYPE_HASH = 1
+_MAP_TYPE_ARRAY = 2
 _STATS_RUN_TIME = 0
 # A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
 _BACKUP = "_backup"
@@ -135,11 +135,13 @@ class Attached(ABC):
         return ring
 
     def stream(self, name: str, record_size: int) -> Ring:
-        """A reader of what the map `name` is: a ring buffer, or a hash of counters."""
+        """A reader of what the map `name` is: a ring buffer, or an array of counters."""
         found = self.map(name)
-        if found.type != MAP_TYPE_HASH:
+        if found.type != _MAP_TYPE_ARRAY:
             return self.ring(name, record_size)
-        return CounterMap(self._library, found.fd, found.key_size, found.value_size, found.entries)
+        counters = CounterMap(found.fd, found.value_size, found.entries)
+        self._rings.append(counters)
+        return counters
 
     def map_fd(self, name: str) -> int:
         """The map's file descriptor: a ring buffer's can be polled."""

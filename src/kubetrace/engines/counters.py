@@ -1,44 +1,37 @@
-"""Read a hash of monotone counters: all of it in a few system calls, and only what has changed goes on.
+"""Read an array of monotone counters where it is: no system call, and only what has changed goes on.
 
 The records are as a ring's, each behind an 8-byte header, so that a batch of counters is decoded, recorded and replayed
-like one of events: the time of reading, the key, the value (KT_COUNTERS in bpf/kubetrace.bpf.h).
+like one of events: the time of reading, the key, the value (KT_COUNTERS in bpf/kubetrace.bpf.h). In the kernel's memory
+a record's time says whether the rest is there, and the first one's how many there are. Programs go on counting while
+it is copied: each number is whole (an aligned word), and what is missed comes with the next read.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
+import mmap
 import struct
 import time
-from typing import TYPE_CHECKING
+from array import array
 
 from kubetrace.layout import RING_HEADER_BYTES
 
-if TYPE_CHECKING:
-    from kubetrace.engines.libbpf import Libbpf
-
-_HEADER = bytes(RING_HEADER_BYTES)
-# Values that are compared as one piece first.
+# Slots that are compared as one piece first.
 _AT_ONCE = 32
+# One may be made before those in front of it are counted; and a number is left out where the kernel was too busy.
+_FURTHER = 64
+_TIME = RING_HEADER_BYTES // 8
 
 
 class CounterMap:
-    """A hash map whose entries are never deleted. Sizes are in bytes, `capacity` in entries."""
+    """A mapped array whose slots are never taken back. `slot_size` is in bytes, `capacity` in slots."""
 
-    def __init__(self, library: Libbpf, fd: int, key_size: int, value_size: int, capacity: int) -> None:
-        """Reads nothing yet."""
-        self._library = library
-        self._fd = fd
-        self._key_size, self._value_size, self._capacity = key_size, value_size, capacity
-        self._keys = ctypes.create_string_buffer(key_size * capacity)
-        self._values = ctypes.create_string_buffer(value_size * capacity)
-        self._split_keys = struct.Struct(f"{key_size}s").iter_unpack
-        self._split_values = struct.Struct(f"{value_size}s").iter_unpack
-        self._batched = True
-        self._raw = (b"", b"")
+    def __init__(self, fd: int, slot_size: int, capacity: int) -> None:
+        """Reads nothing yet. Raises OSError when the array cannot be mapped."""
+        self._size, self._capacity = slot_size, capacity
+        self._mapping = mmap.mmap(fd, slot_size * capacity, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._split = struct.Struct(f"{slot_size}s").iter_unpack
+        self._before = b""
         self._next = 0.0
-        self._names: list[bytes] = []
 
     @property
     def due(self) -> bool:
@@ -50,7 +43,7 @@ class CounterMap:
         self._next = 0.0
 
     def read(self) -> bytes:
-        """The entries that are new or have changed since the last call. Raises OSError."""
+        """The slots that are new or have changed since the last call."""
         begun = time.monotonic()
         found = self._read()
         now = time.monotonic()
@@ -58,81 +51,32 @@ class CounterMap:
         return found
 
     def _read(self) -> bytes:
-        stamp = _HEADER + time.clock_gettime_ns(time.CLOCK_BOOTTIME).to_bytes(8, "little")
-        keys, values = self._snapshot()
-        if (keys, values) == self._raw:
+        size, before = self._size, self._before
+        given = min(int.from_bytes(self._mapping[:8], "little") + _FURTHER, self._capacity - 1)
+        # from the word in front of the second, which is the first one's last
+        slots = self._mapping[size - RING_HEADER_BYTES : (given + 1) * size - RING_HEADER_BYTES]
+        if slots == before:
             return b""
-        (old_keys, old_values), self._raw = self._raw, (keys, values)
-        if keys != old_keys:
-            # new ones shift the others: the order is that of the hash's buckets
-            known = dict(zip(self._names, self._split(old_values), strict=True))
-            self._names = [key for (key,) in self._split_keys(keys)]
-            pairs = zip(self._names, self._split(values), strict=True)
-            return b"".join([part for key, value in pairs if known.get(key) != value for part in (stamp, key, value)])
-        found: list[bytes] = []
-        size, names = self._value_size, self._names
+        self._before = slots
+        changed: list[bytes] = []
         some = _AT_ONCE * size
-        for at in range(0, len(values), some):
-            new, old = values[at : at + some], old_values[at : at + some]
-            if new != old:
-                first = at // size
-                split = zip(names[first : first + _AT_ONCE], self._split(new), self._split(old), strict=True)
-                found += [part for key, now, before in split if now != before for part in (stamp, key, now)]
-        return b"".join(found)
+        for at in range(0, len(before), some):
+            new, old = slots[at : at + some], before[at : at + some]
+            if new[: len(old)] != old:
+                pairs = zip(self._split(new), self._split(old), strict=False)
+                changed += [now for (now,), (then,) in pairs if now != then]
+        changed.append(slots[len(before) :])
+        return self._told(bytearray().join(changed))
 
-    def _split(self, values: bytes) -> list[bytes]:
-        return [value for (value,) in self._split_values(values)]
-
-    def _snapshot(self) -> tuple[bytes, bytes]:
-        if self._batched:
-            try:
-                count = self._lookup_batch()
-            except OSError as error:
-                # Hash maps have it since 5.6 (057996380a42).
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP, 524):
-                    raise
-                self._batched = False
-                count = self._lookup_each()
-        else:
-            count = self._lookup_each()
-        return (
-            ctypes.string_at(self._keys, count * self._key_size),
-            ctypes.string_at(self._values, count * self._value_size),
-        )
-
-    def _lookup_batch(self) -> int:
-        # The position between two calls is the hash's own bucket number.
-        position = ctypes.c_uint64()
-        done = 0
-        while done < self._capacity:
-            count = ctypes.c_uint32(self._capacity - done)
-            result = self._library.bpf_map_lookup_batch(
-                self._fd,
-                ctypes.byref(position) if done else None,
-                ctypes.byref(position),
-                ctypes.byref(self._keys, done * self._key_size),
-                ctypes.byref(self._values, done * self._value_size),
-                ctypes.byref(count),
-                None,
-            )
-            done += count.value if result in (0, -errno.ENOENT) else 0
-            if result == -errno.ENOENT or (not result and not count.value):
-                break
-            if result:
-                raise OSError(-result, os.strerror(-result))
-        return done
-
-    def _lookup_each(self) -> int:
-        done = 0
-        before = None
-        key, value = ctypes.create_string_buffer(self._key_size), ctypes.create_string_buffer(self._value_size)
-        while done < self._capacity and not self._library.bpf_map_get_next_key(self._fd, before, key):
-            before = key
-            if not self._library.bpf_map_lookup_elem(self._fd, key, value):
-                ctypes.memmove(ctypes.byref(self._keys, done * self._key_size), key, self._key_size)
-                ctypes.memmove(ctypes.byref(self._values, done * self._value_size), value, self._value_size)
-                done += 1
-        return done
+    def _told(self, records: bytearray) -> bytes:
+        words, step = memoryview(records).cast("Q"), self._size // 8
+        times = words[_TIME::step]
+        if not all(times):  # one that is being made: it will have changed at the next read
+            ready = [record for (record,), shown in zip(self._split(records), times.tolist(), strict=True) if shown]
+            return self._told(bytearray().join(ready)) if ready else b""
+        times[:] = memoryview(array("Q", [time.clock_gettime_ns(time.CLOCK_BOOTTIME)]) * len(times))
+        return bytes(records)
 
     def close(self) -> None:
-        """Nothing is held: the map is its object's."""
+        """Unmap it."""
+        self._mapping.close()

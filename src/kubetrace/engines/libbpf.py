@@ -85,11 +85,6 @@ class Libbpf:
             ("bpf_map_update_elem", c_int, c_int, c_void_p, c_void_p, c_uint64),
             ("bpf_map_lookup_elem", c_int, c_int, c_void_p, c_void_p),
             ("bpf_map_delete_elem", c_int, c_int, c_void_p),
-            ("bpf_map_get_next_key", c_int, c_int, c_void_p, c_void_p),
-            (
-                "bpf_map_lookup_batch",
-                *(c_int, c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p),
-            ),
             # for probes (probe.py) and the other engine (bcc.py), which have no object
             ("bpf_prog_load", c_int, c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
             ("bpf_map_create", c_int, c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),

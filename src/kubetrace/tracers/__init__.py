@@ -150,6 +150,8 @@ class Joins(Tracer, Protocol):
 
     alike: Mapping[str, str]
     """The fields in which such events differ -> how these join (aggregate.SUM, MAX or LAST); all others are equal."""
+    unmetered: Collection[str]
+    """Of all fields those that none of its metrics and their labels depends on (Metered)."""
 
     def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
         """The measures of an event that stands for `count`: `values`, where that is one."""

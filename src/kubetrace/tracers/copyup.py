@@ -225,6 +225,10 @@ class Copyup:
         "file": "path",
     }
     alike: Mapping[str, str] = {"time": MAX, "copied": SUM, "cloned": SUM, "duration": MAX, "tid": LAST}
+    unmetered = (
+        *("inode", "size", "duration", "parents_duration", "pid", "tid", "flags", "mode", "trigger", "part"),
+        *("reserved", "parents", "comm", "path", "path_bytes", "path_end"),
+    )
     metered_by = "container"
     metric_labels = ("namespace", "pod", "container", "image")
     metrics = (

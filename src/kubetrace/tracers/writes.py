@@ -78,8 +78,8 @@ class _Counters:
     kinds: Mapping[str, int] = {"fsync": 1, "other-fsync": 1, "mmap": 2, "other-mmap": 2}
 
     def details(self, by: str) -> Sequence[str]:
-        """What a row's cells are of, besides its landing."""
-        return {"operation": ("operation",), "process": ("operation", "pid", "comm")}.get(by, ())
+        """What a row's cells are of, besides owner, operation, destination and path."""
+        return {"process": ("pid", "comm"), "mount": ("mount", "device")}.get(by, ())
 
     def timed(self, by: str, kind: int) -> bool:
         """A row's latencies are those of its writes: a sync takes its time elsewhere. By operation each has its own."""
@@ -270,6 +270,8 @@ class Writes:
         """Further arguments for the engine: constants by grouping and node, map sizes, programs without work."""
         timed = bool(options["latency"] or events)
         entries = 131072 if by in ("file", "process") else 16384
+        # of the rest's too
+        latencies = entries + 4096 if options["latency"] else 1
         try:
             namespace = os.stat(host.proc / "1/ns/mnt").st_ino
         except OSError:  # without the right to look: what the node writes is then all "host"
@@ -284,8 +286,9 @@ class Writes:
             },
             "sizes": {
                 "writes": entries,
-                # of the rest's too
-                "latencies": entries + 4096 if options["latency"] else 1,
+                "writes_keys": entries,
+                "latencies": latencies,
+                "latencies_keys": latencies,
             },
             "unneeded": [] if timed else [f"{group}__fentry" for group in _TIMED],
         }
