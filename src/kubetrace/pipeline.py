@@ -142,7 +142,7 @@ class Tally:
             kept = ("namespace", "pod") if host else ("namespace",)
             return tuple(
                 [
-                    value if column.key in kept else None if column.numeric else _OTHERS
+                    value if column.key in kept else None if column.numeric or column.kind == "time" else _OTHERS
                     for column, value in zip(columns, key, strict=True)
                 ]
             )
