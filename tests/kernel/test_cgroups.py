@@ -141,6 +141,60 @@ def test_oom_kills_equal_memory_events(start: Start) -> None:
     assert case.events("reclaim") and all(e["duration_ns"] > 0 for e in case.events("reclaim"))
 
 
+# v1 has no such limit (its soft one stalls nobody).
+if V2:
+
+    def test_stalls_at_memory_high_equal_memory_events(start: Start) -> None:
+        case = start("high", SHELL)
+        pid = case.container.pid
+        case.wait("exec", lambda e: e["pid"] == pid and e["path"] != "/bin/sh")
+        directory = Path(f"/sys/fs/cgroup{case.container.cgroup_path}")
+        limit = int((directory / "memory.current").read_text()) + (24 << 20)
+        (directory / "memory.high").write_text(str(limit))
+        code = (
+            "import mmap, os, sys\n"
+            f"open('{directory}/cgroup.procs', 'w').write('0')\n"
+            "held = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+            "held.madvise(mmap.MADV_NOHUGEPAGE)\n"
+            f"events = os.open('{directory}/memory.events', os.O_RDONLY)\n"
+            "for at in range(0, 64 << 20, 4096):\n"
+            "    held[at] = 1\n"
+            "    if int(os.pread(events, 512, 0).split()[3]) >= 7: break\n"  # low N high N
+            "else: sys.exit('memory.high held nobody up')"
+        )
+        begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        process = subprocess.Popen(["python3", "-S", "-c", code])
+        assert process.wait(120) == 0
+        lasted_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begun
+        # an event is counted, then tried to reclaim for (mm/memcontrol.c, reclaim_high)
+        counted = case.number(directory / "memory.events", "high")
+        assert counted >= 7
+        deadline = time.monotonic() + 30
+        while len(case.events("reclaim")) < counted:
+            assert time.monotonic() < deadline, (counted, case.events("reclaim"))
+            time.sleep(0.1)
+            case.watch.drain()
+        stalls = case.events("reclaim")
+        assert len(stalls) == counted
+        assert {(e["pid"], e["comm"]) for e in stalls} == {(process.pid, "python3")}
+        # none where reclaim made more room than a charge takes
+        assert limit in {e["limit_bytes"] for e in stalls} <= {limit, None}
+        assert all(e["duration_ns"] > 0 for e in stalls)
+        told_ns = sum(e["duration_ns"] for e in stalls)
+        assert told_ns < lasted_ns
+        # what the kernel says of its own: stalls, with the sleeps after them; summed up every two seconds
+        while told_ns > (pressure_ns := _stalled_us(directory) * 1000):
+            assert time.monotonic() < deadline, (told_ns, pressure_ns)
+            time.sleep(0.5)
+        assert pressure_ns < lasted_ns + 100_000_000
+
+
+def _stalled_us(directory: Path) -> int:
+    # some avg10=0.00 avg60=0.00 avg300=0.00 total=0
+    line = (directory / "memory.pressure").read_text().splitlines()[0]
+    return int(line.rpartition("total=")[2])
+
+
 def test_throttling_equals_cpu_stat(start: Start) -> None:
     case = start("throttled", ["sh", "-c", "while :; do :; done"])
     quota = case.file("cpu.max", "cpu", "cpu.cfs_quota_us")
