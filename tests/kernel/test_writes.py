@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shutil
 import signal
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -441,3 +443,56 @@ def test_a_full_table_and_many_writers_keep_totals_exact(tmp_path: Path) -> None
             source.close()
     finally:
         group.rmdir()
+
+
+def test_processes_that_write_the_same_new_files_share_a_counter_for_each() -> None:
+    """Who comes first makes the counter: of 701 files that four processes write at once each has just one."""
+    roots = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+    v2 = [root for root in roots if os.path.exists(f"{root}/cgroup.controllers")]
+    group = Path(*v2[:1] or ["/sys/fs/cgroup/memory"], "kubetrace-test")
+    group.mkdir()
+    places = Path("/var/log/shared")
+    places.mkdir()
+    files = [places / str(n) for n in range(701)]
+    for file in files:
+        file.touch()
+    inodes = {file.stat().st_ino for file in files}
+    tracer = find("writes")
+    script = (
+        "import os\n"
+        f"open('{group}/cgroup.procs', 'w').write('0')\n"
+        f"for n in range(701): os.write(os.open(f'{places}/{{n}}', os.O_WRONLY | os.O_APPEND), b'x' * 7)\n"
+    )
+    try:
+        source = KernelSource(
+            "writes",
+            tracer.streams,
+            constants={"by_file": 1, "memory_on_v1": int(not v2)},
+            optional=tracer.optional,
+        )
+        try:
+            writers = [subprocess.Popen(["python3", "-S", "-c", script]) for _ in range(4)]
+            # read while they are made, too: what comes then is whole, and comes again when it has changed
+            found: dict[int, Any] = {}
+            working = True
+            while working:
+                working = any(writer.poll() is None for writer in writers)
+                for batch in source.read("writes"):
+                    for event in source.layouts["writes"].decode(batch.data):
+                        if (event.cgroup_id if v2 else event.memory_cgroup_id) == group.stat().st_ino:
+                            found[event.place] = event
+                time.sleep(0.01)
+                source.hurry()
+            missed = source.losses()["missed_run"]
+            assert [writer.wait() for writer in writers] == [0] * 4
+            assert missed == 0 or preemptible()
+        finally:
+            source.close()
+    finally:
+        group.rmdir()
+        shutil.rmtree(places)
+    # a place of this size is the inode's number, and its generation above
+    counted = [event for place, event in found.items() if place & 0xFFFFFFFF in inodes]
+    assert len(counted) == len(files)
+    assert 0 <= 4 * len(files) - sum(event.count for event in counted) <= missed
+    assert all(event.bytes == 7 * event.count and event.files == 1 for event in counted)
