@@ -338,3 +338,15 @@ def test_layers_of_overlays_that_are_gone_are_forgotten() -> None:
         attributor.learn(CgroupGone(0, number, now + 2))
     kept_s = KEPT_NS // 10**9
     assert kept_s <= len(attributor._layer_answers) <= kept_s * 11 // 10 + 2
+
+
+def test_the_root_does_not_remember_every_cgroup_of_v1() -> None:
+    attributor = knowing(CgroupSeen(0, 1, "/", 0))
+    for number in range(2000):
+        now = number * 10**9
+        attributor.learn(CgroupSeen(5, 100 + number, f"/kubepods/pod{UID}/{number:064x}", now))
+        # pure v1, or hybrid: the v2 id is the root's
+        assert ask(attributor, 1, memory=100 + number, hierarchy=5).container_id == f"{number:064x}"
+        attributor.learn(CgroupGone(5, 100 + number, now + 1))
+    kept_s = KEPT_NS // 10**9
+    assert kept_s <= len(attributor._readers["cgroup", 0, 1]) <= kept_s * 11 // 10 + 2

@@ -389,6 +389,10 @@ class Attributor:
         if until_ns - self._swept_ns < KEPT_NS // 10:
             return
         self._swept_ns = until_ns
+        # an answer that one subject dropped is still noted for its others: the root, a node that is itself a container
+        answers = self._answers.keys()
+        readers = {subject: {key for key in keys if key in answers} for subject, keys in self._readers.items()}
+        self._readers = {subject: keys for subject, keys in readers.items() if keys}
         gone: set[_Mounted] = set()
         for device, mounts in list(self._overlays.items()):
             kept = [mounted for mounted in mounts if mounted.until_ns is None or mounted.until_ns >= until_ns]
