@@ -109,7 +109,7 @@ class Tally:
         self._key_of, self._notes_of = _chosen(self._key_columns), _chosen(self._note_columns)
         self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
-        self._groups = Groups(tracer.operations(), fold=_coarser, weight=lambda row: row[weight])
+        self._groups = Groups(tracer.operations(), fold=_coarser(grouping.key), weight=lambda row: row[weight])
         self._notes: dict[Key, tuple[Value, ...]] = {}
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
@@ -141,10 +141,7 @@ class Tally:
             host = key[at["pod"]] == HOST
             kept = ("namespace", "pod") if host else ("namespace",)
             return tuple(
-                [
-                    value if column.key in kept else None if column.numeric or column.kind == "time" else _OTHERS
-                    for column, value in zip(columns, key, strict=True)
-                ]
+                [value if column.key in kept else _folded(column) for column, value in zip(columns, key, strict=True)]
             )
 
         weights = [lambda row, place=place: row[place] for place in range(len(self._tracer.measures))]
@@ -195,7 +192,8 @@ class Derived:
         key_at, note_at = (
             [names.index(column.key) for column in columns] for columns in (self._grouping.key, self._grouping.notes)
         )
-        groups = Groups(self._operations, fold=_coarser, weight=lambda row: row[0], limit=len(finer) + 1)
+        fold = _coarser(self._grouping.key)
+        groups = Groups(self._operations, fold=fold, weight=lambda row: row[0], limit=len(finer) + 1)
         notes: dict[Key, tuple[Value, ...]] = {}
         for cells, row in finer:
             key = tuple([cells[at] for at in key_at])
@@ -246,10 +244,20 @@ def _chosen(names: Sequence[str]) -> Callable[[Mapping[str, Value]], tuple[Value
     return lambda cells: tuple([cells[name] for name in names])
 
 
-def _coarser(key: Key) -> Key:
-    """The key without its last part that says something: file, then container, then pod."""
-    at = next((at for at in reversed(range(len(key))) if key[at] != _OTHERS), 0)
-    return (*key[:at], _OTHERS, *key[at + 1 :])
+def _folded(column: Column) -> Value:
+    """What stands for many values in a cell: no number does."""
+    return None if column.numeric or column.kind == "time" else _OTHERS
+
+
+def _coarser(columns: Sequence[Column]) -> Callable[[Key], Key]:
+    """A key without its last part that says something: file, then container, then pod."""
+    folded = tuple([_folded(column) for column in columns])
+
+    def coarser(key: Key) -> Key:
+        at = next((at for at in reversed(range(len(key))) if key[at] != folded[at]), 0)
+        return (*key[:at], folded[at], *key[at + 1 :])
+
+    return coarser
 
 
 def _sortable(value: Value) -> bytes:

@@ -83,9 +83,10 @@ def event(
     mode: int = 0o100644,
     parents: int = 0,
     is_parent: bool = False,
+    pid: int = 10,
 ) -> bytes:
     names = b"".join(name + b"\0" for name in reversed(path.strip(b"/").split(b"/")))
-    numbers = struct.pack("<8Q6i", time, cgroup, 0, 5, copied, copied, 0, 11, 0, device, 10, 10, 1, error)
+    numbers = struct.pack("<8Q6i", time, cgroup, 0, 5, copied, copied, 0, 11, 0, device, pid, pid, 1, error)
     rest = struct.pack("<3H16s64s", mode, len(names), 0, b"sh", names)
     return bytes(8) + numbers + rest + struct.pack("<QIIHHI", 100 * parents, 2, 0, 3, parents, is_parent)
 
@@ -505,6 +506,21 @@ def counted(steps: Iterable[Step], *, fold_ended: bool = True) -> Pipeline:
     for step in steps:
         made.take(step)
     return made
+
+
+def test_what_is_folded_is_no_word_in_a_column_of_numbers() -> None:
+    """20,000 processes of one pod are too many rows: those that share one have no pid, and none is called so."""
+    (start, *_) = churn(6)
+    records = b"".join([event(number, 101, b"/srv/a", 1, pid=number) for number in range(1, 20_011)])
+    made = counted([start, Step([], [Batch("copyup/copyup", records)], {}, Tick(20_011, 20_011, 0))])
+    table = made.table("process")
+    keys = [column.key for column in table.columns]
+    rows = table.rows("", None)
+    pids = [row[keys.index("pid")] for row in rows]
+    assert len(pids) < 20_000 and None in pids
+    assert all(pid is None or isinstance(pid, int) for pid in pids)
+    copies = [row[keys.index("copies")] for row in rows]
+    assert sum(count for count in copies if isinstance(count, int)) == made.counts.events == 20_013
 
 
 def test_a_pod_a_second_for_an_hour_leaves_few_rows_and_exact_sums() -> None:
