@@ -138,7 +138,7 @@ struct {
 	__type(value, struct copyup_long_event);
 } scratch SEC(".maps");
 
-/* Zeros to wipe a path with in one call, so that no record carries the tail of another's path. */
+/* Zeros to wipe the last path with in one call, so that no record carries the tail of another's. */
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 
 /* The groups of programs that have a backup (kubetrace.bpf.h): each body below runs in two copies of one. */
@@ -308,6 +308,7 @@ static __always_inline int copyup_return(int result, __u32 copy)
 	struct dentry *dentry;
 	struct inode *inode;
 	__u32 one = copy % kt_copies;
+	__u64 left;
 	bool upper, data;
 
 	if (!start)
@@ -358,7 +359,12 @@ static __always_inline int copyup_return(int result, __u32 copy)
 	bpf_map_delete_elem(&starts, &thread);
 	__builtin_memset(event->comm, 0, sizeof(event->comm));
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	bpf_probe_read_kernel(event->path, sizeof(zeros), zeros);
+	left = event->path_bytes;
+	/* clang knows that it is never more, the verifier does not */
+	asm volatile("" : "+r"(left));
+	if (left > sizeof(zeros))
+		left = sizeof(zeros);
+	bpf_probe_read_kernel(event->path, left, zeros);
 	walk = kt_path(event->path, dentry);
 	event->path_bytes = walk.bytes;
 	event->path_end = walk.end;

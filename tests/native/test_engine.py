@@ -122,6 +122,21 @@ def test_a_path_that_does_not_fit_goes_to_the_long_stream(standin: LoadedObject,
     assert event.path[event.path_bytes :].strip(b"\0") == b""
 
 
+def test_no_record_carries_the_tail_of_another_path(standin: LoadedObject, workload: Workload) -> None:
+    layouts = [standin.layout(name) for name in ("copyup_event", "copyup_long_event")]
+    rings = standin.ring("copyup", layouts[0].size), standin.ring("copyup_long", layouts[1].size)
+    os.sched_setaffinity(workload.pid, {min(os.sched_getaffinity(0))})
+    paths = [
+        b"/".join([letter * size] * depth) for letter, size, depth in ((b"a", 211, 5), (b"b", 97, 6), (b"c", 3, 1))
+    ]
+    for path in [*paths, paths[1], paths[2], paths[0]]:
+        workload.fire(bytes(workload.directory) + b"/" + path, 1)
+    events = [event for ring, layout in zip(rings, layouts, strict=True) for event in layout.decode(ring.read())]
+    assert [event.copied for event in sorted(events, key=lambda event: event.time)] == [1, 2, 3, 4, 5, 6]
+    assert {event.path[:1] for event in events} == {b"a", b"b", b"c"}
+    assert b"".join(event.path[event.path_bytes :] for event in events).strip(b"\0") == b""
+
+
 def test_tracefs_can_be_had_where_it_is_mounted_nowhere() -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
     mount = tracefs.mount_unseen()
