@@ -13,10 +13,11 @@ LAST = "last"
 
 Key = tuple[Hashable, ...]
 
-_JOIN = {
-    SUM: "row[{at}] += new{at}",
-    MAX: "if new{at} > row[{at}]: row[{at}] = new{at}",
-    LAST: "row[{at}] = new{at}",
+# The same as statements, for loops that are compiled (here, and before anything is decoded: joining.py).
+STATEMENTS = {
+    SUM: "{into} += {new}",
+    MAX: "if {new} > {into}: {into} = {new}",
+    LAST: "{into} = {new}",
 }
 
 
@@ -27,7 +28,10 @@ def joining(operations: tuple[str, ...]) -> Callable[[list[Any], Sequence[Any]],
         [
             "def join(row, values):",
             f"    ({''.join(f'new{at}, ' for at in range(len(operations)))}) = values",
-            *[f"    {_JOIN[operation].format(at=at)}" for at, operation in enumerate(operations)],
+            *[
+                "    " + STATEMENTS[operation].format(into=f"row[{at}]", new=f"new{at}")
+                for at, operation in enumerate(operations)
+            ],
         ]
     )
     scope: dict[str, Any] = {}

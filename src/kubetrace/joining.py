@@ -11,18 +11,11 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.aggregate import LAST, MAX, SUM
+from kubetrace.aggregate import STATEMENTS, SUM
 from kubetrace.layout import RING_HEADER_BYTES
 
 if TYPE_CHECKING:
     from kubetrace.layout import Layout
-
-_JOIN = {
-    SUM: "{into} += {name}",
-    MAX: "if {name} > {into}: {into} = {name}",
-    LAST: "{into} = {name}",
-}
-
 
 # Bytes of a piece that costs more to hash than to compare.
 _LONG = 64
@@ -124,7 +117,7 @@ def _by_short(names: list[str], pieces: list[str], longest: str, alike: Mapping[
         "                continue",
         "        row[0] += 1",
         *[
-            "        " + _JOIN[alike[name]].format(into=f"row[{at}]", name=name)
+            "        " + STATEMENTS[alike[name]].format(into=f"row[{at}]", new=name)
             for at, name in enumerate(names, 1)
             if name in alike
         ],
@@ -137,8 +130,8 @@ def _by_runs(names: list[str], pieces: list[str], alike: Mapping[str, str]) -> l
     joined = [(at, name) for at, name in enumerate(names, 1) if name in alike]
     zero = ", ".join("0" if alike.get(name) == SUM else name for name in names)
     begun = [f"run_{name} = {0 if alike[name] == SUM else name}" for _, name in joined]
-    added = [_JOIN[alike[name]].format(into=f"run_{name}", name=name) for _, name in joined]
-    ended = [_JOIN[alike[name]].format(into=f"row[{at}]", name=f"run_{name}") for at, name in joined]
+    added = [STATEMENTS[alike[name]].format(into=f"run_{name}", new=name) for _, name in joined]
+    ended = [STATEMENTS[alike[name]].format(into=f"row[{at}]", new=f"run_{name}") for at, name in joined]
     return [
         f"    {' = '.join(f'last_{name}' for name in pieces)} = row = None",
         "    count = 0",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubetrace.layout import Layout
 
 # include/uapi/linux/bpf.h
-_MAP_TYPE_ARRAY = 2
+MAP_TYPE_ARRAY = 2
 _STATS_RUN_TIME = 0
 # A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
 _BACKUP = "_backup"
@@ -137,7 +137,7 @@ class Attached(ABC):
     def stream(self, name: str, record_size: int) -> Ring:
         """A reader of what the map `name` is: a ring buffer, or an array of counters."""
         found = self.map(name)
-        if found.type != _MAP_TYPE_ARRAY:
+        if found.type != MAP_TYPE_ARRAY:
             return self.ring(name, record_size)
         counters = CounterMap(found.fd, found.value_size, found.entries)
         self._rings.append(counters)

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kubetrace.engines import headers, perf, support
-from kubetrace.engines.attached import Attached, Map, Program
+from kubetrace.engines.attached import MAP_TYPE_ARRAY, Attached, Map, Program
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.kernel_types import asked_for
 from kubetrace.engines.libbpf import library
@@ -37,7 +37,6 @@ from kubetrace.errors import EngineError, HookMissing, LibraryMissing, LoadRefus
 _PLACES = ("/usr/lib/python3/dist-packages", "/usr/local/lib/python3/dist-packages")
 # include/uapi/linux/bpf.h: section -> BPF_PROG_TYPE_*
 _TYPES = {"kprobe": 2, "kretprobe": 2, "tp": 5, "tracepoint": 5, "raw_tp": 17, "raw_tracepoint": 17}
-_MAP_TYPE_ARRAY = 2
 _LD_IMM64 = 0x18
 _COMPILE_TIMEOUT_S = 600
 # bpf/bcc.bpf.h, kt_no_such_member
@@ -199,7 +198,7 @@ class BccObject(Attached):
             entries = sizes.get(name, given["max_entries"])
             self._create(name, given["type"], given["key"], given["value"], entries, given["map_flags"])
         for name in self._translated.values:
-            self._create(name, _MAP_TYPE_ARRAY, 4, 8, 1, 0)
+            self._create(name, MAP_TYPE_ARRAY, 4, 8, 1, 0)
 
     def _create(self, name: str, kind: int, key: int, value: int, entries: int, flags: int) -> None:
         # struct bpf_map_create_opts (libbpf's bpf.h) up to map_flags
