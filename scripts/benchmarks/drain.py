@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import compile_objects
@@ -19,9 +19,11 @@ from benchmarks.peers import GET_BCC, bcc_consumer, by_cgroup, by_file, by_serie
 from benchmarks.standin import ROOT, stand_in
 from kubetrace import tracers
 from kubetrace.aggregate import MAX, SUM
+from kubetrace.attribution.facts import Fact
 from kubetrace.attribution.node import Node
 from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.source import joined
 from kubetrace.host import Host
 from kubetrace.joining import Joiner
 from kubetrace.layout import Batch, Layout
@@ -40,6 +42,7 @@ _OURS, _TABLE, _AGENT, _BCC, _BCC_FILE, _BCC_SERIES, _C = (
     "bcc's callback, the agent's metrics by cgroup",
     "libbpf's consumer in C, copy only",
 )
+_STREAM = "copyup/copyup"
 _RIVALS = {_OURS: _BCC, _TABLE: _BCC_FILE, _AGENT: _BCC_SERIES}
 _IN_TURN = f"the same of {CGROUPS} cgroups in turn: copy instead of drain, group"
 _TABLE_UNLIKE, _AGENT_UNLIKE = (
@@ -75,22 +78,22 @@ def _of(loaded: LoadedObject, name: str, layout: Layout, directory: Path, rounds
     totals: dict[int, list[int]] = {}
 
     def ours() -> None:
-        joined, counts = joiner.join(ring.read())
-        for event, count in zip(layout.decode(joined), counts, strict=True):
+        batch = joined(name, ring, joiner)
+        for event, count in zip(layout.decode(batch.data), batch.counts or (), strict=True):
             row = totals.setdefault(event.cgroup_id, [0, 0, 0])
             row[0] += count
             row[1] += event.copied
             row[2] = max(row[2], event.duration)
 
     ways: dict[str, Callable[[], object]] = {_OURS: ours}
-    pipelines: dict[str, Pipeline] = {}
+    pipelines: dict[str, _Product] = {}
     handlers = {_BCC: by_cgroup()}
     if name == "copyup":
-        pipelines = {_TABLE: _pipeline(loaded, layout), _AGENT: _pipeline(loaded, layout, metered=True)}
+        pipelines = {_TABLE: _Product(loaded, layout), _AGENT: _Product(loaded, layout, metered=True)}
         handlers |= {_BCC_FILE: by_file(), _BCC_SERIES: by_series()}
 
-    def product(pipeline: Pipeline) -> Callable[[], object]:
-        return lambda: pipeline.take(Step(batches=[Batch("copyup/copyup", ring.read())]))
+    def product(pipeline: _Product) -> Callable[[], object]:
+        return lambda: pipeline.take(Step(batches=[joined(_STREAM, ring, pipeline.joiner)]))
 
     ways |= {what: product(pipeline) for what, pipeline in pipelines.items()}
     for what, (_, handle) in handlers.items():
@@ -154,8 +157,8 @@ def _unlike(loaded: LoadedObject, layout: Layout, data: bytes, rounds: int) -> I
     for at in range(EVENTS):
         begin = at * layout.stride + layout.stride - layout.size + path.offset
         changed[begin : begin + 4] = b"%04x" % at
-    step = Step(batches=[Batch("copyup/copyup", bytes(changed))])
-    made = {_TABLE_UNLIKE: _pipeline(loaded, layout), _AGENT_UNLIKE: _pipeline(loaded, layout, metered=True)}
+    step = Step(batches=[Batch(_STREAM, bytes(changed))])
+    made = {_TABLE_UNLIKE: _Product(loaded, layout), _AGENT_UNLIKE: _Product(loaded, layout, metered=True)}
 
     def taken(pipeline: Pipeline) -> Callable[[], float]:
         return lambda: cpu(lambda: pipeline.take(step)) / EVENTS * 1e9
@@ -168,10 +171,25 @@ def _unlike(loaded: LoadedObject, layout: Layout, data: bytes, rounds: int) -> I
         yield Row(f"{layout.stride} B: {what}", median(values), f"{median(values):,.0f} ns/ev", note, values)
 
 
-def _pipeline(loaded: LoadedObject, layout: Layout, *, metered: bool = False) -> Pipeline:
-    tracer = tracers.find("copyup")
-    groupings = [tracer.metered_by] if metered else list(tracer.groupings)  # type: ignore[attr-defined]  # it is Metered
-    layouts = {"copyup/copyup": layout, "copyup/copyup_long": loaded.layout("copyup_long_event")}
-    made = Pipeline(tracer, layouts, Wall("node", 0), Selection.parse((), (), ()), groupings=groupings, metered=metered)
-    made.take(Step(facts=list(Node(Host.find(None)).scan())))
-    return made
+class _Product(Pipeline):
+    """The pipeline of `kubetrace copyup`, or of the agent; it is the live end of its source itself."""
+
+    def __init__(self, loaded: LoadedObject, layout: Layout, *, metered: bool = False) -> None:
+        tracer = tracers.find("copyup")
+        groupings = [tracer.metered_by] if metered else list(tracer.groupings)  # type: ignore[attr-defined]  # Metered
+        layouts = {_STREAM: layout, "copyup/copyup_long": loaded.layout("copyup_long_event")}
+        everything = Selection.parse((), (), ())
+        super().__init__(tracer, layouts, Wall("node", 0), everything, groupings=groupings, metered=metered, asked=self)
+        self.take(Step(facts=list(Node(Host.find(None)).scan())))
+
+    def join(self, joiners: Mapping[str, Joiner]) -> None:
+        self.joiner = joiners[_STREAM]
+
+    def ask(self, unknown: bool) -> Sequence[Fact]:
+        return []
+
+    def layers(self, device: int) -> Sequence[Fact]:
+        return []
+
+    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        pass

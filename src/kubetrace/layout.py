@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,10 +33,14 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the kernel said: the raw bytes of many records of one stream."""
+    """What the kernel said: the raw bytes of many records of one stream.
+
+    `counts`, where records were joined as they were read (engines.ring): how many each of these stands for.
+    """
 
     stream: str
     data: bytes
+    counts: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

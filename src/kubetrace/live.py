@@ -14,6 +14,7 @@ import os
 import select
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from kubetrace.attribution.facts import OverlaySeen
@@ -22,6 +23,7 @@ from kubetrace.steps import Step, Tick, split, stream_key
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
+    from kubetrace.engines.source import Joining
     from kubetrace.layout import Layout
     from kubetrace.tracers import Gauges
 
@@ -58,6 +60,9 @@ class Kernel(Protocol):
 
     def hurry(self) -> None:
         """Read counters at the next call too, however lately they were read."""
+
+    def join(self, stream: str, joiner: Joining) -> None:
+        """From now on, take alike records of this stream as one, while they are read."""
 
     def losses(self) -> dict[str, int]:
         """Kind of loss -> count since the start."""
@@ -200,7 +205,7 @@ class LiveSource:
         batches: list[Batch] = []
         losses: dict[str, dict[str, int]] = {}
         for tracer, kernel in self._kernels.items():
-            batches += [Batch(stream_key(tracer, batch.stream), batch.data) for batch in read[tracer]]
+            batches += [replace(batch, stream=stream_key(tracer, batch.stream)) for batch in read[tracer]]
             now = kernel.losses()
             before = self._losses.get(tracer, {})
             if now != before:
@@ -254,12 +259,22 @@ class LiveSource:
     def _measure(self, batches: list[Batch]) -> None:
         # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
         now = time.monotonic()
-        most = max((len(batch.data) for batch in batches if batch.stream not in self._counters), default=0)
+        most = max((self._taken(batch) for batch in batches if batch.stream not in self._counters), default=0)
         if most:
             self.pause_s = min(DRAIN_INTERVAL_S, max(_SHORTEST_S, (now - self._drained) * _COMFORTABLE_BYTES / most))
         else:
             self.pause_s = DRAIN_INTERVAL_S
         self._drained = now
+
+    def _taken(self, batch: Batch) -> int:
+        # bytes of the ring
+        return len(batch.data) if batch.counts is None else sum(batch.counts) * self.layouts[batch.stream].stride
+
+    def join(self, joiners: Mapping[str, Joining]) -> None:
+        """From now on, take alike records of these streams (stream_key) as one, while they are read."""
+        for key, joiner in joiners.items():
+            tracer, _, stream = key.partition("/")
+            self._kernels[tracer].join(stream, joiner)
 
     def ask(self, unknown: bool) -> list[Fact]:
         """Once a second at most: the node is looked at again for the nameless, as a whole for the `unknown`."""

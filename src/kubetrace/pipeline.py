@@ -74,6 +74,9 @@ class Asked(Protocol):
     def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
 
+    def join(self, joiners: Mapping[str, Joiner]) -> None:
+        """From now on, take alike records of these streams as one, while they are read."""
+
 
 @dataclass
 class Counts:
@@ -434,6 +437,8 @@ class Pipeline:
             alike = {name: how for name, how in tracer.alike.items() if name not in unseen}
             if all(Joiner.fits(layout, alike, unseen) for layout in self._layouts.values()):
                 self._joiners = {key: Joiner(layout, alike, unseen) for key, layout in self._layouts.items()}
+                if asked is not None and record is None:  # a recording has them as they came
+                    asked.join(self._joiners)
         self.counting: Counting | None = None
         if counted is not None:
             from kubetrace.counting import Counting
@@ -555,10 +560,10 @@ class Pipeline:
             layout = self._layouts.get(batch.stream)
             if layout is not None:
                 streams.add(batch.stream)
-                data = batch.data
-                if self._joiners:
+                data, joined = batch.data, batch.counts
+                if joined is None and self._joiners:
                     data, joined = self._joiners[batch.stream].join(data)
-                    counts += joined
+                counts += joined or ()
                 decoded.extend(layout.decode(data))
         if len(streams) > 1 and counts:
             order = sorted(range(len(decoded)), key=lambda at: decoded[at].time)

@@ -56,18 +56,25 @@ def split(batches: Iterable[Batch], layouts: Mapping[str, Layout]) -> Iterator[l
     rows, size = STEP_ROWS, STEP_BYTES
     for batch in batches:
         stride, at = layouts[batch.stream].stride, 0
-        while at < len(batch.data):
-            take = min(rows, size // stride) * stride
+        records = len(batch.data) // stride
+        while at < records:
+            take = min(rows, size // stride, records - at)
             if take <= 0 and part:
                 yield part
                 part, rows, size = [], STEP_ROWS, STEP_BYTES
                 continue
-            piece = (
-                batch if take >= len(batch.data) - at and not at else Batch(batch.stream, batch.data[at : at + take])
+            end = at + take
+            part.append(
+                batch
+                if take == records
+                else Batch(
+                    batch.stream,
+                    batch.data[at * stride : end * stride],
+                    batch.counts[at:end] if batch.counts is not None else None,
+                )
             )
-            at += len(piece.data)
-            rows -= len(piece.data) // stride
-            size -= len(piece.data)
-            part.append(piece)
+            at = end
+            rows -= take
+            size -= take * stride
     if part:
         yield part

@@ -14,7 +14,7 @@ import pytest
 from kubetrace.engines import tracefs
 from kubetrace.engines.attached import Program, missed_by_both
 from kubetrace.engines.libbpf import LoadedObject
-from kubetrace.engines.ring import CallbackRing, MappedRing
+from kubetrace.engines.ring import CallbackRing, MappedRing, Ring
 from kubetrace.engines.source import KernelSource, object_path
 from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
 from kubetrace.tracers import find
@@ -28,6 +28,12 @@ OPTIONAL = {"cloned": "", "begun": ""}
 def standin(objects: Path, workload: Workload) -> Iterator[LoadedObject]:
     with LoadedObject(objects / "copyup.bpf.o", constants={"standin_pid": workload.pid}) as loaded:
         yield loaded
+
+
+def fed_by(ring: Ring) -> bytes:
+    pieces: list[bytes] = []
+    ring.feed(lambda piece: pieces.append(bytes(piece)))
+    return b"".join(pieces)
 
 
 def test_the_layout_is_the_c_struct(standin: LoadedObject) -> None:
@@ -52,21 +58,35 @@ def test_both_ring_readers_give_the_same_records(objects: Path, workload: Worklo
             layouts.append(layout)
             found.append([(e.copied, e.path, e.pid, e.comm) for e in layout.decode(ring.read())])
             assert ring.read() == b""
-    assert found[0] == found[1]
-    assert [copied for copied, *_ in found[0]] == list(range(1, 24))
+            workload.fire(bytes(workload.directory / "a"), 1003)
+            found.append([(e.copied, e.path, e.pid, e.comm) for e in layout.decode(fed_by(ring))])
+            assert fed_by(ring) == b""
+    assert found[:2] == found[2:]
+    assert [copied for copied, *_ in found[0] + found[1]] == list(range(1, 1027))
 
 
-def test_every_record_arrives_once_and_whole_while_it_is_written(objects: Path, workload: Workload) -> None:
+@pytest.mark.parametrize("way", ["read", "feed"])
+def test_every_record_arrives_once_and_whole_while_it_is_written(objects: Path, workload: Workload, way: str) -> None:
     with LoadedObject(objects / "copyup.bpf.o", constants={"standin_pid": workload.pid}) as loaded:
         layout = loaded.layout("copyup_event")
         ring = loaded.ring("copyup", layout.size)
         count = 100_003
         writer = threading.Thread(target=workload.fire, args=(bytes(workload.directory / "a"), count))
         seen: list[int] = []
+
+        def take(data: bytes | memoryview) -> None:
+            seen.extend(event.copied for event in layout.decode(data))
+
+        def drain() -> None:
+            if way == "feed":
+                ring.feed(take)
+            else:
+                take(ring.read())
+
         writer.start()
         while writer.is_alive():
-            seen += [event.copied for event in layout.decode(ring.read())]
-        seen += [event.copied for event in layout.decode(ring.read())]
+            drain()
+        drain()
         writer.join()
         (lost,) = loaded.per_cpu_sums("losses", [loaded.btf.enum("kt_loss")["kt_loss_ring_full"]])
     # the stand-in numbers its events: what is not lost comes once, and in order
@@ -103,9 +123,12 @@ def test_a_ring_that_wraps_is_read_in_order(standin: LoadedObject, workload: Wor
     layout = standin.layout("copyup_event")
     ring = standin.ring("copyup", layout.size)
     seen: list[int] = []
-    for count in (5003, 5003, 8000, 1, 6007):
+    for at, count in enumerate((5003, 5003, 8000, 1, 6007)):
         workload.fire(bytes(workload.directory / "a"), count)
-        seen += [event.copied for event in layout.decode(ring.read())]
+        if at % 2:
+            seen += [event.copied for event in layout.decode(fed_by(ring))]
+        else:
+            seen += [event.copied for event in layout.decode(ring.read())]
         assert ring.read() == b""
     assert seen == list(range(1, 24_015))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubetrace.aggregate import LAST, MAX, SUM
 from kubetrace.joining import Joiner
@@ -80,6 +82,52 @@ def test_records_are_told_apart_by_a_piece_of_any_length(size: int, time_at: int
     data = b"".join(bytes(8) + struct.pack("<QQ", *pair) + path for pair, path in zip(numbers, paths, strict=True))
     _, counts = Joiner(layout, {"time": MAX}).join(data)
     assert sorted(counts) == [3, 4, 4, 4, 4, 4]
+
+
+RUNS = st.lists(
+    st.tuples(
+        st.integers(1, 5),  # how many in a row
+        st.integers(1, 3),
+        st.sampled_from([0, -28]),
+        st.sampled_from([b"/a", b"/b"]),
+        st.integers(0, 2**40),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("unseen", [(), ("path",), ("error", "path")], ids=["all", "no path", "cgroups only"])
+@given(runs=RUNS, piece=st.integers(1, 9))
+def test_pieces_of_a_ring_add_up_like_its_records_one_by_one(
+    unseen: tuple[str, ...], runs: list[tuple[int, int, int, bytes, int]], piece: int
+) -> None:
+    records: list[bytes] = []
+    expected: dict[tuple[int, int, bytes], tuple[int, int, int, int]] = {}
+    for run, (length, cgroup, error, path, copied) in enumerate(runs):
+        for at in range(length):
+            time, tid = (run * 7919 + at * 31) % 101, run * 10 + at
+            records.append(record(time, cgroup, copied + at, tid, error, path))
+            key = (cgroup, 0 if "error" in unseen else error, b"" if unseen else path)
+            count, latest, total, _ = expected.get(key, (0, 0, 0, 0))
+            expected[key] = (count + 1, max(latest, time), total + copied + at, tid)
+    joiner = Joiner(LAYOUT, ALIKE, unseen)
+    for at in range(0, len(records), piece):
+        lying = bytearray(b"".join(records[at : at + piece]))
+        joiner.add(memoryview(lying))
+        lying[:] = b"\xff" * len(lying)  # the ring is written anew
+    data, counts = joiner.take()
+    found = {
+        (e.cgroup_id, e.error, e.path.rstrip(b"\0")): (count, e.time, e.copied, e.tid)
+        for e, count in zip(LAYOUT.decode(data), counts, strict=True)
+    }
+    assert list(found.items()) == list(expected.items())
+    assert joiner.take() == (b"", [])
+
+
+def test_numbers_that_lie_askew_are_joined_too() -> None:
+    layout = Layout("event", 16, (Field("time", 4, 8, "unsigned"),))
+    data = b"".join([bytes(8) + struct.pack("<IQI", 1, time, 2) for time in (3, 9, 5)])
+    assert Joiner(layout, {"time": MAX}).join(data) == (bytes(8) + struct.pack("<IQI", 1, 9, 2), [3])
 
 
 def test_nothing_gives_nothing() -> None:

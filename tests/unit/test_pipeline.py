@@ -14,12 +14,13 @@ from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
 from kubetrace.clock import Wall
+from kubetrace.engines.source import Joining
 from kubetrace.layout import Batch, Field, Layout
-from kubetrace.live import LiveSource
+from kubetrace.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.pipeline import Derived, Pipeline, Tally
 from kubetrace.recording.reader import Recording
 from kubetrace.selection import Selection
-from kubetrace.steps import Step, Tick
+from kubetrace.steps import STEP_ROWS, Step, Tick, split
 
 COPYUP = tracers.find("copyup")
 # The members of struct copyup_event that the tracer reads, packed by hand.
@@ -104,6 +105,7 @@ class ListSource:
         self.layouts: Mapping[str, Layout] = {"copyup": EVENT, "copyup_long": EVENT, "cgroups": BIRTH}
         self.pending: dict[str, list[bytes]] = {}
         self.excluded: list[tuple[int, int]] = []
+        self.joiners: dict[str, Joining] = {}
         self.losses_now = {"ring_full": 0}
         self.births_fd, self._write = os.pipe()
         self.ring_fds: list[int] = []
@@ -121,7 +123,14 @@ class ListSource:
     def read(self, *streams: str) -> Iterator[Batch]:
         for stream in streams:
             if records := self.pending.pop(stream, None):
-                yield Batch(stream, b"".join(records))
+                if joiner := self.joiners.get(stream):
+                    joiner.add(b"".join(records))
+                    yield Batch(stream, *joiner.take())
+                else:
+                    yield Batch(stream, b"".join(records))
+
+    def join(self, stream: str, joiner: Joining) -> None:
+        self.joiners[stream] = joiner
 
     def losses(self) -> dict[str, int]:
         return dict(self.losses_now)
@@ -466,6 +475,39 @@ def test_metrics_are_those_of_every_event_though_only_what_they_are_of_is_looked
     assert metered.advice.remedies() == [] != whole.advice.remedies()
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool) -> None:
+    source = ListSource()
+    steps: list[Step] = []
+    live = LiveSource({"copyup": source}, Files())
+    made = Pipeline(
+        COPYUP,
+        live.layouts,
+        Wall("node1", 0),
+        Selection(),
+        groupings=["file", "pod"],
+        asked=live,
+        record=steps.append if recorded else None,
+    )
+    live.start()
+    for step in live.drain():
+        made.take(step)
+    events = [event(at, (21, 9)[at % 7 == 0], (b"/a", b"/b")[at % 3 == 0], at, parents=at % 2) for at in range(9000)]
+    source.put("copyup", *events)
+    for step in live.drain():
+        made.take(step)
+    assert bool(source.joiners) != recorded  # a recording has every record as it came
+    assert sum(len(batch.data) for step in steps for batch in step.batches) == recorded * len(b"".join(events))
+    # fuller rings are read sooner, however little is left of what was in them
+    assert live.pause_s < DRAIN_INTERVAL_S
+    single = Pipeline(COPYUP, live.layouts, Wall("node1", 0), Selection(), groupings=["file", "pod"], events=Kept())
+    single.take(Step(facts=list(Files().scan()), batches=[Batch("copyup/copyup", b"".join(events))]))
+    assert made.counts.events == single.counts.events == 9000
+    assert made.total() == single.total() and made.total()["copied_bytes"] == sum(range(9000))
+    for by in ("file", "pod"):
+        assert rows_of(made, by) == rows_of(single, by)
+
+
 @pytest.mark.parametrize("by", COPYUP.groupings)
 def test_rows_derived_from_finer_ones_are_those_counted_alone(by: str) -> None:
     together, alone = filled(list(COPYUP.groupings), joins=True), filled([by], joins=True)
@@ -473,6 +515,17 @@ def test_rows_derived_from_finer_ones_are_those_counted_alone(by: str) -> None:
     assert isinstance(together.table(by), Derived if by in ("container", "pod", "image") else Tally)
     assert rows_of(together, by) == rows_of(alone, by)
     assert len(together.table(by)) == len(alone.table(by))
+
+
+def test_a_step_holds_so_many_records_with_their_counts() -> None:
+    layouts = {"a/a": EVENT}
+    record, many = event(1, 21, b"/a", 1), STEP_ROWS + 2
+    joined = Batch("a/a", record * many, range(many))
+    (first,), (second,) = split([joined], layouts)
+    assert (first.data, first.counts) == (record * STEP_ROWS, range(STEP_ROWS))
+    assert (second.data, second.counts) == (record * 2, range(STEP_ROWS, many))
+    single = Batch("a/a", record * 3)
+    assert list(split([single], layouts)) == [[single]]
 
 
 def churn(seconds: int) -> Iterator[Step]:

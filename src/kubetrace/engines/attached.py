@@ -94,7 +94,7 @@ class Attached(ABC):
         """Nothing is loaded yet."""
         self._library = library
         self._returns: TracefsReturns | None = None
-        self._rings: list[Ring] = []
+        self._rings: list[Ring | CounterMap] = []
         self._stats_fd = -1
         self.hooks = {}
         self.missing = {}
@@ -134,7 +134,7 @@ class Attached(ABC):
         self._rings.append(ring)
         return ring
 
-    def stream(self, name: str, record_size: int) -> Ring:
+    def stream(self, name: str, record_size: int) -> Ring | CounterMap:
         """A reader of what the map `name` is: a ring buffer, or an array of counters."""
         found = self.map(name)
         if found.type != MAP_TYPE_ARRAY:

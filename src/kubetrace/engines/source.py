@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.engines import support
 from kubetrace.engines.attached import Attached
 from kubetrace.engines.counters import CounterMap
 from kubetrace.layout import Batch, Layout
+
+if TYPE_CHECKING:
+    from kubetrace.engines.ring import Ring
 
 _PACKAGE = Path(__file__).parent.parent
 _OBJECTS = _PACKAGE / "objects"
@@ -64,6 +67,22 @@ def hookable(tracer: str) -> bool:
     return bool(os.environ.get("KUBETRACE_OBJECTS")) or support.overlay_loaded()
 
 
+class Joining(Protocol):
+    """Takes alike records as one, while they are read (joining.Joiner)."""
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take these in; nothing of `data` is kept."""
+
+    def take(self) -> tuple[bytes, Sequence[int]]:
+        """(fewer records, how many each stands for) since the last call."""
+
+
+def joined(stream: str, ring: Ring, joiner: Joining) -> Batch:
+    """All that a ring has, joined where it lies."""
+    ring.feed(joiner.add)
+    return Batch(stream, *joiner.take())
+
+
 class KernelSource:
     """The running kernel as a source of batches; attached when made. Raises EngineError (see LoadedObject).
 
@@ -103,6 +122,7 @@ class KernelSource:
             self.layouts: Mapping[str, Layout] = {
                 stream: self._loaded.layout(event) for stream, event in {**streams, CGROUPS: "cgroup_event"}.items()
             }
+            self._joiners: dict[str, Joining] = {}
             self._rings = {stream: self._loaded.stream(stream, layout.size) for stream, layout in self.layouts.items()}
             self._loss_kinds = [
                 (name.removeprefix("kt_loss_"), index)
@@ -145,9 +165,17 @@ class KernelSource:
             ring = self._rings[stream]
             if isinstance(ring, CounterMap) and not ring.due:
                 continue
-            if data := ring.read():
-                found.append(Batch(stream, data))
+            if stream in self._joiners and not isinstance(ring, CounterMap):
+                batch = joined(stream, ring, self._joiners[stream])
+            else:
+                batch = Batch(stream, ring.read())
+            if batch.data:
+                found.append(batch)
         return found[::-1]
+
+    def join(self, stream: str, joiner: Joining) -> None:
+        """From now on, read this stream's records by `joiner`."""
+        self._joiners[stream] = joiner
 
     @property
     def counters(self) -> frozenset[str]:
