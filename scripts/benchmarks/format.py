@@ -80,6 +80,7 @@ def run(rounds: int) -> list[Row]:
     layout, data = layout_of_reference(), reference()
     header = Header("n", "k", 0, (Traced("t", streams=(Stream(1, "events", layout),)),))
     chunk = STEP_ROWS * layout.stride
+    chunks = [data[at : at + chunk] for at in range(0, len(data), chunk)]
     pair = struct.Struct("<8x8xQ16xQ" + f"{layout.stride - 48}x")
     encode = encoder("msgspec")
     rows = [dict(zip(_FIELDS, row, strict=True)) for row in _ROW.iter_unpack(data[: _PART * layout.stride])]
@@ -91,8 +92,8 @@ def run(rounds: int) -> list[Row]:
 
         def write() -> None:
             recorder = Recorder(file, header, force=True)
-            for number, at in enumerate(range(0, len(data), chunk)):
-                recorder.write(Step((), [Batch("t/events", data[at : at + chunk])], {}, Tick(number, number, number)))
+            for number, batch in enumerate(chunks):
+                recorder.write(Step((), [Batch("t/events", batch)], {}, Tick(number, number, number)))
             recorder.close()
 
         def read() -> None:
