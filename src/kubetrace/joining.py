@@ -1,8 +1,9 @@
 """Records that differ only in what is added up, as one record with a count: before anything is decoded.
 
-At 100,000 events a second most are of few files and processes. Their bytes are told apart by one dict look-up each, or
-where only metrics are asked for by comparing columns, all of a run at once; decoding, naming and counting, some 10 µs,
-are then paid once for each kind. A ring's records are joined where they lie (engines.ring.Ring.feed).
+At 100,000 events a second most are of few files and processes. Their bytes are told apart by one dict look-up each;
+a run of one kind, as of a process that tries again and again, is found by comparing it with itself one record further,
+or where only metrics are asked for column by column. Decoding, naming and counting, some 10 µs, are then paid once for
+each kind. A ring's records are joined where they lie (engines.ring.Ring.feed).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Bytes of a piece that costs more to hash than to compare.
 _LONG = 64
+# Runs of one kind are looked for in so many records at a time; and in so many bytes, which the CPU's cache holds.
+_GROUP = 32
+_BLOCK_BYTES = 256 << 10
 _UNSIGNED = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -55,37 +59,77 @@ class Joiner:
             at = part.offset + part.size
         codes.append(f"{layout.size - at}x")
         self._struct = struct.Struct("".join(codes))
-        by_runs = max(part.size for part in parts if part.how is None) <= _LONG
-        self._join: Callable[..., None] = _compiled(parts, by_runs=by_runs)
-        self._columns = _Columns.of(parts, self._struct.size) if by_runs else None
+        keys = [at for at, part in enumerate(parts) if part.how is None]
+        longest = max(keys, key=lambda at: parts[at].size)
+        self._long = parts[longest].size > _LONG
+        self._join: Callable[..., None] = _compiled(parts, by_runs=not self._long)
+        self._keys, self._longest = keys, longest
+        self._first_keys = [at for at in keys if at != longest or not self._long] or keys
+        self._columns = _Columns.of(layout, parts)
         self._begin()
 
     def _begin(self) -> None:
-        # by the pieces (of several: by the shorter ones); by all of them, where that does not tell two kinds apart
+        # by the pieces (where one is long: by the others); by all of them, where that does not tell two kinds apart
         self._first: dict[tuple[Any, ...], list[Any]] = {}
         self._others: dict[tuple[Any, ...], list[Any]] = {}
         self._rows: list[list[Any]] = []
 
     def add(self, data: bytes | memoryview) -> None:
         """Take these records in; nothing of `data` is kept. Raises ValueError unless they are whole."""
-        if len(data) % self._struct.size:
-            raise ValueError(f"{len(data)} bytes are not a whole number of {self._struct.size}-byte records")
-        if self._columns is not None and data:
-            view = memoryview(data)
-            if self._columns.are_one_kind(view):
-                self._add_run(self._columns, view)
-                return
+        size = self._struct.size
+        if len(data) % size:
+            raise ValueError(f"{len(data)} bytes are not a whole number of {size}-byte records")
+        if self._columns is None or len(data) < _GROUP * size:
+            self._add(data)
+            return
+        view, block = memoryview(data), max(_BLOCK_BYTES // size, 1) * size
+        for at in range(0, len(data), block):
+            self._add_block(self._columns, view[at : at + block])
+
+    def _add(self, data: bytes | memoryview) -> None:
         self._join(self._struct.iter_unpack(data), self._first, self._others, self._rows)
+
+    def _add_block(self, columns: _Columns, view: memoryview) -> None:
+        if not self._long:
+            if columns.are_one_kind(view):
+                self._add_run(columns, view)
+            else:
+                self._add(view)
+            return
+        size, end = self._struct.size, len(view)
+        plain = columns.without(view)
+        same, further = plain.startswith, memoryview(plain)
+        at = begun = 0
+        while at < end:
+            stop = min(at + _GROUP * size, end)
+            if same(further[at : stop - size], at + size):
+                while stop < end and same(further[stop - size : (more := min(stop + _GROUP * size, end)) - size], stop):
+                    stop = more
+                if begun < at:
+                    self._add(view[begun:at])
+                self._add_run(columns, view[at:stop])
+                begun = stop
+            at = stop
+        if begun < end:
+            self._add(view[begun:])
 
     def _add_run(self, columns: _Columns, view: memoryview) -> None:
         values = self._struct.unpack_from(view)
-        key = columns.key(values)
-        row = self._first.get(key)
+        row = self._row(values)
         if row is None:
-            row = self._first[key] = [0, *columns.zeros(values)]
+            row = [0, *columns.zeros(values)]
             self._rows.append(row)
+            short = tuple([values[at] for at in self._first_keys])
+            if self._first.setdefault(short, row) is not row:
+                self._others[tuple([values[at] for at in self._keys])] = row
         row[0] += len(view) // self._struct.size
         columns.add(view, row)
+
+    def _row(self, values: Sequence[Any]) -> list[Any] | None:
+        row = self._first.get(tuple([values[at] for at in self._first_keys]))
+        if row is not None and self._long and row[self._longest + 1] != values[self._longest]:
+            row = self._others.get(tuple([values[at] for at in self._keys]))
+        return row
 
     def take(self) -> tuple[bytes, list[int]]:
         """(fewer records, how many each stands for), in the order of their first; all since the last call.
@@ -137,51 +181,54 @@ def _parts(layout: Layout, alike: Mapping[str, str], unseen: Collection[str]) ->
     yield from piece(layout.size)
 
 
+# A column of all records: code and size of its numbers, where the first is, and how many further the next.
+_Column = tuple[str, int, int, int]
+
+
 class _Columns:
     # The numbers of many records, column by column: of a run of one kind none is looked at on its own.
 
     @classmethod
-    def of(cls, parts: Sequence[_Part], stride: int) -> _Columns | None:
+    def of(cls, layout: Layout, parts: Sequence[_Part]) -> _Columns | None:
         """None where they do not lie at multiples of their sizes, as in a C struct they do."""
-        joined = [part for part in parts if part.how is not None]
-        if stride % 8 or any(part.offset % part.size for part in joined):
+        if layout.stride % 8 or any(part.offset % part.size for part in parts if part.how is not None):
             return None
-        return cls(parts, joined, stride)
+        return cls(layout, parts)
 
-    def __init__(self, parts: Sequence[_Part], joined: Sequence[_Part], stride: int) -> None:
-        self._pieces = [at for at, part in enumerate(parts) if part.how is None]
+    def __init__(self, layout: Layout, parts: Sequence[_Part]) -> None:
+        stride = layout.stride
         self._sums = [at for at, part in enumerate(parts) if part.how == SUM]
-        # code, first, step: a column of all records, in numbers of its own size
-        self._alike: list[tuple[str, int, int]] = []
+        self._alike: list[_Column] = []
+        self._unlike: list[_Column] = []
+        at = -RING_HEADER_BYTES
         for part in parts:
             if part.how is None:
-                at, end = part.offset, part.offset + part.size
-                while at < end:
-                    size = next(size for size in (8, 4, 2, 1) if not at % size and at + size <= end)
-                    self._alike.append((_UNSIGNED[size], (RING_HEADER_BYTES + at) // size, stride // size))
-                    at += size
+                self._unlike += _columns(at, part.offset, stride)
+                at = part.offset + part.size
+                self._alike += _columns(part.offset, at, stride)
+        self._unlike += _columns(at, layout.size, stride)
         self._joined = [
-            (
-                parts.index(part) + 1,
-                part.how,
-                part.code,
-                (RING_HEADER_BYTES + part.offset) // part.size,
-                stride // part.size,
-            )
-            for part in joined
+            (at, part.how, part.code, (RING_HEADER_BYTES + part.offset) // part.size, stride // part.size)
+            for at, part in enumerate(parts, 1)
+            if part.how is not None
         ]
+
+    def without(self, view: memoryview) -> bytearray:
+        """A copy, with zeros for all in which records of one kind may differ."""
+        copy = bytearray(view)
+        with memoryview(copy) as whole:
+            for code, size, first, step in self._unlike:
+                column = whole.cast(code)[first::step]  # type: ignore[call-overload]  # a code of _UNSIGNED
+                column[:] = memoryview(bytes(size * len(column))).cast(code)  # type: ignore[call-overload]
+        return copy
 
     def are_one_kind(self, view: memoryview) -> bool:
         """Whether these records, one at least, differ in nothing but what joins."""
-        for code, first, step in self._alike:
-            column = view.cast(code)[first::step]  # type: ignore[call-overload]  # a code of _UNSIGNED
+        for code, _, first, step in self._alike:
+            column = view.cast(code)[first::step]  # type: ignore[call-overload]
             if column.tobytes() != column[:1].tobytes() * len(column):
                 return False
         return True
-
-    def key(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """What they have in common, of the first's values."""
-        return tuple([values[at] for at in self._pieces])
 
     def zeros(self, values: Sequence[Any]) -> list[Any]:
         """The first's values before any record is added."""
@@ -197,6 +244,14 @@ class _Columns:
                 row[at] = max(row[at], max(column.tolist()))
             else:
                 row[at] = column[-1]
+
+
+def _columns(begin: int, end: int, stride: int) -> Iterator[_Column]:
+    # of a part of the record, in numbers as large as they can be
+    while begin < end:
+        size = next(size for size in (8, 4, 2, 1) if not begin % size and begin + size <= end)
+        yield _UNSIGNED[size], size, (RING_HEADER_BYTES + begin) // size, stride // size
+        begin += size
 
 
 def _compiled(parts: Sequence[_Part], *, by_runs: bool) -> Any:

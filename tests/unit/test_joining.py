@@ -84,9 +84,11 @@ def test_records_are_told_apart_by_a_piece_of_any_length(size: int, time_at: int
     assert sorted(counts) == [3, 4, 4, 4, 4, 4]
 
 
+# The same with a path that is rather compared than looked up.
+LONG = Layout("event", 128, (*LAYOUT.fields[:-1], Field("path", 32, 96, "bytes")))
 RUNS = st.lists(
     st.tuples(
-        st.integers(1, 5),  # how many in a row
+        st.integers(1, 90),  # how many in a row
         st.integers(1, 3),
         st.sampled_from([0, -28]),
         st.sampled_from([b"/a", b"/b"]),
@@ -96,21 +98,25 @@ RUNS = st.lists(
 )
 
 
-@pytest.mark.parametrize("unseen", [(), ("path",), ("error", "path")], ids=["all", "no path", "cgroups only"])
-@given(runs=RUNS, piece=st.integers(1, 9))
+@pytest.mark.parametrize("unseen", [(), ("path",), ("error", "path"), ("tid", "time")], ids=" ".join)
+@pytest.mark.parametrize("layout", [LAYOUT, LONG], ids=["short", "long"])
+@given(runs=RUNS, piece=st.integers(1, 300))
 def test_pieces_of_a_ring_add_up_like_its_records_one_by_one(
-    unseen: tuple[str, ...], runs: list[tuple[int, int, int, bytes, int]], piece: int
+    layout: Layout, unseen: tuple[str, ...], runs: list[tuple[int, int, int, bytes, int]], piece: int
 ) -> None:
     records: list[bytes] = []
     expected: dict[tuple[int, int, bytes], tuple[int, int, int, int]] = {}
     for run, (length, cgroup, error, path, copied) in enumerate(runs):
         for at in range(length):
-            time, tid = (run * 7919 + at * 31) % 101, run * 10 + at
-            records.append(record(time, cgroup, copied + at, tid, error, path))
-            key = (cgroup, 0 if "error" in unseen else error, b"" if unseen else path)
+            time, tid = (run * 7919 + at * 31) % 101, run * 100 + at
+            header = struct.pack("<II", layout.size, len(records))
+            numbers = record(time, cgroup, copied + at, tid, error, b"")[8:40]
+            records.append(header + numbers + path.ljust(layout.size - 32, b"\0"))
+            key = (cgroup, 0 if "error" in unseen else error, b"" if "path" in unseen else path)
             count, latest, total, _ = expected.get(key, (0, 0, 0, 0))
-            expected[key] = (count + 1, max(latest, time), total + copied + at, tid)
-    joiner = Joiner(LAYOUT, ALIKE, unseen)
+            seen = (0, 0) if "tid" in unseen else (max(latest, time), tid)
+            expected[key] = (count + 1, seen[0], total + copied + at, seen[1])
+    joiner = Joiner(layout, {name: how for name, how in ALIKE.items() if name not in unseen}, unseen)
     for at in range(0, len(records), piece):
         lying = bytearray(b"".join(records[at : at + piece]))
         joiner.add(memoryview(lying))
@@ -118,7 +124,7 @@ def test_pieces_of_a_ring_add_up_like_its_records_one_by_one(
     data, counts = joiner.take()
     found = {
         (e.cgroup_id, e.error, e.path.rstrip(b"\0")): (count, e.time, e.copied, e.tid)
-        for e, count in zip(LAYOUT.decode(data), counts, strict=True)
+        for e, count in zip(layout.decode(data), counts, strict=True)
     }
     assert list(found.items()) == list(expected.items())
     assert joiner.take() == (b"", [])
