@@ -23,10 +23,11 @@ from kubetrace.attribution.facts import Fact
 from kubetrace.attribution.node import Node
 from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.ring import Ring
 from kubetrace.engines.source import joined
 from kubetrace.host import Host
 from kubetrace.joining import Joiner
-from kubetrace.layout import Batch, Layout
+from kubetrace.layout import Layout
 from kubetrace.pipeline import Pipeline
 from kubetrace.selection import Selection
 from kubetrace.steps import Step
@@ -45,10 +46,6 @@ _OURS, _TABLE, _AGENT, _BCC, _BCC_FILE, _BCC_SERIES, _C = (
 _STREAM = "copyup/copyup"
 _RIVALS = {_OURS: _BCC, _TABLE: _BCC_FILE, _AGENT: _BCC_SERIES}
 _IN_TURN = f"the same of {CGROUPS} cgroups in turn: copy instead of drain, group"
-_TABLE_UNLIKE, _AGENT_UNLIKE = (
-    "kubetrace's table, each event of a file of its own, without the drain",
-    "kubetrace agent, the same",
-)
 
 
 def run(rounds: int) -> list[Row]:
@@ -92,10 +89,7 @@ def _of(loaded: LoadedObject, name: str, layout: Layout, directory: Path, rounds
         pipelines = {_TABLE: _Product(loaded, layout), _AGENT: _Product(loaded, layout, metered=True)}
         handlers |= {_BCC_FILE: by_file(), _BCC_SERIES: by_series()}
 
-    def product(pipeline: _Product) -> Callable[[], object]:
-        return lambda: pipeline.take(Step(batches=[joined(_STREAM, ring, pipeline.joiner)]))
-
-    ways |= {what: product(pipeline) for what, pipeline in pipelines.items()}
+    ways |= {what: _product(pipeline, ring) for what, pipeline in pipelines.items()}
     for what, (_, handle) in handlers.items():
         consume = bcc_consumer(loaded.map_fd(name), layout, handle)
         if consume is not None:
@@ -132,10 +126,9 @@ def _of(loaded: LoadedObject, name: str, layout: Layout, directory: Path, rounds
         yield missing(f"{bytes_each}: {_BCC}", GET_BCC)
     for _ in range(EVENTS):
         act_once()
-    data = ring.read()
-    yield _in_turn(joiner, layout, data, rounds)
+    yield _in_turn(joiner, layout, ring.read(), rounds)
     if pipelines:
-        yield from _unlike(loaded, layout, data, rounds)
+        yield from _unlike(loaded, ring, layout, directory, rounds)
 
 
 def _in_turn(joiner: Joiner, layout: Layout, data: bytes, rounds: int) -> Row:
@@ -150,25 +143,45 @@ def _in_turn(joiner: Joiner, layout: Layout, data: bytes, rounds: int) -> Row:
     )
 
 
-def _unlike(loaded: LoadedObject, layout: Layout, data: bytes, rounds: int) -> Iterator[Row]:
-    # the first name of a path is the file's own
-    path = next(field for field in layout.fields if field.name == "path")
-    changed = bytearray(data)
-    for at in range(EVENTS):
-        begin = at * layout.stride + layout.stride - layout.size + path.offset
-        changed[begin : begin + 4] = b"%04x" % at
-    step = Step(batches=[Batch(_STREAM, bytes(changed))])
-    made = {_TABLE_UNLIKE: _Product(loaded, layout), _AGENT_UNLIKE: _Product(loaded, layout, metered=True)}
+def _unlike(loaded: LoadedObject, ring: Ring, layout: Layout, directory: Path, rounds: int) -> Iterator[Row]:
+    # the stand-in's path is the process' directory
+    places = [directory / "unlike" / f"{at:04}" for at in range(EVENTS)]
+    for place in places:
+        place.mkdir(parents=True)
+    made = {_TABLE: _Product(loaded, layout), _AGENT: _Product(loaded, layout, metered=True)}
+    files, by_each_file = by_file()
+    ways = {what: _product(pipeline, ring) for what, pipeline in made.items()}
+    rival = bcc_consumer(loaded.map_fd("copyup"), layout, by_each_file)
+    if rival is not None:
+        ways[_BCC_FILE] = rival
 
-    def taken(pipeline: Pipeline) -> Callable[[], float]:
-        return lambda: cpu(lambda: pipeline.take(step)) / EVENTS * 1e9
+    def filled(act: Callable[[], object]) -> Callable[[], float]:
+        def measured() -> float:
+            before = os.getcwd()
+            for place in places:
+                os.chdir(place)
+                os.getpgrp()
+            os.chdir(before)
+            return cpu(act) / EVENTS * 1e9
 
-    for what, values in interleaved({what: taken(pipeline) for what, pipeline in made.items()}, rounds).items():
-        rows = len(made[what].table("file" if what == _TABLE_UNLIKE else "container"))
-        if rows != (EVENTS if what == _TABLE_UNLIKE else 1):
+        return measured
+
+    found = interleaved({what: filled(act) for what, act in ways.items()}, rounds)
+    for what, values in found.items():
+        rows = len(files if what == _BCC_FILE else made[what].table("file" if what == _TABLE else "container"))
+        if rows != (1 if what == _AGENT else EVENTS):
             raise RuntimeError(f"{what}: {rows} rows")
         note = f"{spread(values)} ns"
-        yield Row(f"{layout.stride} B: {what}", median(values), f"{median(values):,.0f} ns/ev", note, values)
+        if what == _TABLE and rival is not None:
+            note += (
+                f"; {median(values) / median(found[_BCC_FILE]):.1f} x bcc's callback, which names none and groups once"
+            )
+        what = f"{layout.stride} B, each of a file of its own: {what}"
+        yield Row(what, median(values), f"{median(values):,.0f} ns/ev", note, values)
+
+
+def _product(pipeline: _Product, ring: Ring) -> Callable[[], object]:
+    return lambda: pipeline.take(Step(batches=[joined(_STREAM, ring, pipeline.joiner)]))
 
 
 class _Product(Pipeline):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,15 +28,19 @@ def joining(operations: tuple[str, ...]) -> Callable[[list[Any], Sequence[Any]],
         [
             "def join(row, values):",
             f"    ({''.join(f'new{at}, ' for at in range(len(operations)))}) = values",
-            *[
-                "    " + STATEMENTS[operation].format(into=f"row[{at}]", new=f"new{at}")
-                for at, operation in enumerate(operations)
-            ],
+            *_statements(operations),
         ]
     )
     scope: dict[str, Any] = {}
     exec(compile(source, "<aggregate>", "exec"), scope)  # nothing in it is anyone else's
     return scope["join"]  # type: ignore[no-any-return]
+
+
+def _statements(operations: Sequence[str]) -> list[str]:
+    return [
+        "    " + STATEMENTS[operation].format(into=f"row[{at}]", new=f"new{at}")
+        for at, operation in enumerate(operations)
+    ]
 
 
 class Groups:
@@ -71,14 +75,40 @@ class Groups:
         """Count one event, or a row of many: `values` are in the order of the operations."""
         row = self._rows.get(key)
         if row is None:
-            if len(self._rows) >= self._limit:
-                self._fold_light_rows()
-            # folding may have made just this row
-            row = self._rows.get(key)
-            if row is None:
-                self._rows[key] = list(values)
+            self._add_new(key, values)
+        else:
+            self._add(row, values)
+
+    def _add_new(self, key: Key, values: Sequence[Any]) -> None:
+        if len(self._rows) >= self._limit:
+            self._fold_light_rows()
+            if key in self._rows:  # folding made just this row
+                self._add(self._rows[key], values)
                 return
-        self._add(row, values)
+        self._rows[key] = list(values)
+
+    def by_cells(self, names: Sequence[str]) -> Callable[[Mapping[str, Any], Sequence[Any]], Key]:
+        """`add` for keys that are so many of an event's cells, by their names; it returns the key.
+
+        It is compiled: a live table counts each event by all its groupings.
+        """
+        new = [f"new{at}" for at in range(len(self._operations))]
+        source = "\n".join(
+            [
+                "def count(cells, values):",
+                f"    key = ({''.join(f'cells[{name!r}], ' for name in names)})",
+                "    row = find(key)",
+                "    if row is None:",
+                "        add_new(key, values)",
+                "        return key",
+                f"    ({', '.join(new)},) = values",
+                *_statements(self._operations),
+                "    return key",
+            ]
+        )
+        scope: dict[str, Any] = {"find": self._rows.get, "add_new": self._add_new}
+        exec(compile(source, "<aggregate>", "exec"), scope)  # the names are those of a tracer's columns
+        return scope["count"]  # type: ignore[no-any-return]
 
     def fold_ended(
         self,
@@ -110,7 +140,9 @@ class Groups:
 
     def _fold_light_rows(self) -> None:
         ranked = sorted(self._rows.items(), key=lambda item: self._weight(item[1]), reverse=True)
-        self._rows = dict(ranked[: self._limit // 2])
+        # the same dict: it is bound to what `by_cells` made
+        self._rows.clear()
+        self._rows.update(ranked[: self._limit // 2])
         light = ranked[self._limit // 2 :]
         for _ in range(len(ranked[0][0])):
             folded: dict[Key, list[Any]] = {}

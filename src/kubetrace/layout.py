@@ -68,13 +68,13 @@ class Field:
             raise ValueError(f"field {self.name}: no {self.kind} number has {self.size} bytes") from None
 
 
-class _Names(tuple[str, ...]):
+class _Names(dict[int, str]):
     # By number, as a record may hold any: one of a later version's object, or of a file that was changed.
 
     __slots__ = ()
 
-    def __getitem__(self, number: Any) -> Any:
-        return tuple.__getitem__(self, number) if 0 <= number < len(self) else "unknown"
+    def __missing__(self, number: int) -> str:
+        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Layout:
         A number that has no name is "unknown".
         """
         fields = namedtuple(self.name, [field.name for field in self.fields])  # type: ignore[misc]
-        names = {field.name: _Names(field.names) for field in self.fields if field.names}
+        names = {field.name: _Names(enumerate(field.names)) for field in self.fields if field.names}
         return type(self.name, (fields,), {"__slots__": (), "NAMES": names})
 
     @property

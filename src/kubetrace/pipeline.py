@@ -109,18 +109,18 @@ class Tally:
         own = [column.key for column in grouping.notes]
         self._own_notes = len(own)
         self._note_columns = [*own, *also]
-        self._key_of, self._notes_of = _chosen(self._key_columns), _chosen(self._note_columns)
+        self._notes_of = _chosen(self._note_columns)
         self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
         weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
         self._groups = Groups(tracer.operations(), fold=_coarser(grouping.key), weight=lambda row: row[weight])
+        self._count = self._groups.by_cells(self._key_columns)
         self._notes: dict[Key, tuple[Value, ...]] = {}
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
         """Count one event."""
         if self._board is not None:
             return
-        key = self._key_of(cells)
-        self._groups.add(key, values)
+        key = self._count(cells, values)
         if self._note_columns:
             self._notes[key] = self._notes_of(cells)
             if len(self._notes) > _MOST_NOTES:
@@ -477,8 +477,9 @@ class Pipeline:
             for event, identity in zip(events, identities, strict=True):
                 self._take(event, identity)
         else:
+            match = self._selection.match if self._selection else None
             for event, identity, count in zip(events, identities, counts, strict=True):
-                if not self._selection or self._selection.match(identity):
+                if match is None or match(identity):
                     self._tell(event, identity, count)
         self._end(step)
 

@@ -37,11 +37,13 @@ def test_the_heaviest_rows_survive_folding() -> None:
     st.integers(4, 12),
 )
 def test_sums_of_a_pod_are_exact_whatever_is_folded(events: list[tuple[str, int, int]], limit: int) -> None:
-    groups = _groups(limit)
+    groups, by_cells = _groups(limit), _groups(limit)
+    count = by_cells.by_cells(["pod", "file"])
     expected: dict[str, list[int]] = {}
-    for pod, file, size in events:
+    for number, (pod, file, size) in enumerate(events):
         key: Key = (pod, file)
-        groups.add(key, (1, size, size, 0))
+        groups.add(key, (1, size, size, number))
+        assert count({"file": file, "pid": 1, "pod": pod}, (1, size, size, number)) == key
         of_pod = expected.setdefault(pod, [0, 0, 0])
         of_pod[0] += 1
         of_pod[1] += size
@@ -53,6 +55,7 @@ def test_sums_of_a_pod_are_exact_whatever_is_folded(events: list[tuple[str, int,
         of_pod[1] += row[1]
         of_pod[2] = max(of_pod[2], row[2])
     assert found == expected
+    assert list(by_cells.rows()) == list(groups.rows())
     # the half that is kept, a folded row for each of three pods, and the new one
     assert len(groups) <= limit + 3
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 # overlayfs takes 500 lower layers at most (fs/overlayfs/ovl_entry.h, OVL_MAX_STACK).
@@ -135,6 +136,7 @@ def best_reference(references: Iterable[str]) -> str | None:
     return min(references, key=lambda name: (is_digest(name), "@" in name, name), default=None)
 
 
+@lru_cache(maxsize=512)  # it is asked for each event
 def dockerfile_line(created_by: str) -> str:
     """A history's `created_by` as it stood in the Dockerfile, on one line: without what builders add to it."""
     line = " ".join(created_by.split()).removesuffix("# buildkit").rstrip()

@@ -90,8 +90,8 @@ _SWEEP_NS = 1_000_000_000
 
 
 def _what(event: Any) -> str:
-    names: tuple[str, ...] = event.NAMES["event"]
-    return names[event.event].replace("-", "_") if event.event < len(names) else "unknown"
+    names: Mapping[int, str] = event.NAMES["event"]
+    return names[event.event].replace("-", "_")
 
 
 def _signal(number: int) -> str:
@@ -216,7 +216,7 @@ class CgroupsBoard:
         self._keep_ns = keep_ns
         self._blank = blank
         self._tell_refused = tell_refused
-        self._numbers = {name.replace("-", "_"): number for number, name in enumerate(blank.NAMES["event"])}
+        self._numbers = {name.replace("-", "_"): number for number, name in blank.NAMES["event"].items()}
         self._pods: dict[str, _Unit] = {}
         self._containers: dict[str, _Unit] = {}
         self._named: dict[tuple[str, str], _Unit] = {}

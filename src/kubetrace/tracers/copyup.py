@@ -75,19 +75,8 @@ def _error(code: int) -> str | None:
 
 
 def _trigger(event: Any) -> str:
-    names: tuple[str, ...] = event.NAMES["trigger"]
-    return names[event.trigger] if event.trigger < len(names) else "other"
-
-
-def _layer_cells(event: Any, identity: Identity, clock: Clock) -> dict[str, Value]:
-    layer = clock.layer(event, identity)
-    if layer is None:
-        return {"image": identity.image, "layer": None, "created_by": None}
-    return {
-        "image": layer.image or identity.image,
-        "layer": layer.position,
-        "created_by": layer.line or f"({layer.reason})",
-    }
+    names: Mapping[int, str] = event.NAMES["trigger"]
+    return names.get(event.trigger, "other")
 
 
 def _layer_record(event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
@@ -290,15 +279,20 @@ class Copyup:
     def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
         """By column key."""
         path, cut = rows.path_of(event)
-        return {
-            **rows.identity_cells(event, identity),
-            "path": b"\xe2\x80\xa6/" + path if cut else path,
-            "pid": event.pid,
-            "comm": rows.text_of(event.comm),
-            "node": clock.node,
-            "trigger": _trigger(event),
-            **_layer_cells(event, identity, clock),
-        }
+        cells = rows.identity_cells(event, identity)
+        cells["path"] = b"\xe2\x80\xa6/" + path if cut else path
+        cells["pid"] = event.pid
+        cells["comm"] = rows.text_of(event.comm)
+        cells["node"] = clock.node
+        cells["trigger"] = _trigger(event)
+        layer = clock.layer(event, identity)
+        if layer is None:
+            cells["layer"] = cells["created_by"] = None
+        else:
+            cells["image"] = layer.image or identity.image
+            cells["layer"] = layer.position
+            cells["created_by"] = layer.line or f"({layer.reason})"
+        return cells
 
     def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
         """In the order of `event_columns`."""

@@ -59,8 +59,8 @@ _PODS = 4096
 
 
 def _phase(event: Any) -> str:
-    names: tuple[str, ...] = event.NAMES["phase"]
-    return names[event.phase].replace("-", "_") if event.phase < len(names) else "unknown"
+    names: Mapping[int, str] = event.NAMES["phase"]
+    return names[event.phase].replace("-", "_")
 
 
 class _Unit:
@@ -99,7 +99,7 @@ class StartsBoard:
         self._node = node
         self._offset_ns = offset_ns
         self._blank = blank
-        self._numbers = {name.replace("-", "_"): number for number, name in enumerate(blank.NAMES["phase"])}
+        self._numbers = {name.replace("-", "_"): number for number, name in blank.NAMES["phase"].items()}
         self._pods: dict[str, _Pod] = {}
         self._prepared: dict[str, int] = {}
         self._rooted: dict[str, int] = {}
