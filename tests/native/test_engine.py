@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,22 @@ def test_a_full_ring_is_counted_not_silent(standin: LoadedObject, workload: Work
     # 4 MiB hold 8,192 records of 512 bytes; the ring keeps one byte free
     assert kept == 8_191
     assert standin.per_cpu_sums("losses", [0]) == [20_011 - kept]
+
+
+def test_a_reader_that_is_interrupted_leaves_its_piece_and_can_be_closed(objects: Path, workload: Workload) -> None:
+    with LoadedObject(objects / "copyup.bpf.o", constants={"standin_pid": workload.pid}) as loaded:
+        layout = loaded.layout("copyup_event")
+        ring = loaded.ring("copyup", layout.size)
+        workload.fire(bytes(workload.directory / "a"), 7)
+
+        def interrupted(piece: bytes | memoryview) -> None:
+            for _ in struct.iter_unpack(f"{layout.stride}s", piece):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            ring.feed(interrupted)
+        assert [event.copied for event in layout.decode(fed_by(ring))] == list(range(1, 8))
+    assert caught.traceback
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the mapped ring needs x86-64's memory ordering")

@@ -12,6 +12,7 @@ only then store the consumer's position. x86-64 never reorders two loads, nor a 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import platform
@@ -77,8 +78,7 @@ class MappedRing:
             start = at % self._size
             length = min(end - at, self._size - start, most)
             if self._are_finished(start, length):
-                with self._data[start : start + length] as piece:
-                    take(piece)
+                take(self._data[start : start + length])
                 self._consumer[0] = at + length
                 continue
             if data := self._read(start, length):
@@ -114,7 +114,8 @@ class MappedRing:
         for view in (self._consumer, self._producer, self._headers, self._data):
             view.release()
         self._positions.close()
-        self._mapping.close()
+        with contextlib.suppress(BufferError):  # of a reader that was interrupted a traceback still holds its piece
+            self._mapping.close()
 
 
 class CallbackRing:
