@@ -126,6 +126,10 @@ class Tally:
             if len(self._notes) > _MOST_NOTES:
                 self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
 
+    def depends_on(self, names: Collection[str]) -> bool:
+        """Whether one of these cells is in its rows."""
+        return any(name in names for name in (*self._key_columns, *self._note_columns))
+
     def let_go(self, owners: Owners) -> None:
         """Fold the light rows of pods, and cgroups of the node, that are not among the owners any more.
 
@@ -477,10 +481,7 @@ class Pipeline:
             for event, identity in zip(events, identities, strict=True):
                 self._take(event, identity)
         else:
-            match = self._selection.match if self._selection else None
-            for event, identity, count in zip(events, identities, counts, strict=True):
-                if match is None or match(identity):
-                    self._tell(event, identity, count)
+            self._take_joined(zip(events, identities, counts, strict=True))
         self._end(step)
 
     def _learn(self, facts: Sequence[Fact]) -> None:
@@ -587,33 +588,61 @@ class Pipeline:
             if not self._selection or self._selection.match(of):
                 self._tell(told, of)
 
-    def _tell(self, event: Any, identity: Identity, count: int = 1) -> None:
+    def _tell(self, event: Any, identity: Identity) -> None:
+        if self._is_counted(event, identity, 1):
+            values = self._tracer.values(event, self._clock)
+            self._add_total(self.totals, values)
+            if self._tallied:
+                cells = self._tracer.key_cells(event, identity, self._clock)
+                for tally in self._tallied:
+                    tally.add(cells, values)
+            self.advice.add(event, identity, self._clock)
+        if self._events is not None:
+            self._events.event(event, identity)
+
+    def _is_counted(self, event: Any, identity: Identity, count: int) -> bool:
         self.counts.events += count
         if identity.kind == "unknown":
             self.counts.unattributed += count
         if self._tracer.folded(event):
             self.counts.folded += count
-        else:
-            self._count(event, identity, count)
-        if self._events is not None:
-            self._events.event(event, identity)
+            return False
+        return True
 
-    def _count(self, event: Any, identity: Identity, count: int) -> None:
-        if self._joiners:
-            values = self._tracer.joined_values(event, self._clock, count)  # type: ignore[attr-defined]  # it Joins
-        else:
-            values = self._tracer.values(event, self._clock)
-        self._add_total(self.totals, values)
-        if self._tallied:
-            cells = self._tracer.key_cells(event, identity, self._clock)
+    def _take_joined(self, events: Iterable[tuple[Any, Identity, int]]) -> None:
+        """Count the events of a step, each with how many it stands for.
+
+        What events of one kind have in common is looked up once, and counted at the end: of a storm each is of a file
+        of its own, but most are of one process.
+        """
+        tracer, clock, advice = self._tracer, self._clock, None if self._metered else self.advice
+        assert isinstance(tracer, Joins)
+        own = [tally for tally in self._tallied if tally.depends_on(tracer.own_cells)]
+        match = self._selection.match if self._selection else None
+        # (identity, kind) -> (cells, values)
+        kinds: dict[Hashable, tuple[dict[str, Value], list[Any]]] = {}
+        for event, identity, count in events:
+            if (match is not None and not match(identity)) or not self._is_counted(event, identity, count):
+                continue
+            values = tracer.joined_values(event, clock, count)
+            kind = (id(identity), tracer.kind(event, identity, clock))
+            known = kinds.get(kind)
+            if known is None:
+                known = kinds[kind] = dict(tracer.key_cells(event, identity, clock)), list(values)
+            else:
+                self._add_total(known[1], values)
+            if own:
+                cells = known[0]
+                cells.update(tracer.cells_of(event))
+                for tally in own:
+                    tally.add(cells, values)
+            if advice is not None:
+                advice.add(event, identity, clock, count)
+        for cells, sums in kinds.values():
+            self._add_total(self.totals, sums)
             for tally in self._tallied:
-                tally.add(cells, values)
-        if self._metered:
-            return
-        if count == 1:
-            self.advice.add(event, identity, self._clock)
-        else:
-            self.advice.add(event, identity, self._clock, count)
+                if tally not in own:
+                    tally.add(cells, sums)
 
 
 def _nameless(identity: Identity) -> bool:

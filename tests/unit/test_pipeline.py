@@ -85,11 +85,12 @@ def event(
     parents: int = 0,
     is_parent: bool = False,
     pid: int = 10,
+    trigger: int = 2,
 ) -> bytes:
     names = b"".join(name + b"\0" for name in reversed(path.strip(b"/").split(b"/")))
     numbers = struct.pack("<8Q6i", time, cgroup, 0, 5, copied, copied, 0, 11, 0, device, pid, pid, 1, error)
     rest = struct.pack("<3H16s64s", mode, len(names), 0, b"sh", names)
-    return bytes(8) + numbers + rest + struct.pack("<QIIHHI", 100 * parents, 2, 0, 3, parents, is_parent)
+    return bytes(8) + numbers + rest + struct.pack("<QIIHHI", 100 * parents, trigger, 0, 3, parents, is_parent)
 
 
 def birth(time: int, cgroup: int, path: bytes, step: int = 0) -> bytes:
@@ -438,6 +439,8 @@ def filled(groupings: Sequence[str], *, joins: bool, metered: bool = False) -> P
                 error=-28 if at % 13 == 0 else 0,
                 parents=at % 2,
                 is_parent=at % 17 == 0,
+                pid=10 + at % 3,
+                trigger=1 + at % 3,  # the third has no name
             )
             for at in range(60)
         ]
@@ -454,6 +457,7 @@ def rows_of(pipeline: Pipeline, by: str) -> list[str]:
 def test_joined_events_give_the_rows_of_single_ones(by: str) -> None:
     joined, single = filled([by], joins=True), filled([by], joins=False)
     assert rows_of(joined, by) and rows_of(joined, by) == rows_of(single, by)
+    assert len(rows_of(joined, by)) == {"file": 6, "process": 6, "container": 2, "pod": 2, "why": 3}.get(by, 1)
     assert joined.total() == single.total()
     assert (joined.counts.events, joined.counts.folded) == (300, single.counts.folded) == (300, 15)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -146,15 +146,24 @@ class Tracer(Protocol):
 
 @runtime_checkable
 class Joins(Tracer, Protocol):
-    """A tracer of which many events that are alike can be counted as one."""
+    """A tracer of which many events that are alike can be counted as one, and told of with what many have in common."""
 
     alike: Mapping[str, str]
     """The fields in which such events differ -> how these join (aggregate.SUM, MAX or LAST); all others are equal."""
     unmetered: Collection[str]
     """Of all fields those that none of its metrics and their labels depends on (Metered)."""
 
+    own_cells: Collection[str]
+    """The key cells that are an event's own; all others depend on its `kind` alone."""
+
     def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
         """The measures of an event that stands for `count`: `values`, where that is one."""
+
+    def kind(self, event: Any, identity: Identity, clock: Clock) -> tuple[Hashable, ...]:
+        """Equal for events of one identity whose key cells are equal but for their own."""
+
+    def cells_of(self, event: Any) -> Mapping[str, Value]:
+        """The cells named in `own_cells`."""
 
 
 @runtime_checkable

@@ -218,6 +218,7 @@ class Copyup:
         *("inode", "size", "duration", "parents_duration", "pid", "tid", "flags", "mode", "trigger", "part"),
         *("reserved", "parents", "comm", "path", "path_bytes", "path_end"),
     )
+    own_cells = ("path",)
     metered_by = "container"
     metric_labels = ("namespace", "pod", "container", "image")
     metrics = (
@@ -276,11 +277,20 @@ class Copyup:
             clock.wall_ns(event.time),
         )
 
+    def kind(self, event: Any, identity: Identity, clock: Clock) -> tuple[Hashable, ...]:
+        """Of one process, for one reason, from one layer."""
+        layer = clock.layer(event, identity)
+        return event.pid, event.comm, event.trigger, event.cgroup_id, event.memory_cgroup_id, id(layer)
+
+    def cells_of(self, event: Any) -> Mapping[str, Value]:
+        """The path."""
+        path, cut = rows.path_of(event)
+        return {"path": b"\xe2\x80\xa6/" + path if cut else path}
+
     def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
         """By column key."""
-        path, cut = rows.path_of(event)
         cells = rows.identity_cells(event, identity)
-        cells["path"] = b"\xe2\x80\xa6/" + path if cut else path
+        cells.update(self.cells_of(event))
         cells["pid"] = event.pid
         cells["comm"] = rows.text_of(event.comm)
         cells["node"] = clock.node
