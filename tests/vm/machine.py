@@ -62,8 +62,12 @@ done
 PYTHONPATH={guest.RUN}/source exec {guest.TOOLS}/bin/python3 -S -m tests.vm.guest
 """
 
-# virtme-run, but for the root, which the guest only reads, to be looked up once: asking the host for each part of each path
-# takes milliseconds where that is busy, and a hundred of them a process.
+# All that QEMU emulates, but for what so costs more than it saves: strings copied byte by byte (rep movsb, rep stosb),
+# the fifth level of page tables, and checks around each access to user memory.
+_CPU = "max,-erms,-fsrm,-la57,-smap,-smep,-umip,-pku"
+
+# virtme-run, but for the root, which the guest only reads, to be looked up once: to ask the host for each part of each
+# path takes milliseconds where that is busy, and there are a hundred for a process.
 _VIRTME_RUN = """
 import sys
 from virtme import mkinitramfs
@@ -214,6 +218,11 @@ def qemu_command(
     qemu += ["-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=kubetrace,name={frames.PORT_NAME}"]
     if count_instructions:
         qemu += ["-icount", "shift=0"]
+    else:
+        qemu[qemu.index("-cpu") + 1] = _CPU
+        for device in ("9p", "blk", "serial"):
+            # the CPU that asks does it: to wake a thread for it takes longer
+            qemu += ["-global", f"virtio-{device}-pci.ioeventfd=off"]
     for name, (disk, access) in disks.items():
         qemu += ["-drive", f"if=none,id={name},file={disk},format=raw,cache=unsafe,{access}"]
         qemu += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
