@@ -280,7 +280,8 @@ class Copyup:
     def kind(self, event: Any, identity: Identity, clock: Clock) -> tuple[Hashable, ...]:
         """Of one process, for one reason, from one layer."""
         layer = clock.layer(event, identity)
-        return event.pid, event.comm, event.trigger, event.cgroup_id, event.memory_cgroup_id, id(layer)
+        said = layer and (layer.image, layer.ordinal, layer.layers_total, layer.created_by, layer.reason)
+        return event.pid, event.comm, event.trigger, event.cgroup_id, event.memory_cgroup_id, said
 
     def cells_of(self, event: Any) -> Mapping[str, Value]:
         """The path."""
