@@ -6,8 +6,8 @@
  *
  * Packages of headers leave out what is private to fs/: those structs are written down here, up to the last
  * member that is read. Each block says which kernels have it so; a kernel that none of them knows has no such
- * struct here, and a tracer that needs it does not load. tests/native/test_bcc_types.py holds these offsets
- * to the BTF of Debian's kernels.
+ * struct here, and a tracer that needs it does not load. tests/kernel/test_headers.py holds these offsets to
+ * the BTF of the kernel that runs.
  */
 #include <linux/version.h>
 #include <linux/fs.h>
@@ -96,6 +96,15 @@ struct mnt_namespace {
 	atomic_t count;
 #endif
 	struct ns_common ns;
+/* an rbtree of mounts instead of list and ns_lock: 6.8 (2eea9ce4310d) */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+	struct mount *root;
+	struct list_head list;
+	spinlock_t ns_lock;
+	struct user_namespace *user_ns;
+	struct ucounts *ucounts;
+	u64 seq;
+#endif
 };
 #endif
 

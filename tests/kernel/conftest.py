@@ -45,7 +45,11 @@ class Tracer:
         self.objects: list[Event] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._wait_until(self._ready.exists, "ready", ready_s)
+        try:
+            self._wait_until(self._ready.exists, "ready", ready_s)
+        except BaseException:
+            self.kill()
+            raise
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -81,6 +85,11 @@ class Tracer:
         """What it wrote to stderr so far."""
         self._errors.seek(0)
         return self._errors.read().decode()
+
+    def kill(self) -> None:
+        """For a test that is lost: what still runs would slow the others down."""
+        self._process.kill()
+        self._process.wait()
 
     def end(self) -> list[Event]:
         """Ctrl-C; every object it ever wrote, the summary last."""

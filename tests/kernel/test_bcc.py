@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -11,17 +10,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.vm import cri, guest, images
+from tests.vm import cri, images
 
 from .conftest import SHELL, Event, Tracer
 from .test_writes import procs_of, write
 
-# of the kernel that runs, where the machine has a disk with them (tests/vm/stage_headers.py)
-HEADERS = glob.glob(f"{guest.RUN}/headers/linux-headers-{os.uname().release}")
 # how a thing is told, and what cannot be the same for two who watch it
 COMMANDS = {"copyup": (), "writes": ("--by", "operation"), "cgroups": ("--min-stall", "0")}
-# a compiler under emulation, whose libraries come over 9p
-COMPILED_S = 300
+# three compilers under emulation at once
+COMPILED_S = 600
 OWN = {"time", "duration_ns", "parents_duration_ns", "lifetime_ns", "startup_ns"}
 TOTALS = ("writes_total", "bytes_total", "files_total", "fsyncs_total", "errors_total", "mapped_bytes_total")
 COPY_UPS = """
@@ -48,23 +45,27 @@ class Told:
         return [o for o in self.objects[engine, command] if o.get("container_id") == mine]
 
 
-@pytest.fixture(scope="module", params=["BTF", *(["headers"] if HEADERS else [])])
-def told(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    if request.param == "headers":
-        os.environ["BCC_KERNEL_SOURCE"] = HEADERS[0]
-
+@pytest.fixture(scope="module")
+def told(node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     pairs = [(engine, command) for command in COMMANDS for engine in ("bcc", "libbpf")]
     # here, for pytest does not make directories in several threads
     directories = {pair: tmp_path_factory.mktemp("-".join(pair)) for pair in pairs}
 
-    def start(engine: str, command: str) -> Tracer:
-        options = ("--engine", engine, *COMMANDS[command])
-        return Tracer(directories[engine, command], *options, command=command, ready_s=COMPILED_S)
+    tracers: dict[tuple[str, str], Tracer] = {}
 
-    with ThreadPoolExecutor() as pool:
-        tracers = dict(zip(pairs, pool.map(lambda pair: start(*pair), pairs), strict=True))
-    os.environ.pop("BCC_KERNEL_SOURCE", None)
-    pod = node.run_pod("shop", f"twice-{request.param.lower()}", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
+    def start(pair: tuple[str, str]) -> None:
+        engine, command = pair
+        options = ("--engine", engine, *COMMANDS[command])
+        tracers[pair] = Tracer(directories[pair], *options, command=command, ready_s=COMPILED_S)
+
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(start, pairs))
+    except BaseException:
+        for tracer in tracers.values():
+            tracer.kill()
+        raise
+    pod = node.run_pod("shop", "twice", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
     container = pod.start_container("app", images.WEB, SHELL)
     assert container.exec(["sh", "-c", COPY_UPS])[2] == 0
     write(container.pid, procs_of(container), "/app/data", "/cache")
