@@ -627,10 +627,10 @@ class TableView:
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
             (f"{counts.unattributed} unattributed", "warn" if counts.unattributed else "dim"),
-            (f"own CPU {'-' if cost is None else format_percent(cost)}", "dim"),
         ]
+        costs: list[Item] = [(f"own CPU {'-' if cost is None else format_percent(cost)}", "dim")]
         if self.overhead is not None:
-            foot.append((self.overhead.look(tick), "dim"))
+            costs.append((self.overhead.look(tick), "dim"))
         notices = [*self._missing, *self._notices]
         if self.paused:
             notices.append(self.pause_notice)
@@ -644,6 +644,7 @@ class TableView:
             rows=tally.rows(tracer.sorts[self._sort], self._options.top),
             head=head,
             foot=foot,
+            costs=costs,
             lost=counts.lost,
             total=len(tally),
             sort=tracer.sorts[self._sort],

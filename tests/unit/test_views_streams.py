@@ -260,7 +260,9 @@ def test_events_leave_out_what_a_narrow_terminal_can_spare() -> None:
 
 # --- the table on a pipe
 
-WINDOW = Window(COLUMNS, (ROW,), head=("copyup", "0:01"), foot=("1 event", "own CPU 0.1%"), lost=0, sort="copied")
+WINDOW = Window(
+    COLUMNS, (ROW,), head=("copyup", "0:01"), foot=("1 event",), costs=("own CPU 0.1%",), lost=0, sort="copied"
+)
 BLOCK = """\
 copyup · 0:01
 TIME          POD              COPIED▼  FILE
@@ -274,16 +276,20 @@ def test_a_block_is_printed_only_when_it_says_something_new() -> None:
     with open_table(stream) as table:
         assert isinstance(table, PlainTable)
         table.show(WINDOW)
-        table.show(replace(WINDOW, head=("copyup", "0:02"), foot=("1 event", "own CPU 0.2%")))
+        table.show(replace(WINDOW, head=("copyup", "0:02"), costs=("own CPU 0.2%",)))
         assert stream.getvalue() == BLOCK
         table.show(replace(WINDOW, lost=7))
-    assert stream.getvalue() == BLOCK + "\n" + BLOCK.replace("1 event · lost 0", "LOST 7 events · 1 event")
+        table.show(replace(WINDOW, lost=7, foot=("2 events",)))
+    assert stream.getvalue() == "\n".join(
+        [BLOCK, *(BLOCK.replace("1 event · lost 0", f"LOST 7 events · {n}") for n in ("1 event", "2 events"))]
+    )
 
 
 def test_blocks_without_headers_are_rows_alone() -> None:
     stream = io.StringIO()
     table = PlainTable(stream, headers=False)
     table.show(WINDOW)
+    table.show(replace(WINDOW, foot=("2 events",)))
     table.show(replace(WINDOW, rows=(ROW, EVIL)))
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == [
         "checkout-x2x9k",

@@ -83,6 +83,7 @@ class Merged:
             rows=table,
             head=self._head(elapsed_s),
             foot=self._foot(),
+            costs=self._costs(),
             lost=sum(state.window.lost for state in self.nodes.values()),
             total=sum(max(state.window.total, len(state.window.rows)) for state in self.nodes.values())
             + sum(bool(state.status) for state in self.nodes.values()),
@@ -114,12 +115,15 @@ class Merged:
     def _foot(self) -> list[Item]:
         windows = [state.window for state in self.nodes.values()]
         events, unattributed = sum(w.events for w in windows), sum(w.unattributed for w in windows)
-        cost = max((w.own_cpu_percent for w in windows if w.own_cpu_percent is not None), default=None)
         return [
             f"{format_count(events)} {self._noun[events != 1]}",
             (f"{unattributed} unattributed", "warn" if unattributed else "dim"),
-            (f"own CPU at most {'-' if cost is None else format_percent(cost)}", "dim"),
         ]
+
+    def _costs(self) -> list[Item]:
+        known = [state.window.own_cpu_percent for state in self.nodes.values()]
+        cost = max((percent for percent in known if percent is not None), default=None)
+        return [(f"own CPU at most {'-' if cost is None else format_percent(cost)}", "dim")]
 
     def _notices(self) -> list[str]:
         found: dict[str, list[str]] = {}

@@ -35,7 +35,8 @@ class PlainTable:
     def show(self, window: Window) -> None:
         """Print the window unless it says what the last one said. Raises OutputError."""
         rows, notices = tuple(window.rows), tuple(window.notices)  # the caller may use its lists again
-        now = (window.columns, rows, window.total, window.sort, window.descending, notices, window.lost)
+        foot = tuple(window.foot) if self._headers else ()
+        now = (window.columns, rows, window.total, window.sort, window.descending, notices, foot, window.lost)
         if now == self._before:
             return
         width = terminal_size(self._out.stream)[0] if is_terminal(self._out.stream) else None

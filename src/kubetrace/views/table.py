@@ -199,7 +199,7 @@ def _foot(window: Window) -> list[Item]:
         items.insert(0, (f"LOST {window.lost} event{'s' * (window.lost != 1)}", "bad"))
     elif window.lost is not None:
         items.insert(1, ("lost 0", ""))
-    return items
+    return [*items, *window.costs]
 
 
 def _flow(items: Iterable[Item], cells: int | None, ascii: bool, between: str = "") -> list[Line]:

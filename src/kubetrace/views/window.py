@@ -18,7 +18,7 @@ class Window:
     """The table at one moment. Rows are in order and limited to --top already; views neither sort nor filter.
 
     `rows`: raw values in the order of `columns`, -o wide columns included.
-    `head`: tracer, node, kernel, hook, elapsed. `foot`: events, unattributed, own CPU.
+    `head`: tracer, node, kernel, hook, elapsed. `foot`: events, unattributed. `costs`, behind it: own CPU.
     `lost`: events that the kernel could not hand over; always shown (None: the source cannot lose any), loudly above 0.
     `total`: rows before --top. `sort`: the key of the sorted column. `notices`: what the user should know now
     ("waiting for the overlay module"). `empty`: said in place of rows. `keys`: (key, what it does), for the live table.
@@ -28,6 +28,7 @@ class Window:
     rows: Sequence[Sequence[Value]] = ()
     head: Sequence[Item] = ()
     foot: Sequence[Item] = ()
+    costs: Sequence[Item] = ()
     lost: int | None = None
     total: int | None = None
     sort: str = ""
