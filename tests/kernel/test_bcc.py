@@ -59,7 +59,7 @@ def told(node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
         tracers[pair] = Tracer(directories[pair], *options, command=command, ready_s=COMPILED_S)
 
     try:
-        # one for each CPU: more than that take turns, and each turn begins with an empty TLB under emulation
+        # one for each CPU: all at once took 198 s instead of 170
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(start, pairs))
     except BaseException:
