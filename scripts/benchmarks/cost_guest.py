@@ -30,11 +30,11 @@ from kubetrace.engines.source import object_path
 from kubetrace.host import Host
 
 BASE = os.environ.get("TMPDIR", "/run") + "/cost"
-# Of each measurement the cheapest batch counts, so that the clock's ticks (one in 4 million instructions) and what the
-# kernel puts off fall out of it: a batch of so many operations is shorter, and has time for what was put off before.
-BATCHES = 15
-_AT_ONCE = {"copy_up": 8, "exec": 1, "cgroup": 1}
-_OFTEN = 64
+# Each operation is measured by itself and the cheapest counts, so that the clock's ticks (one in 4 million instructions),
+# allocations of new slabs and what the kernel puts off fall out of it: so many times, with time for what was put off.
+_COPY_UPS = 120
+_TIMES = {"copy_up": _COPY_UPS, "exec": 30, "cgroup": 30}
+_OFTEN = 300
 _PAUSE_S = {"exec": 0.02, "cgroup": 0.05}
 _ATTACH_S = 90
 
@@ -124,14 +124,13 @@ class Operations:
 
     def measure(self, name: str) -> float:
         """Instructions of one; a pair of renames is two."""
-        act, times = self._acts[name], _AT_ONCE.get(name, _OFTEN)
+        act, pause = self._acts[name], _PAUSE_S.get(name, 0)
         found = []
-        for _ in range(BATCHES):
-            time.sleep(_PAUSE_S.get(name, 0))
+        for _ in range(_TIMES.get(name, _OFTEN)):
+            time.sleep(pause)
             begun = time.perf_counter_ns()
-            for _ in range(times):
-                act()
-            found.append((time.perf_counter_ns() - begun) / times)
+            act()
+            found.append(time.perf_counter_ns() - begun)
         return min(found) / (2 if name == "rename" else 1)
 
 
@@ -205,7 +204,7 @@ def measure(rounds: int, *, peers: bool) -> dict[str, dict[str, list[float]]]:
             if shutil.which(command[0]):
                 ways[what] = (lambda c=command, p=programs: peer(c, p), operations)  # type: ignore[misc]
     copies = sum("copy_up" in operations for _, operations in ways.values())
-    acts = Operations(2 * rounds * copies * BATCHES * _AT_ONCE["copy_up"])
+    acts = Operations(2 * rounds * copies * _COPY_UPS)
     found: dict[str, dict[str, tuple[list[float], list[float]]]] = {
         way: {name: ([], []) for name in operations} for way, (_, operations) in ways.items()
     }

@@ -21,7 +21,7 @@ REFERENCE = Path(__file__).with_name("instructions.json")
 ROUNDS = 3
 DEARER = 1.05
 # What a run differs from the next by, in instructions: what the kernel puts off falls into one or the other.
-NOISE = {"exec": 6000, "cgroup": 15000, "copy_up": 500, "rename": 250, "open_write": 300}
+NOISE = {"exec": 3000, "cgroup": 8000, "copy_up": 300, "rename": 250, "open_write": 100}
 LITTLE = 60
 
 
