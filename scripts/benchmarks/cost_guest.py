@@ -30,8 +30,8 @@ from kubetrace.engines.source import object_path
 from kubetrace.host import Host
 
 BASE = os.environ.get("TMPDIR", "/run") + "/cost"
-# Each operation is measured by itself and the cheapest counts, so that the clock's ticks (one in 4 million instructions),
-# allocations of new slabs and what the kernel puts off fall out of it: so many times, with time for what was put off.
+# Each operation is measured by itself and the cheapest counts, so that the clock's ticks (one in 4 million
+# instructions), new slabs and what the kernel puts off fall out of it: so many times, with time for what was put off.
 _COPY_UPS = 120
 _TIMES = {"copy_up": _COPY_UPS, "exec": 30, "cgroup": 30}
 _OFTEN = 300

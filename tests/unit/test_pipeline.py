@@ -493,10 +493,10 @@ def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool) -> No
         asked=live,
         record=steps.append if recorded else None,
     )
+    events = [event(at, (21, 9)[at % 7 == 0], (b"/a", b"/b")[at % 3 == 0], at, parents=at % 2) for at in range(9000)]
     live.start()
     for step in live.drain():
         made.take(step)
-    events = [event(at, (21, 9)[at % 7 == 0], (b"/a", b"/b")[at % 3 == 0], at, parents=at % 2) for at in range(9000)]
     source.put("copyup", *events)
     for step in live.drain():
         made.take(step)
