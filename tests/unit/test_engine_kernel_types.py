@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from kubetrace.engines.kernel_types import KernelTypes, _Blob
+from kubetrace.engines.kernel_types import Blob, KernelTypes
 from kubetrace.errors import LoadRefused
 
 INT, PTR, STRUCT, UNION, ENUM, CONST, ENUM64 = 1, 2, 4, 5, 6, 10, 19
@@ -97,11 +97,11 @@ def test_enumerators_have_the_kernels_values() -> None:
 
 
 def test_a_modules_types_count_on_from_the_kernels() -> None:
-    base = _Blob(kernel())
+    base = Blob(kernel())
     module = Written(len(base.strings))
     module.add(STRUCT, "ovl_layer", 32, (module.name("idx"), 1, 24 * 8))  # 9
     module.add(STRUCT, "ovl_path", 16, (0, 4, 0), (base.strings.index(b"d_flags"), 1, 64))  # 10
-    types = KernelTypes([base, _Blob(module.blob(), base)], {"struct ovl_layer", "struct ovl_path", "struct dentry"})
+    types = KernelTypes([base, Blob(module.blob(), base)], {"struct ovl_layer", "struct ovl_path", "struct dentry"})
     assert types.members("ovl_layer") == {"idx": 24}
     assert types.members("ovl_path") == {"d_flags": 8, "d_name": 8, "d_inode": 24}
     assert types.size("dentry") == 40

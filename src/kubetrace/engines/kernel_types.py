@@ -31,10 +31,11 @@ _NOT_LAID_OUT = re.compile(r"\bstruct\s+(\w+)\s*\{(?! union \{)")
 _ENUM_USE = re.compile(r"bpf_core_enum_value(?:_exists)?\(\s*enum (\w+),\s*(\w+)\s*\)")
 
 
-class _Blob:
+class Blob:
     """One BTF blob, split (of a module) or not: where each type is, without making an object of any."""
 
-    def __init__(self, data: bytes, base: _Blob | None = None) -> None:
+    def __init__(self, data: bytes, base: Blob | None = None) -> None:
+        """`base` is that of a module's. Raises LoadRefused for what is not BTF."""
         try:
             magic, _version, _flags, header, types, types_len, strings, strings_len = struct.unpack_from(
                 "<HBBIIIII", data
@@ -59,12 +60,13 @@ class _Blob:
         self.next_id: int = self.first_id + len(found)
 
     def name(self, offset: int) -> str:
+        """The string there, counted from the base's first."""
         if offset < self.first_string and self.base:
             return self.base.name(offset)
         start = offset - self.first_string
         return self.strings[start : self.strings.index(b"\0", start)].decode(errors="replace")
 
-    def type(self, number: int) -> tuple[_Blob, int]:
+    def type(self, number: int) -> tuple[Blob, int]:
         """Whose, and where; raises IndexError for void."""
         if number < self.first_id and self.base:
             return self.base.type(number)
@@ -88,25 +90,25 @@ class _Blob:
 class KernelTypes:
     """Structs and enums by name, out of one or more BTF blobs; the first that knows a name answers."""
 
-    def __init__(self, blobs: Sequence[_Blob], wanted: Iterable[str] = ()) -> None:
+    def __init__(self, blobs: Sequence[Blob], wanted: Iterable[str] = ()) -> None:
         """`wanted`: what will be asked for, such as `struct dentry`; others are not found."""
         self._blobs = blobs
-        self._where: dict[tuple[str, bool], tuple[_Blob, int]] = {}
+        self._where: dict[tuple[str, bool], tuple[Blob, int]] = {}
         self._index({name.rpartition(" ")[2] for name in wanted})
 
     @classmethod
     def of_kernel(cls, directory: Path, wanted: Iterable[str]) -> KernelTypes:
         """From /sys/kernel/btf: vmlinux, and those modules that kubetrace hooks. Raises OSError."""
-        base = _Blob((directory / "vmlinux").read_bytes())
+        base = Blob((directory / "vmlinux").read_bytes())
         blobs = [base]
         if (directory / "overlay").exists():
-            blobs.append(_Blob((directory / "overlay").read_bytes(), base))
+            blobs.append(Blob((directory / "overlay").read_bytes(), base))
         return cls(blobs, wanted)
 
     @classmethod
     def of_blob(cls, data: bytes, wanted: Iterable[str]) -> KernelTypes:
         """From one blob, such as bcc makes of headers."""
-        return cls([_Blob(data)], wanted)
+        return cls([Blob(data)], wanted)
 
     def _index(self, wanted: set[str]) -> None:
         for blob in self._blobs:
@@ -130,7 +132,7 @@ class KernelTypes:
         found = self._where.get((name, False))
         return {} if found is None else dict(self._members(*found, 0))
 
-    def _members(self, blob: _Blob, at: int, base: int) -> Iterable[tuple[str, int]]:
+    def _members(self, blob: Blob, at: int, base: int) -> Iterable[tuple[str, int]]:
         info = struct.unpack_from("<I", blob.data, at + 4)[0]
         for index in range(info & 0xFFFF):
             name_at, type_id, bits = struct.unpack_from("<III", blob.data, at + 12 + 12 * index)
@@ -144,7 +146,7 @@ class KernelTypes:
             if struct.unpack_from("<I", owner.data, inner + 4)[0] >> 24 & 0x1F in (_STRUCT, _UNION):
                 yield from self._members(owner, inner, base + bits // 8)
 
-    def _resolve(self, blob: _Blob, type_id: int) -> tuple[_Blob, int]:
+    def _resolve(self, blob: Blob, type_id: int) -> tuple[Blob, int]:
         owner, at = blob.type(type_id)
         while True:
             info, target = struct.unpack_from("<II", owner.data, at + 4)

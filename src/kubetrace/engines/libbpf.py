@@ -19,6 +19,7 @@ from typing import Any
 from kubetrace.engines import support
 from kubetrace.engines.attached import Attached, Map, Program
 from kubetrace.engines.btf import Btf
+from kubetrace.engines.module_functions import ModuleFunctions
 from kubetrace.engines.tracefs import TracefsReturns
 from kubetrace.errors import EngineError, LibraryMissing, LoadRefused
 
@@ -71,6 +72,7 @@ class Libbpf:
             ("bpf_program__set_autoload", c_int, c_void_p, ctypes.c_bool),
             ("bpf_program__fd", c_int, c_void_p),
             ("bpf_program__attach", c_void_p, c_void_p),
+            ("bpf_program__attach_trace", c_void_p, c_void_p),
             ("bpf_program__attach_perf_event", c_void_p, c_void_p, c_int),
             ("bpf_link__destroy", c_int, c_void_p),
             ("bpf_object__next_map", c_void_p, c_void_p, c_void_p),
@@ -91,6 +93,11 @@ class Libbpf:
             ("bpf_raw_tracepoint_open", c_int, c_char_p, c_int),
             ("libbpf_find_vmlinux_btf_id", c_int, c_char_p, c_int),
             ("bpf_btf_get_next_id", c_int, c_uint32, POINTER(c_uint32)),
+            ("bpf_btf_get_fd_by_id", c_int, c_uint32),
+            ("btf__parse", c_void_p, c_char_p, c_void_p),
+            ("btf__type_cnt", c_uint32, c_void_p),
+            ("btf__free", None, c_void_p),
+            ("libbpf_register_prog_handler", c_int, c_char_p, c_int, c_int, c_void_p),
             ("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, POINTER(c_uint32)),
             ("bpf_enable_stats", c_int, c_int),
             ("libbpf_num_possible_cpus", c_int),
@@ -108,6 +115,7 @@ class Libbpf:
         libc = ctypes.CDLL(None)
         self._vsnprintf = libc.vsnprintf
         self._vsnprintf.argtypes = (c_char_p, c_size_t, c_void_p, c_void_p)
+        self.module_functions = ModuleFunctions(self)
         # glibc's only (malloc/malloc.h)
         self._trim, self._mallopt = getattr(libc, "malloc_trim", None), getattr(libc, "mallopt", None)
 
@@ -260,6 +268,7 @@ class LoadedObject(Attached):
         self._open()
         found: dict[str, list[_Program]] = {}
         backups = support.preemptible()
+        sections = [f"{program.kind}/{program.function}" for program in self._programs()]
         for program in self._programs():
             if program.backs_up is not None and not backups:
                 continue
@@ -274,6 +283,7 @@ class LoadedObject(Attached):
         }
         absent = support.functions_absent(several)
         self._close_object()
+        self._library.module_functions.tell_of(sections)
         return {
             group: [p for p in programs if p.function not in absent] or [programs[-1]]
             for group, programs in found.items()
@@ -318,7 +328,9 @@ class LoadedObject(Attached):
             )
             if link:
                 return link
-        return int(self._library.bpf_program__attach(program.pointer) or 0)
+        # who is told of its place by us has no other way to be attached (libbpf.h, libbpf_register_prog_handler)
+        how = "attach_trace" if program.kind in ("fentry", "fexit") else "attach"
+        return int(getattr(self._library, f"bpf_program__{how}")(program.pointer) or 0)
 
     def _program_in_log(self, chosen: Mapping[str, str]) -> str:
         for line in self._library.log:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kubetrace.engines import bcc, perf, support, tracefs
 from kubetrace.engines.libbpf import Libbpf, library
+from kubetrace.engines.module_functions import LoadOptions
 from kubetrace.errors import LibraryMissing
 
 _BTF = Path("/sys/kernel/btf")
@@ -28,22 +29,6 @@ _MAP_RINGBUF = 27
 _FUNCTION = b"vfs_rmdir"
 _TRACEPOINT = b"cgroup_mkdir"
 _OF_OVERLAYFS = "ovl_copy_up_one"
-
-
-class _LoadOptions(ctypes.Structure):
-    """struct bpf_prog_load_opts (libbpf's bpf.h) up to attach_btf_id; libbpf takes any shorter one."""
-
-    _fields_ = [
-        ("sz", ctypes.c_size_t),
-        ("attempts", ctypes.c_int),
-        ("expected_attach_type", ctypes.c_int),
-        ("prog_btf_fd", ctypes.c_uint32),
-        ("prog_flags", ctypes.c_uint32),
-        ("prog_ifindex", ctypes.c_uint32),
-        ("kern_version", ctypes.c_uint32),
-        ("attach_btf_id", ctypes.c_uint32),
-        ("attach_prog_fd", ctypes.c_uint32),
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +130,7 @@ def _overlay_btf() -> str | None:
         return None
 
 
-def _load(libbpf: Libbpf, kind: int, options: _LoadOptions | None = None) -> int:
+def _load(libbpf: Libbpf, kind: int, options: LoadOptions | None = None) -> int:
     """The descriptor of a program, or a negative errno."""
     reference = None if options is None else ctypes.byref(options)
     return int(libbpf.bpf_prog_load(kind, b"doctor", b"GPL", _RETURN_0, len(_RETURN_0) // 8, reference))
@@ -171,7 +156,7 @@ def _fexit(libbpf: Libbpf) -> int:
     number = int(libbpf.libbpf_find_vmlinux_btf_id(_FUNCTION, _TRACE_FEXIT))
     if number < 0:
         return -number
-    options = _LoadOptions(sz=ctypes.sizeof(_LoadOptions), expected_attach_type=_TRACE_FEXIT, attach_btf_id=number)
+    options = LoadOptions(sz=ctypes.sizeof(LoadOptions), expected_attach_type=_TRACE_FEXIT, attach_btf_id=number)
     # arm64 before 6.4 loads it, but cannot attach it
     program = _load(libbpf, _PROG_TRACING, options)
     return _attached(program, lambda fd: int(libbpf.bpf_raw_tracepoint_open(None, fd)))
