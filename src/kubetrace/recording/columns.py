@@ -17,7 +17,7 @@ _SPLIT = struct.Struct("<I")
 # hostile file says.
 _MOST_ROWS = 1 << 14
 _MOST_BYTES = RING_HEADER_BYTES + 8192
-# So many records at once stay in a CPU's own cache while each of their bytes is looked at: a seventh less time for it all.
+# So many records at once stay in a CPU's own cache while each of their bytes is looked at: a seventh less for all.
 _BLOCK_ROWS = 1024
 
 
