@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kubetrace import tracers
-from kubetrace.engines import bcc, headers
-from kubetrace.engines.bcc import BccObject
+from kubetrace.engines import bcc, compiled_cache, headers
+from kubetrace.engines.bcc import BccObject, Compiled
 from kubetrace.engines.kernel_types import KernelTypes, asked_for
 from kubetrace.engines.source import KernelSource, engine_for, source_path, sources
 from kubetrace.engines.translate import translate
@@ -110,6 +113,112 @@ def test_both_engines_tell_the_same_events(
     assert len(told["bcc"]) == 12
     assert told["bcc"] == told["libbpf"]
     assert {event.copied for event in told["bcc"]} == set(range(1, 13))
+
+
+class Kept:
+    """The one file that a compilation leaves, in a cache of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "kubetrace" / "bcc"
+        self._source = directory / "seven.bpf.c"
+        self._source.write_text(
+            '#include "kubetrace.bpf.h"\nchar LICENSE[] SEC("license") = "GPL";\nconst volatile __u32 more = 0;\n'
+            'SEC("kprobe/vfs_rmdir")\nint seven__kprobe(void *ctx)\n{\n\treturn 7 + more;\n}\n'
+        )
+
+    def compile(self, more: int = 0) -> Compiled:
+        # nor what this process remembers
+        bcc._build.cache_clear()
+        return bcc.build(self._source, sources(), {"more": more})[1]
+
+    @property
+    def path(self) -> Path:
+        (found,) = self.directory.iterdir()
+        return found
+
+    def tell_apart(self) -> bytes:
+        """Change what is kept, as only reading it can tell."""
+        answer = json.loads(self.path.read_text())
+        answer["programs"] = {"kept": base64.b64encode(b"changed!").decode()}
+        self.path.write_text(json.dumps(answer))
+        return b"changed!"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return Kept(tmp_path)
+
+
+def test_what_was_compiled_once_is_kept(kept: Kept) -> None:
+    compiled = kept.compile()
+    assert compiled.programs["seven__kprobe"]
+    assert kept.compile() == compiled
+    assert kept.path.stat().st_mode & 0o777 == 0o600
+    assert kept.directory.stat().st_mode & 0o777 == 0o700
+    changed = kept.tell_apart()
+    assert kept.compile().programs == {"kept": changed}
+    assert kept.compile(more=1).programs["seven__kprobe"] not in (changed, compiled.programs["seven__kprobe"])
+
+
+def _writable_file(kept: Kept) -> None:
+    kept.tell_apart()
+    kept.path.chmod(0o620)
+
+
+def _writable_directory(kept: Kept) -> None:
+    kept.tell_apart()
+    kept.directory.chmod(0o702)
+
+
+def _of_another(kept: Kept) -> None:
+    kept.tell_apart()
+    os.chown(kept.path, 1234, 1234)
+
+
+def _link(kept: Kept) -> None:
+    kept.tell_apart()
+    aside = kept.directory.parent / "aside"
+    path = kept.path
+    path.rename(aside)
+    path.symlink_to(aside)
+
+
+def _pipe(kept: Kept) -> None:
+    path = kept.path
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _truncated(kept: Kept) -> None:
+    os.truncate(kept.path, 100)
+
+
+def _another_shape(kept: Kept) -> None:
+    kept.path.write_text('{"programs": [1], "btf": 7}')
+
+
+@pytest.mark.parametrize(
+    "spoil", [_writable_file, _writable_directory, _of_another, _link, _pipe, _truncated, _another_shape]
+)
+def test_what_others_may_have_written_or_is_broken_is_compiled_again(kept: Kept, spoil: Callable[[Kept], None]) -> None:
+    compiled = kept.compile()
+    spoil(kept)
+    # its BTF differs from one compilation to the next
+    assert kept.compile().programs == compiled.programs
+
+
+def test_a_cache_that_cannot_be_written_is_none(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert kept.compile().programs["seven__kprobe"]
+
+
+def test_the_oldest_make_room(kept: Kept) -> None:
+    for number in range(40):
+        compiled_cache.store(f"{number:02}", "x")
+        os.utime(kept.directory / f"{number:02}", (number, number))
+    assert sorted(os.listdir(kept.directory)) == [f"{number:02}" for number in range(8, 40)]
 
 
 def test_a_cgroup_that_is_excluded_is_not_told(standin: None, workload: Workload) -> None:

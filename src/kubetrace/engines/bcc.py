@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kubetrace.engines import headers, perf, support
+from kubetrace.engines import compiled_cache, headers, perf, support
 from kubetrace.engines.attached import MAP_TYPE_ARRAY, Attached, Map, Program
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.kernel_types import asked_for
@@ -76,10 +76,24 @@ def _require() -> Path:
     return found
 
 
-def compile_text(text: str, flags: Sequence[str], directory: Path) -> Compiled:
-    """Compile; `directory` is what bcc takes for the kernel's headers. Raises LibraryMissing or LoadRefused."""
-    environment = {**os.environ, "KUBETRACE_BCC": str(_require()), "BCC_KERNEL_SOURCE": str(directory)}
+def compile_text(text: str, flags: Sequence[str], directory: Path, *, cached: bool = False) -> Compiled:
+    """Compile; `directory` is what bcc takes for the kernel's headers. Raises LibraryMissing or LoadRefused.
+
+    `cached`: the text includes nothing, so that what was made of it before serves as well.
+    """
+    package = _require()
     compiler = Path(__file__).with_name("bcc_compiler.py")
+    name = ""
+    if cached:
+        bcc = (package / "libbcc.py").stat()
+        # the package's age stands for its version
+        parts = [text, *flags, compiler.read_text(encoding="utf-8"), str(package), f"{bcc.st_size} {bcc.st_mtime_ns}"]
+        name = compiled_cache.key(parts)
+        kept = compiled_cache.load(name)
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            if kept is not None:
+                return _result(kept)
+    environment = {**os.environ, "KUBETRACE_BCC": str(package), "BCC_KERNEL_SOURCE": str(directory)}
     try:
         done = subprocess.run(
             [sys.executable, "-I", str(compiler), *flags],
@@ -95,10 +109,8 @@ def compile_text(text: str, flags: Sequence[str], directory: Path) -> Compiled:
     try:
         if done.returncode:
             raise ValueError("no result")
-        found = json.loads(done.stdout)
-        programs = {name: base64.b64decode(code) for name, code in found["programs"].items()}
-        btf = base64.b64decode(found["btf"])
-    except (ValueError, KeyError, TypeError) as error:
+        compiled = _result(done.stdout)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         lines = [line for line in done.stderr.splitlines() if "error: " in line]
         raise LoadRefused(
             "bcc did not compile the tracer.",
@@ -106,9 +118,18 @@ def compile_text(text: str, flags: Sequence[str], directory: Path) -> Compiled:
             do="kubetrace -v ... shows all that clang says",
             detail=done.stderr,
         ) from error
-    if not btf:
+    if not compiled.btf:
         raise LoadRefused("bcc made no BTF of the tracer.", why="The kernel did not take it.", detail=done.stderr)
-    return Compiled(btf, programs)
+    if cached:
+        compiled_cache.store(name, done.stdout)
+    return compiled
+
+
+def _result(answer: str) -> Compiled:
+    # engines/bcc_compiler.py's. Raises ValueError, KeyError, TypeError or AttributeError.
+    found = json.loads(answer)
+    programs = {name: base64.b64decode(code) for name, code in found["programs"].items()}
+    return Compiled(base64.b64decode(found["btf"]), programs)
 
 
 def build(
@@ -135,7 +156,7 @@ def _build(
         (Path(directory) / "include" / "linux").mkdir(parents=True)
         (Path(directory) / "include" / "linux" / "kconfig.h").touch()
         target = f"-D__TARGET_ARCH_{headers.architecture()}"
-        compiled = compile_text(translated.text, (*_OWN_TEXT, target), Path(directory))
+        compiled = compile_text(translated.text, (*_OWN_TEXT, target), Path(directory), cached=True)
     return translated, compiled
 
 
