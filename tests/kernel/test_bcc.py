@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
 
+from kubetrace.engines import compiled_cache
 from tests.vm import cri, images
 
-from .conftest import SHELL, Event, Tracer
+from .conftest import BCC_COMMANDS, COMPILED_S, SHELL, Event, Tracer
 from .test_writes import procs_of, write
 
-# how a thing is told (what takes longest to compile first), and what cannot be the same for two who watch it
-COMMANDS = {"writes": ("--by", "operation"), "copyup": (), "cgroups": ("--min-stall", "0")}
-# a compiler under emulation, beside another one
-COMPILED_S = 300
+# what cannot be the same for two who watch a thing
 OWN = {"time", "duration_ns", "parents_duration_ns", "lifetime_ns", "startup_ns"}
 TOTALS = ("writes_total", "bytes_total", "files_total", "fsyncs_total", "errors_total", "mapped_bytes_total")
 COPY_UPS = """
@@ -46,26 +44,24 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    pairs = [(engine, command) for command in COMMANDS for engine in ("bcc", "libbpf")]
-    # here, for pytest does not make directories in several threads
-    directories = {pair: tmp_path_factory.mktemp("-".join(pair)) for pair in pairs}
-
+def told(
+    node: cri.Node, compilers: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Told]:
+    _, errors = compilers.communicate(timeout=COMPILED_S)
+    assert compilers.returncode == 0, errors.decode()
+    kept = len(os.listdir(compiled_cache.directory()))
     tracers: dict[tuple[str, str], Tracer] = {}
-
-    def start(pair: tuple[str, str]) -> None:
-        engine, command = pair
-        options = ("--engine", engine, *COMMANDS[command])
-        tracers[pair] = Tracer(directories[pair], *options, command=command, ready_s=COMPILED_S)
-
     try:
-        # one for each CPU: all at once took 198 s instead of 170
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(start, pairs))
+        for command, options in BCC_COMMANDS.items():
+            for engine in ("bcc", "libbpf"):
+                directory = tmp_path_factory.mktemp(f"{engine}-{command}")
+                tracers[engine, command] = Tracer(directory, "--engine", engine, *options, command=command)
     except BaseException:
         for tracer in tracers.values():
             tracer.kill()
         raise
+    # what these run is what the compilers made
+    assert len(os.listdir(compiled_cache.directory())) == kept >= len(BCC_COMMANDS)
     pod = node.run_pod("shop", "twice", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
     container = pod.start_container("app", images.WEB, SHELL)
     assert container.exec(["sh", "-c", COPY_UPS])[2] == 0
