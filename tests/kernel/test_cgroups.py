@@ -153,8 +153,8 @@ if V2:
         directory = Path(f"/sys/fs/cgroup{case.container.cgroup_path}")
         limit = int((directory / "memory.current").read_text()) + (24 << 20)
         (directory / "memory.high").write_text(str(limit))
-        # Every two seconds the kernel sums stalls up, of several CPUs a mean: what the container's start took of another
-        # one has to be in the sum before.
+        # Every two seconds the kernel adds up stalls, of several CPUs a mean: what the container's start took of
+        # another has to be in the sum before.
         time.sleep(2.1)
         assert _stalled_us(directory) == 0
         code = (
