@@ -1,8 +1,8 @@
 """Where the functions of overlayfs are in the BTF of its module, so that libbpf does not look for each of them.
 
-libbpf (find_kernel_btf_id in libbpf.c, 1.1 to 1.5) looks for a function that the kernel's own BTF does not have in that
+libbpf (find_kernel_btf_id in libbpf.c, 1.1.2) looks for a function that the kernel's own BTF does not have in that
 of every module in turn, in the order of their loading, and each time through all that the module's builds on, which is
-the kernel's again: 1.5 ms for each pair of program and module, and overlayfs is one of the last that a node loads.
+the kernel's again: 1.5 ms for each pair of program and module.
 Here the few thousand types of the one module are read, once, and programs of its functions are told their places as
 they are loaded (libbpf_register_prog_handler). All others are left to libbpf.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubetrace.engines.kernel_types import Blob
+from kubetrace.errors import LoadRefused
 
 if TYPE_CHECKING:
     from kubetrace.engines.libbpf import Libbpf
@@ -90,10 +91,18 @@ class ModuleFunctions:
 
     def tell_of(self, sections: Iterable[str]) -> None:
         """To be called before an object is opened that has programs in these sections (fentry/FUNCTION and others)."""
-        wanted = [section for section in sections if section.partition("/")[0] in _ATTACH_TYPES]
+        try:
+            names = (_BTF / MODULE).read_bytes()
+        except OSError:
+            return
+        # of other functions there is nothing to tell: the kernel's types, which take longer, are not counted for them
+        wanted = [
+            (section, kind, function)
+            for section, (kind, _, function) in ((section, section.partition("/")) for section in sections)
+            if kind in _ATTACH_TYPES and b"\0" + function.encode() + b"\0" in names
+        ]
         places = self.places() if wanted else {}
-        for section in wanted:
-            kind, _, function = section.partition("/")
+        for section, kind, function in wanted:
             if section in self._registered or function not in places:
                 continue
             options = _HandlerOptions(sz=ctypes.sizeof(_HandlerOptions), prog_prepare_load_fn=self._prepare)
@@ -123,14 +132,12 @@ class ModuleFunctions:
             os.close(self._fd)
         self._places, self._fd, self._number = {}, fd, number
         if fd:
-            with contextlib.suppress(OSError, struct.error):
+            with contextlib.suppress(OSError, struct.error, LoadRefused):
                 self._places = self._functions()
         return self._places
 
     def _find_module(self) -> tuple[int, int]:
         """The BTF's number and a descriptor; zeros where the module has none, or we may not ask (CAP_SYS_ADMIN)."""
-        if not (_BTF / MODULE).exists():
-            return 0, 0
         number = c_uint32()
         while not self._libbpf.bpf_btf_get_next_id(number, ctypes.byref(number)):
             fd = int(self._libbpf.bpf_btf_get_fd_by_id(number))
