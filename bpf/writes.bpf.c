@@ -30,6 +30,7 @@
  * what it came to is remembered by inode. Writes of containers never ask that.
  */
 /* clang-format on */
+#include "call_backups.bpf.h"
 #include "cgroup_births.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -238,12 +239,62 @@ struct writes_scratch {
 	};
 	char path[KT_PATH_BYTES + KT_NAME_BYTES];
 };
+/* The groups of programs that have a backup (kubetrace.bpf.h): first those that count. */
+enum kt_backed_up {
+	kt_backed_up_write = kt_backed_up_others,
+	kt_backed_up_writev,
+	kt_backed_up_aio,
+	kt_backed_up_aio_end,
+	kt_backed_up_iouring,
+	kt_backed_up_sendfile,
+	kt_backed_up_splice,
+	kt_backed_up_copyrange,
+	kt_backed_up_fallocate,
+	kt_backed_up_truncate,
+	kt_backed_up_truncatepath,
+	kt_backed_up_fsync,
+	kt_backed_up_fsynced,
+	kt_backed_up_fdatasynced,
+	kt_backed_up_mmap,
+	kt_backed_up_write_begin,
+	kt_backed_up_writev_begin,
+	kt_backed_up_aio_begin,
+	kt_backed_up_iouring_begin,
+	kt_backed_up_sendfile_begin,
+	kt_backed_up_splice_begin,
+	kt_backed_up_copyrange_begin,
+	kt_backed_up_fallocate_begin,
+	kt_backed_up_truncate_begin,
+	kt_backed_up_truncatepath_begin,
+	kt_backed_up_fsync_begin,
+	kt_backed_up_fsynced_begin,
+	kt_backed_up_fdatasynced_begin,
+};
+/* User space finds the names through this pointer's type. */
+enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+
+/*
+ * One copy of a program runs on a CPU at a time, but another program may, where a preempted one waits: each
+ * has a room of its own on each CPU.
+ */
+#define WRITES_COUNTING (kt_backed_up_write_begin - kt_backed_up_write)
+#define WRITES_ROOM(group, copy)                                                                             \
+	((kt_backed_up_##group - kt_backed_up_write) + ((copy) == kt_backup ? WRITES_COUNTING : 0))
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2 * WRITES_COUNTING);
 	__type(key, __u32);
 	__type(value, struct writes_scratch);
-} scratch SEC(".maps");
+} scratch_backed_up SEC(".maps");
+
+static __always_inline struct writes_scratch *writes_scratch_of(__u32 room)
+{
+	__u32 index = backed_up ? room : 0;
+
+	return bpf_map_lookup_elem(&scratch_backed_up, &index);
+}
+
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 /* What an operation was about, and how it ended. */
 struct writes_operand {
@@ -255,6 +306,7 @@ struct writes_operand {
 	__s64 result; /* bytes or a negative errno */
 	kt_duration_ns duration;
 	__u64 thread; /* 0: the one that runs */
+	__u32 room;
 	__u16 type;
 };
 
@@ -267,9 +319,8 @@ static __always_inline struct dentry *writes_dentry(const struct writes_operand 
 
 /*
  * What the last operations of this CPU came to: to read mount, namespace and place anew for each write would
- * cost three times what counting it does. Of each operation's own: a program is not entered twice at a time
- * on one CPU. A file whose address, number and generation are the same is the same; one that is renamed keeps
- * its place here.
+ * cost three times what counting it does. In each program's own room. A file whose address, number and
+ * generation are the same is the same; one that is renamed keeps its place here.
  */
 struct writes_recent {
 	struct writes_key key;
@@ -278,13 +329,30 @@ struct writes_recent {
 	__u64 file;
 	__u64 slot; /* of the counters; 0: the key has none */
 };
+/* In a counter's number: it is the rest's. */
+#define WRITES_REST   (1u << 31)
 #define WRITES_RECENT 16
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, writes_other *WRITES_RECENT);
+	__uint(max_entries, WRITES_COUNTING *WRITES_RECENT);
 	__type(key, __u32);
 	__type(value, struct writes_recent);
 } recents SEC(".maps");
+/* Of backups. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WRITES_COUNTING *WRITES_RECENT);
+	__type(key, __u32);
+	__type(value, struct writes_recent);
+} recents_backed_up SEC(".maps");
+
+static __always_inline struct writes_recent *writes_recent_at(__u32 index)
+{
+	if (index < WRITES_COUNTING * WRITES_RECENT)
+		return bpf_map_lookup_elem(&recents, &index);
+	index -= WRITES_COUNTING * WRITES_RECENT;
+	return bpf_map_lookup_elem(&recents_backed_up, &index);
+}
 
 static __always_inline struct mount *writes_mount_of(struct vfsmount *mnt)
 {
@@ -315,10 +383,10 @@ static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
 }
 
 /*
- * What is seldom called is a function of its own: the verifier looks at it once for a program, not once for
- * each way that leads there. Such functions take numbers only (pointers since 5.13).
+ * A function of its own: the verifier looks at it once for a program, not once for each way that leads there,
+ * and its ways do not become the caller's. Such functions take numbers only (pointers since 5.13).
  */
-#define writes_seldom __attribute__((noinline))
+#define writes_function __attribute__((noinline))
 
 /* A pointer that the verifier knows the type of, as a number. */
 static __always_inline __u64 writes_number(const void *pointer)
@@ -330,55 +398,49 @@ static __always_inline __u64 writes_number(const void *pointer)
 }
 
 /* Walk up from a dentry into the scratch's path: struct kt_path_walk, its end in the upper half. */
-writes_seldom __u32 writes_walk(__u64 dentry)
+writes_function __u32 writes_walk(__u64 dentry, __u32 room)
 {
-	struct writes_scratch *room;
+	struct writes_scratch *scratch = writes_scratch_of(room);
 	struct kt_path_walk walk;
-	__u32 zero = 0;
 
-	room = bpf_map_lookup_elem(&scratch, &zero);
-	if (!room)
+	if (!scratch)
 		return (__u32)kt_path_unnamed << 16;
-	bpf_probe_read_kernel(room->path, sizeof(zeros), zeros);
-	walk = kt_path(room->path, (void *)dentry);
+	bpf_probe_read_kernel(scratch->path, sizeof(zeros), zeros);
+	walk = kt_path(scratch->path, (void *)dentry);
 	return walk.bytes | (__u32)walk.end << 16;
 }
 
-writes_seldom int writes_tell_place(kt_place place, kt_dev device, __u64 dentry)
+writes_function int writes_tell_place(kt_place number, kt_dev device, __u64 dentry, __u32 room)
 {
-	struct writes_scratch *room;
-	__u32 zero = 0, walk;
+	struct writes_scratch *scratch = writes_scratch_of(room);
+	struct writes_place_event *event;
+	__u32 walk;
 
-	if (!writes_tell(0, place, device))
+	if (!scratch || !writes_tell(0, number, device))
 		return 0;
-	room = bpf_map_lookup_elem(&scratch, &zero);
-	if (!room)
-		return 0;
-	room->place.time = bpf_ktime_get_boot_ns();
-	room->place.place = place;
-	room->place.device = device;
-	walk = writes_walk(dentry);
-	room->place.path_bytes = walk;
-	room->place.path_end = walk >> 16;
-	bpf_probe_read_kernel(room->place.path, sizeof(room->place.path), room->path);
-	kt_output(&writes_places, &room->place, sizeof(room->place));
+	event = &scratch->place;
+	event->time = bpf_ktime_get_boot_ns();
+	event->place = number;
+	event->device = device;
+	walk = writes_walk(dentry, room);
+	event->path_bytes = walk;
+	event->path_end = walk >> 16;
+	bpf_probe_read_kernel(event->path, sizeof(event->path), scratch->path);
+	kt_output(&writes_places, event, sizeof(*event));
 	return 0;
 }
 
-writes_seldom int writes_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount)
+writes_function int writes_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount, __u32 room)
 {
+	struct writes_scratch *scratch = writes_scratch_of(room);
 	struct vfsmount *mnt = (void *)vfsmount;
 	struct mount *mount = writes_mount_of(mnt);
 	struct writes_mount_event *event;
-	struct writes_scratch *room;
-	__u32 zero = 0, walk;
+	__u32 walk;
 
-	if (!writes_tell(1, number, device))
+	if (!scratch || !writes_tell(1, number, device))
 		return 0;
-	room = bpf_map_lookup_elem(&scratch, &zero);
-	if (!room)
-		return 0;
-	event = &room->mount;
+	event = &scratch->mount;
 	__builtin_memset(event, 0, __builtin_offsetof(struct writes_mount_event, root));
 	event->time = bpf_ktime_get_boot_ns();
 	event->mount = number;
@@ -389,14 +451,14 @@ writes_seldom int writes_tell_mount(kt_mount number, kt_dev device, __u64 vfsmou
 	event->magic = BPF_CORE_READ(mnt, mnt_sb, s_magic);
 	bpf_probe_read_kernel_str(event->type, sizeof(event->type), BPF_CORE_READ(mnt, mnt_sb, s_type, name));
 	bpf_probe_read_kernel_str(event->source, sizeof(event->source), BPF_CORE_READ(mount, mnt_devname));
-	walk = writes_walk((__u64)BPF_CORE_READ(mnt, mnt_root));
+	walk = writes_walk((__u64)BPF_CORE_READ(mnt, mnt_root), room);
 	event->root_bytes = walk;
 	event->root_end = walk >> 16;
-	bpf_probe_read_kernel(event->root, sizeof(event->root), room->path);
-	walk = writes_walk((__u64)BPF_CORE_READ(mount, mnt_mountpoint));
+	bpf_probe_read_kernel(event->root, sizeof(event->root), scratch->path);
+	walk = writes_walk((__u64)BPF_CORE_READ(mount, mnt_mountpoint), room);
 	event->point_bytes = walk;
 	event->point_end = walk >> 16;
-	bpf_probe_read_kernel(event->point, sizeof(event->point), room->path);
+	bpf_probe_read_kernel(event->point, sizeof(event->point), scratch->path);
 	kt_output(&writes_mounts, event, sizeof(*event));
 	return 0;
 }
@@ -420,7 +482,7 @@ static __always_inline bool writes_anchored(void)
 
 /* The place of a directory's files: so and so many levels below the nearest anchor above; 0 where there is
  * none. */
-writes_seldom kt_place writes_find_place(__u64 directory, kt_dev device)
+writes_function kt_place writes_find_place(__u64 directory, kt_dev device, __u32 room)
 {
 	struct dentry *at = (void *)directory;
 	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
@@ -458,14 +520,14 @@ writes_seldom kt_place writes_find_place(__u64 directory, kt_dev device)
 	}
 	if (found) {
 		place = kt_file_number(BPF_CORE_READ(found, d_inode));
-		writes_tell_place(place, device, (__u64)found);
+		writes_tell_place(place, device, (__u64)found, room);
 	}
 	if (writes_anchored())
 		bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
 	return place;
 }
 
-static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
+static __always_inline kt_place writes_place(struct dentry *file, kt_dev device, __u32 room)
 {
 	struct dentry *directory = BPF_CORE_READ(file, d_parent);
 	struct writes_inode key = {};
@@ -473,7 +535,7 @@ static __always_inline kt_place writes_place(struct dentry *file, kt_dev device)
 
 	writes_inode_of(&key, directory, device);
 	known = bpf_map_lookup_elem(&directories, &key);
-	return known ? *known : writes_find_place((__u64)directory, device);
+	return known ? *known : writes_find_place((__u64)directory, device, room);
 }
 
 static __always_inline bool writes_is_error(__s64 result)
@@ -482,7 +544,8 @@ static __always_inline bool writes_is_error(__s64 result)
 	return result < 0 && result != -EAGAIN && !(result <= -ERESTARTSYS && result >= -ERESTARTSYS - 4);
 }
 
-static __always_inline __u32 writes_slot(kt_duration_ns duration)
+/* Each way through it would be one through all that follows. */
+writes_function __u32 writes_slot(kt_duration_ns duration)
 {
 	__u64 rest = duration >> 8;
 	__u32 slot = 0;
@@ -506,17 +569,39 @@ static __always_inline __u32 writes_slot(kt_duration_ns duration)
 	return slot + (rest >> 1);
 }
 
-static __always_inline void writes_measure(const struct writes_key *key, kt_duration_ns duration)
+/* The key of what finds no room: by its cgroup, and what it may be added to. */
+static __always_inline void writes_rest_of(struct writes_key *rest, const struct writes_key *key)
 {
-	struct writes_latency *value;
-	__u32 number = latencies_find(key), slot = writes_slot(duration);
+	rest->cgroup_id = key->cgroup_id;
+	rest->memory_cgroup_id = key->memory_cgroup_id;
+	rest->memory_hierarchy = key->memory_hierarchy;
+	rest->operation = key->operation == writes_fsync  ? writes_other_fsync
+			  : key->operation == writes_mmap ? writes_other_mmap
+							  : writes_other;
+}
 
+/* number: that of the operation's counter */
+writes_function int writes_measure(__u32 index, __u32 number, kt_duration_ns duration)
+{
+	const struct writes_recent *recent = writes_recent_at(index);
+	struct writes_latency *value;
+	struct writes_key rest = {};
+	const struct writes_key *key = &rest;
+	__u32 slot = writes_slot(duration);
+
+	if (!recent)
+		return 0;
+	if (number & WRITES_REST)
+		writes_rest_of(&rest, &recent->key);
+	else
+		key = &recent->key;
+	number = latencies_find(key);
 	if (!number)
 		number = latencies_make(key);
 	value = number ? latencies_at(number) : 0;
 	if (!value) {
 		kt_lost(kt_loss_map_full);
-		return;
+		return 0;
 	}
 	value->time = 1;
 	slot &= WRITES_SLOTS - 1;
@@ -524,19 +609,19 @@ static __always_inline void writes_measure(const struct writes_key *key, kt_dura
 	/* two at once: one of two long ones stays */
 	if (duration > value->longest)
 		value->longest = duration;
+	return 0;
 }
 
 static __always_inline void writes_send(const struct writes_key *key, const struct writes_operand *operand,
 					__s64 bytes)
 {
-	struct writes_scratch *room;
+	struct writes_scratch *scratch = writes_scratch_of(operand->room);
 	struct writes_event *event;
-	__u32 zero = 0, walk;
+	__u32 walk;
 
-	room = bpf_map_lookup_elem(&scratch, &zero);
-	if (!room)
+	if (!scratch)
 		return;
-	event = &room->event;
+	event = &scratch->event;
 	__builtin_memset(event, 0, __builtin_offsetof(struct writes_event, path));
 	event->time = bpf_ktime_get_boot_ns();
 	__builtin_memcpy(&event->cgroup_id, key, sizeof(*key));
@@ -547,52 +632,56 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	walk = writes_walk((__u64)writes_dentry(operand));
+	walk = writes_walk((__u64)writes_dentry(operand), operand->room);
 	event->path_bytes = walk;
 	event->path_end = walk >> 16;
-	bpf_probe_read_kernel(event->path, sizeof(event->path), room->path);
+	bpf_probe_read_kernel(event->path, sizeof(event->path), scratch->path);
 	kt_output(&writes_events, event, sizeof(*event));
 }
 
-/* A slot is to be seen as soon as it says whose it is. */
-static __always_inline struct writes_counter *writes_shown(struct writes_counter *counter)
+static __always_inline struct writes_counter *writes_counter_at(__u32 number)
 {
+	return number & WRITES_REST ? writes_rest_at(number & ~WRITES_REST) : writes_at(number);
+}
+
+/*
+ * The number of the counter of a key that is in no slot that this CPU remembers, or of its cgroup's rest; 0:
+ * no room. mnt and dentry are what the key is of, to be told.
+ */
+writes_function __u32 writes_slow(__u32 index, __u32 room, __u64 mnt, __u64 dentry)
+{
+	struct writes_recent *recent = writes_recent_at(index);
+	struct writes_counter *counter;
+	struct writes_key rest = {};
+	__u32 number;
+
+	if (!recent)
+		return 0;
+	number = writes_find(&recent->key);
+	if (!number) {
+		if (recent->key.mount)
+			writes_tell_mount(recent->key.mount, recent->key.device, mnt, room);
+		if (by_file && recent->key.place)
+			writes_tell_place(recent->key.place, recent->key.device, dentry, room);
+		number = writes_make(&recent->key);
+	}
+	recent->slot = number;
+	if (!number) {
+		writes_rest_of(&rest, &recent->key);
+		number = writes_rest_find(&rest);
+		if (!number)
+			number = writes_rest_make(&rest);
+		if (!number)
+			return 0;
+		number |= WRITES_REST;
+	}
+	counter = writes_counter_at(number);
+	/* it is to be seen as soon as it says whose it is */
 	if (counter && !counter->time) {
 		bpf_get_current_comm(counter->comm, sizeof(counter->comm));
 		counter->time = 1;
 	}
-	return counter;
-}
-
-/* The counter of a key that is in no slot that this CPU remembers, or the one of its cgroup's rest: then
- * *rest is its key, with an operation. */
-static __always_inline struct writes_counter *
-writes_slow(struct writes_recent *recent, struct writes_key *rest, const struct writes_operand *operand)
-{
-	const struct writes_key nothing = {}, *key = &recent->key;
-	__u32 number = writes_find(key);
-
-	if (!number) {
-		if (key->mount)
-			writes_tell_mount(key->mount, key->device, writes_number(operand->mnt));
-		if (by_file && key->place)
-			writes_tell_place(key->place, key->device, (__u64)writes_dentry(operand));
-		number = writes_make(key);
-	}
-	recent->slot = number;
-	if (number)
-		return writes_shown(writes_at(number));
-	*rest = nothing;
-	rest->cgroup_id = key->cgroup_id;
-	rest->memory_cgroup_id = key->memory_cgroup_id;
-	rest->memory_hierarchy = key->memory_hierarchy;
-	rest->operation = key->operation == writes_fsync  ? writes_other_fsync
-			  : key->operation == writes_mmap ? writes_other_mmap
-							  : writes_other;
-	number = writes_rest_find(rest);
-	if (!number)
-		number = writes_rest_make(rest);
-	return number ? writes_shown(writes_rest_at(number)) : 0;
+	return number;
 }
 
 static __always_inline bool writes_is_counted(__u16 type)
@@ -668,7 +757,7 @@ static __always_inline void writes_identify(struct writes_recent *recent, __u32 
 	if (by_file) {
 		key->place = operand->file;
 	} else if (in_node) {
-		key->place = writes_place(writes_dentry(operand), key->device);
+		key->place = writes_place(writes_dentry(operand), key->device, operand->room);
 		if (!writes_anchored())
 			recent->file = 0;
 	}
@@ -677,15 +766,10 @@ static __always_inline void writes_identify(struct writes_recent *recent, __u32 
 static __always_inline int writes_count(__u32 operation, struct writes_operand *operand,
 					const struct kt_cgroups *who)
 {
-	/* several programs count these, and might use one's memory while another does */
-	const bool remembered = operation != writes_fsync && operation != writes_truncate;
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
-	struct writes_recent fresh = {};
-	struct writes_recent *recent = &fresh;
-	struct writes_counter *entry = 0;
-	/* the operation is all that is looked at without a rest */
-	struct writes_key rest;
-	__u32 slot;
+	struct writes_counter *entry;
+	struct writes_recent *recent;
+	__u32 index, number;
 
 	if (operand->result < 0 && !writes_is_error(operand->result))
 		return 0;
@@ -693,24 +777,24 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		return 0;
 	if ((by_process || events) && !operand->thread)
 		operand->thread = bpf_get_current_pid_tgid();
-	if (remembered) {
-		slot = operation * WRITES_RECENT + ((operand->file ^ who->id) & (WRITES_RECENT - 1));
-		recent = bpf_map_lookup_elem(&recents, &slot);
-		if (!recent)
-			return 0;
-	}
-	if (!remembered || !writes_is_recent(recent, operand, who))
+	index = operand->room * WRITES_RECENT + ((operand->file ^ who->id) & (WRITES_RECENT - 1));
+	recent = writes_recent_at(index);
+	if (!recent)
+		return 0;
+	if (!writes_is_recent(recent, operand, who))
 		writes_identify(recent, operation, operand, who);
 	if (events) {
 		if (recent->key.mount)
-			writes_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt));
+			writes_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt),
+					  operand->room);
 		writes_send(&recent->key, operand, bytes);
 	}
-	rest.operation = 0;
-	if (recent->slot)
-		entry = writes_at(recent->slot);
+	number = recent->slot;
+	entry = number ? writes_at(number) : 0;
 	if (!entry) {
-		entry = writes_slow(recent, &rest, operand);
+		number = writes_slow(index, operand->room, writes_number(operand->mnt),
+				     by_file ? (__u64)writes_dentry(operand) : 0);
+		entry = number ? writes_counter_at(number) : 0;
 		if (!entry) {
 			kt_lost(kt_loss_map_full);
 			return 0;
@@ -738,7 +822,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	}
 	/* a page that becomes dirty takes no time that could be told from the fault's */
 	if (latency && operation != writes_mmap)
-		writes_measure(rest.operation ? &rest : &recent->key, operand->duration);
+		writes_measure(index, number, operand->duration);
 	return 0;
 }
 
@@ -755,9 +839,9 @@ static __always_inline void writes_describe(struct writes_operand *operand, stru
 /* typed: the file is an argument of an fexit program, and the verifier lets it be read as C reads it, without
  * a call */
 static __always_inline int writes_count_file(__u32 operation, struct file *file, __s64 result,
-					     kt_duration_ns duration, const bool typed)
+					     kt_duration_ns duration, __u32 room, const bool typed)
 {
-	struct writes_operand operand = {.given = file};
+	struct writes_operand operand = {.given = file, .room = room};
 	struct kt_cgroups who;
 
 	if (typed) {
@@ -845,17 +929,17 @@ static __always_inline void *writes_object(__u32 operation, kt_duration_ns *dura
 	return object;
 }
 
-static __always_inline int writes_file_end(__u32 operation, struct file *file, __s64 result)
+static __always_inline int writes_file_end(__u32 operation, struct file *file, __s64 result, __u32 room)
 {
-	return writes_count_file(operation, file, result, writes_duration(operation), true);
+	return writes_count_file(operation, file, result, writes_duration(operation), room, true);
 }
 
-static __always_inline int writes_file_return(__u32 operation, __s64 result)
+static __always_inline int writes_file_return(__u32 operation, __s64 result, __u32 room)
 {
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(operation, &duration);
 
-	return file ? writes_count_file(operation, file, result, duration, false) : 0;
+	return file ? writes_count_file(operation, file, result, duration, room, false) : 0;
 }
 
 /* sendfile(2) comes with a number: its file, as this process has it now. */
@@ -872,20 +956,21 @@ static __always_inline struct file *writes_file_of(int fd)
 	return file;
 }
 
-static __always_inline int writes_sendfile_end(int fd, __s64 result)
+static __always_inline int writes_sendfile_end(int fd, __s64 result, __u32 room)
 {
 	kt_duration_ns duration = writes_duration(writes_sendfile);
 	struct file *file = writes_file_of(fd);
 
-	return file ? writes_count_file(writes_sendfile, file, result, duration, false) : 0;
+	return file ? writes_count_file(writes_sendfile, file, result, duration, room, false) : 0;
 }
 
-static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_duration_ns duration)
+static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_duration_ns duration,
+					    __u32 room)
 {
 	/* what a copy-up has made is synced through a mount of overlayfs' own */
 	if (!writes_namespace(writes_mount_of(BPF_CORE_READ(file, f_path.mnt))))
 		return 0;
-	return writes_count_file(writes_fsync, file, result, duration, false);
+	return writes_count_file(writes_fsync, file, result, duration, room, false);
 }
 
 /* What vfs_fsync_range counts is not counted again by the syscall around it. */
@@ -894,7 +979,15 @@ static __always_inline void writes_passed_fsync(void)
 	writes_begin(writes_syncing, 0, true);
 }
 
-static __always_inline int writes_sync_end(int fd, __s64 result)
+static __always_inline int writes_range_synced(struct file *file, __s64 result, __u32 room)
+{
+	if (writes_is_nested(file))
+		return 0;
+	writes_passed_fsync();
+	return writes_fsync_end(file, result, writes_duration(writes_fsync), room);
+}
+
+static __always_inline int writes_sync_end(int fd, __s64 result, __u32 room)
 {
 	__u64 thread = writes_thread(writes_syncing);
 	struct writes_start *start = bpf_map_lookup_elem(&starts, &thread);
@@ -907,12 +1000,13 @@ static __always_inline int writes_sync_end(int fd, __s64 result)
 	if (start->nested)
 		file = 0;
 	bpf_map_delete_elem(&starts, &thread);
-	return file ? writes_fsync_end(file, result, duration) : 0;
+	return file ? writes_fsync_end(file, result, duration, room) : 0;
 }
 
-static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration)
+static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration,
+					   __u32 room)
 {
-	struct writes_operand operand = {.result = result, .duration = duration};
+	struct writes_operand operand = {.result = result, .duration = duration, .room = room};
 	struct dentry *dentry = BPF_CORE_READ(given, dentry);
 	struct kt_cgroups who;
 
@@ -924,7 +1018,7 @@ static __always_inline int writes_path_end(const struct path *given, __s64 resul
 	return writes_count(writes_truncate, &operand, &who);
 }
 
-static __always_inline int writes_io_uring_end(void *request, int result, kt_duration_ns duration)
+static __always_inline int writes_io_uring_end(void *request, int result, kt_duration_ns duration, __u32 room)
 {
 	struct file *file = BPF_CORE_READ((struct kiocb *)request, ki_filp);
 
@@ -933,7 +1027,7 @@ static __always_inline int writes_io_uring_end(void *request, int result, kt_dur
 		return 0;
 	if (result >= 0 || result == -EIOCBQUEUED)
 		result = kt_io_uring_result(request);
-	return writes_count_file(writes_io_uring, file, result, duration, false);
+	return writes_count_file(writes_io_uring, file, result, duration, room, false);
 }
 
 static __always_inline int writes_aio_begin(const void *request)
@@ -948,10 +1042,10 @@ static __always_inline int writes_aio_begin(const void *request)
 	return 0;
 }
 
-static __always_inline int writes_aio_end(const void *request, __s64 result)
+static __always_inline int writes_aio_end(const void *request, __s64 result, __u32 room)
 {
 	struct writes_start *start = bpf_map_lookup_elem(&requests, &request);
-	struct writes_operand operand = {.result = result};
+	struct writes_operand operand = {.result = result, .room = room};
 	struct kt_cgroups who;
 	struct file *file;
 
@@ -967,10 +1061,10 @@ static __always_inline int writes_aio_end(const void *request, __s64 result)
 	return writes_is_counted(operand.type) ? writes_count(writes_aio, &operand, &who) : 0;
 }
 
-static __always_inline int writes_page_dirtied(const struct vm_fault *fault)
+static __always_inline int writes_page_dirtied(const struct vm_fault *fault, __u32 room)
 {
 	struct file *file = BPF_CORE_READ(fault, vma, vm_file);
-	struct writes_operand operand = {.result = page_bytes};
+	struct writes_operand operand = {.result = page_bytes, .room = room};
 	struct kt_file_path path;
 	struct kt_cgroups who;
 	struct dentry *dentry;
@@ -987,101 +1081,7 @@ static __always_inline int writes_page_dirtied(const struct vm_fault *fault)
 	return writes_count(writes_mmap, &operand, &who);
 }
 
-/*
- * fexit has a call's arguments beside its result: where it attaches, nothing is needed at the entry but the
- * time, and that only with latency or events (user space leaves GROUP_begin__fentry out otherwise).
- * BPF_PROG's arguments are those of the kernel function.
- */
-SEC("fexit/vfs_write")
-int BPF_PROG(write__fentry, struct file *file, const char *buffer, __u64 count, void *position, __s64 result)
-{
-	return writes_file_end(writes_write, file, result);
-}
-
-SEC("fexit/vfs_writev")
-int BPF_PROG(writev__fentry, struct file *file, const void *vector, __u64 length, void *position, int flags,
-	     __s64 result)
-{
-	return writes_file_end(writes_writev, file, result);
-}
-
-SEC("fexit/do_splice")
-int BPF_PROG(splice__fentry, struct file *in, void *from, struct file *file, void *to, __u64 length,
-	     __u32 flags, __s64 result)
-{
-	return writes_file_end(writes_splice, file, result);
-}
-
-SEC("fexit/do_sendfile")
-int BPF_PROG(sendfile__fentry, int out, int in, void *position, __u64 count, __u64 most, __s64 result)
-{
-	return writes_sendfile_end(out, result);
-}
-
-SEC("fexit/vfs_copy_file_range")
-int BPF_PROG(copyrange__fentry, struct file *in, __u64 from, struct file *file, __u64 to, __u64 length,
-	     __u32 flags, __s64 result)
-{
-	return writes_is_nested(file) ? 0 : writes_file_end(writes_copy_file_range, file, result);
-}
-
-SEC("fexit/vfs_fallocate")
-int BPF_PROG(fallocate__fentry, struct file *file, int mode, __u64 offset, __u64 length, int result)
-{
-	return writes_is_nested(file) ? 0 : writes_file_end(writes_fallocate, file, result);
-}
-
-SEC("fexit/vfs_fsync_range")
-int BPF_PROG(fsync__fentry, struct file *file, __u64 start, __u64 end, int datasync, int result)
-{
-	if (writes_is_nested(file))
-		return 0;
-	writes_passed_fsync();
-	return writes_fsync_end(file, result, writes_duration(writes_fsync));
-}
-
-/*
- * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
- * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
- * syscall.
- */
-#define WRITES_SYNC(group, syscall)                                                                          \
-	SEC("fentry/" KT_SYSCALL(syscall))                                                                   \
-	int group##_begin__fentry(void *ctx)                                                                 \
-	{                                                                                                    \
-		return writes_begin(writes_syncing, 0, false);                                               \
-	}                                                                                                    \
-	SEC("fexit/" KT_SYSCALL(syscall))                                                                    \
-	int BPF_PROG(group##__fentry, struct pt_regs *registers, __s64 result)                               \
-	{                                                                                                    \
-		return writes_sync_end(kt_syscall_argument(registers), result);                              \
-	}                                                                                                    \
-	SEC("kprobe/" KT_SYSCALL(syscall))                                                                   \
-	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
-	{                                                                                                    \
-		return writes_begin(writes_syncing,                                                          \
-				    writes_file_of(kt_syscall_argument((void *)PT_REGS_PARM1(ctx))), false); \
-	}                                                                                                    \
-	SEC("kretprobe/" KT_SYSCALL(syscall))                                                                \
-	int BPF_KRETPROBE(group##__kprobe, __s64 result)                                                     \
-	{                                                                                                    \
-		kt_duration_ns duration = 0;                                                                 \
-		struct file *file = writes_object(writes_syncing, &duration);                                \
-                                                                                                             \
-		return file ? writes_fsync_end(file, result, duration) : 0;                                  \
-	}
-
-WRITES_SYNC(fsynced, fsync)
-WRITES_SYNC(fdatasynced, fdatasync)
-
-SEC("fexit/vfs_truncate")
-int BPF_PROG(truncatepath__fentry, const struct path *path, __u64 length, __s64 result)
-{
-	return writes_path_end(path, (int)result, writes_duration(writes_truncate));
-}
-
-SEC("fexit/do_truncate")
-int truncate__fentry(unsigned long long *ctx)
+static __always_inline int writes_truncate_end(unsigned long long *ctx, __u32 room)
 {
 	__u64 file, result;
 
@@ -1099,47 +1099,96 @@ int truncate__fentry(unsigned long long *ctx)
 	}
 	/* without a file it is truncate(2): vfs_truncate has the path */
 	return file ? writes_count_file(writes_truncate, (void *)file, (int)result,
-					writes_duration(writes_other), false)
+					writes_duration(writes_other), room, false)
 		    : 0;
 }
 
+/*
+ * fexit has a call's arguments beside its result: where it attaches, nothing is needed at the entry but the
+ * time, and that only with latency or events (user space leaves GROUP_begin__fentry out otherwise).
+ * The arguments are those of the kernel function; `call` may use its room.
+ */
+#define WRITES_FENTRY_OF(group, section, in_interrupt, call, ...)                                            \
+	SEC(section)                                                                                         \
+	int BPF_PROG(group##__fentry, ##__VA_ARGS__)                                                         \
+	{                                                                                                    \
+		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, kt_first);                     \
+                                                                                                             \
+		return kt_call_handled(kt_backed_up_##group, kt_first, in_interrupt) ? 0 : call;             \
+	}                                                                                                    \
+	SEC(section)                                                                                         \
+	int BPF_PROG(group##_backup__fentry, ##__VA_ARGS__)                                                  \
+	{                                                                                                    \
+		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, kt_backup);                    \
+                                                                                                             \
+		return kt_call_handled(kt_backed_up_##group, kt_backup, in_interrupt) ? 0 : call;            \
+	}
+#define WRITES_FEXIT(group, function, call, ...)                                                             \
+	WRITES_FENTRY_OF(group, "fexit/" function, false, call, ##__VA_ARGS__)
+#define WRITES_FENTRY(group, function, call, ...)                                                            \
+	WRITES_FENTRY_OF(group, "fentry/" function, false, call, ##__VA_ARGS__)
+
+WRITES_FEXIT(write, "vfs_write", writes_file_end(writes_write, file, result, room), struct file *file,
+	     const char *buffer, __u64 count, void *position, __s64 result)
+WRITES_FEXIT(writev, "vfs_writev", writes_file_end(writes_writev, file, result, room), struct file *file,
+	     const void *vector, __u64 length, void *position, int flags, __s64 result)
+WRITES_FEXIT(splice, "do_splice", writes_file_end(writes_splice, file, result, room), struct file *in,
+	     void *from, struct file *file, void *to, __u64 length, __u32 flags, __s64 result)
+WRITES_FEXIT(sendfile, "do_sendfile", writes_sendfile_end(out, result, room), int out, int in, void *position,
+	     __u64 count, __u64 most, __s64 result)
+WRITES_FEXIT(copyrange, "vfs_copy_file_range",
+	     writes_is_nested(file) ? 0 : writes_file_end(writes_copy_file_range, file, result, room),
+	     struct file *in, __u64 from, struct file *file, __u64 to, __u64 length, __u32 flags,
+	     __s64 result)
+WRITES_FEXIT(fallocate, "vfs_fallocate",
+	     writes_is_nested(file) ? 0 : writes_file_end(writes_fallocate, file, result, room),
+	     struct file *file, int mode, __u64 offset, __u64 length, int result)
+WRITES_FEXIT(fsync, "vfs_fsync_range", writes_range_synced(file, result, room), struct file *file,
+	     __u64 start, __u64 end, int datasync, int result)
+WRITES_FEXIT(truncatepath, "vfs_truncate",
+	     writes_path_end(path, (int)result, writes_duration(writes_truncate), room),
+	     const struct path *path, __u64 length, __s64 result)
+WRITES_FEXIT(truncate, "do_truncate", writes_truncate_end(ctx, room))
 /* do_truncate inside vfs_truncate must not end what that began: an operation of its own. */
-SEC("fentry/do_truncate")
-int truncate_begin__fentry(void *ctx)
-{
-	return writes_begin(writes_other, 0, false);
-}
+WRITES_FENTRY(truncate_begin, "do_truncate", writes_begin(writes_other, 0, false))
+WRITES_FEXIT(iouring, "io_write",
+	     writes_io_uring_end(request, result, writes_duration(writes_io_uring), room), void *request,
+	     __u32 flags, int result)
+WRITES_FENTRY(aio_begin, "aio_write", writes_aio_begin(request), void *request)
+/* refused before it was on its way */
+WRITES_FEXIT(aio, "aio_write", result < 0 ? writes_aio_end(request, result, room) : 0, void *request,
+	     void *iocb, bool vectored, bool compat, int result)
+WRITES_FENTRY_OF(aio_end, "fentry/aio_complete_rw", true, writes_aio_end(request, result, room),
+		 void *request, __s64 result)
+WRITES_FENTRY(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
 
-SEC("fexit/io_write")
-int BPF_PROG(iouring__fentry, void *request, __u32 flags, int result)
-{
-	return writes_io_uring_end(request, result, writes_duration(writes_io_uring));
-}
+/*
+ * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
+ * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
+ * syscall.
+ */
+#define WRITES_SYNC(group, syscall)                                                                          \
+	WRITES_FENTRY(group##_begin, KT_SYSCALL(syscall), writes_begin(writes_syncing, 0, false))            \
+	WRITES_FEXIT(group, KT_SYSCALL(syscall),                                                             \
+		     writes_sync_end(kt_syscall_argument(registers), result, room),                          \
+		     struct pt_regs *registers, __s64 result)                                                \
+	SEC("kprobe/" KT_SYSCALL(syscall))                                                                   \
+	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
+	{                                                                                                    \
+		return writes_begin(writes_syncing,                                                          \
+				    writes_file_of(kt_syscall_argument((void *)PT_REGS_PARM1(ctx))), false); \
+	}                                                                                                    \
+	SEC("kretprobe/" KT_SYSCALL(syscall))                                                                \
+	int BPF_KRETPROBE(group##__kprobe, __s64 result)                                                     \
+	{                                                                                                    \
+		kt_duration_ns duration = 0;                                                                 \
+		struct file *file = writes_object(writes_syncing, &duration);                                \
+                                                                                                             \
+		return file ? writes_fsync_end(file, result, duration, WRITES_ROOM(group, kt_only)) : 0;     \
+	}
 
-SEC("fentry/aio_write")
-int BPF_PROG(aio_begin__fentry, void *request)
-{
-	return writes_aio_begin(request);
-}
-
-SEC("fexit/aio_write")
-int BPF_PROG(aio__fentry, void *request, void *iocb, bool vectored, bool compat, int result)
-{
-	/* refused before it was on its way */
-	return result < 0 ? writes_aio_end(request, result) : 0;
-}
-
-SEC("fentry/aio_complete_rw")
-int BPF_PROG(aio_end__fentry, void *request, __s64 result)
-{
-	return writes_aio_end(request, result);
-}
-
-SEC("fentry/fault_dirty_shared_page")
-int BPF_PROG(mmap__fentry, struct vm_fault *fault)
-{
-	return writes_page_dirtied(fault);
-}
+WRITES_SYNC(fsynced, fsync)
+WRITES_SYNC(fdatasynced, fdatasync)
 
 SEC("kprobe/aio_write")
 int BPF_KPROBE(aio_begin__kprobe, void *request)
@@ -1154,19 +1203,19 @@ int BPF_KRETPROBE(aio__kprobe, int result)
 	kt_duration_ns duration = 0;
 	void *request = writes_object(writes_aio, &duration);
 
-	return request && result < 0 ? writes_aio_end(request, result) : 0;
+	return request && result < 0 ? writes_aio_end(request, result, WRITES_ROOM(aio, kt_only)) : 0;
 }
 
 SEC("kprobe/aio_complete_rw")
 int BPF_KPROBE(aio_end__kprobe, void *request, __s64 result)
 {
-	return writes_aio_end(request, result);
+	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_only));
 }
 
 SEC("kprobe/fault_dirty_shared_page")
 int BPF_KPROBE(mmap__kprobe, struct vm_fault *fault)
 {
-	return writes_page_dirtied(fault);
+	return writes_page_dirtied(fault, WRITES_ROOM(mmap, kt_only));
 }
 
 SEC("kretprobe/vfs_truncate")
@@ -1175,7 +1224,7 @@ int BPF_KRETPROBE(truncatepath__kprobe, int result)
 	kt_duration_ns duration = 0;
 	struct path *path = writes_object(writes_truncate, &duration);
 
-	return path ? writes_path_end(path, result, duration) : 0;
+	return path ? writes_path_end(path, result, duration, WRITES_ROOM(truncatepath, kt_only)) : 0;
 }
 
 SEC("kretprobe/io_write")
@@ -1184,7 +1233,7 @@ int BPF_KRETPROBE(iouring__kprobe, int result)
 	kt_duration_ns duration = 0;
 	void *request = writes_object(writes_io_uring, &duration);
 
-	return request ? writes_io_uring_end(request, result, duration) : 0;
+	return request ? writes_io_uring_end(request, result, duration, WRITES_ROOM(iouring, kt_only)) : 0;
 }
 
 SEC("kretprobe/vfs_fsync_range")
@@ -1195,7 +1244,7 @@ int BPF_KRETPROBE(fsync__kprobe, int result)
 
 	if (file)
 		writes_passed_fsync();
-	return file ? writes_fsync_end(file, result, duration) : 0;
+	return file ? writes_fsync_end(file, result, duration, WRITES_ROOM(fsync, kt_only)) : 0;
 }
 
 SEC("kprobe/do_truncate")
@@ -1214,17 +1263,16 @@ int BPF_KRETPROBE(truncate__kprobe, int result)
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(writes_other, &duration);
 
-	return file ? writes_count_file(writes_truncate, file, result, duration, false) : 0;
+	return file ? writes_count_file(writes_truncate, file, result, duration,
+					WRITES_ROOM(truncate, kt_only), false)
+		    : 0;
 }
 
 #define WRITES_BEGIN(group, kernel_function, operation, at, argument, object, nested)                        \
-	SEC("fentry/" #kernel_function)                                                                      \
-	int group##_begin__fentry(unsigned long long *ctx)                                                   \
-	{                                                                                                    \
-		struct file *file __attribute__((unused)) = (void *)ctx[at];                                 \
-                                                                                                             \
-		return nested ? 0 : writes_begin(operation, 0, false);                                       \
-	}                                                                                                    \
+	WRITES_FENTRY(group##_begin, #kernel_function, ({                                                    \
+			      struct file *file __attribute__((unused)) = (void *)ctx[at];                   \
+			      nested ? 0 : writes_begin(operation, 0, false);                                \
+		      }))                                                                                    \
 	SEC("kprobe/" #kernel_function)                                                                      \
 	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
 	{                                                                                                    \
@@ -1236,7 +1284,7 @@ int BPF_KRETPROBE(truncate__kprobe, int result)
 	SEC("kretprobe/" #kernel_function)                                                                   \
 	int BPF_KRETPROBE(group##__kprobe, type result)                                                      \
 	{                                                                                                    \
-		return writes_file_return(operation, result);                                                \
+		return writes_file_return(operation, result, WRITES_ROOM(group, kt_only));                   \
 	}
 
 WRITES_BEGIN(write, vfs_write, writes_write, 0, PT_REGS_PARM1, file, false)

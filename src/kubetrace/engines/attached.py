@@ -25,6 +25,8 @@ MAP_TYPE_ARRAY = 2
 _STATS_RUN_TIME = 0
 # A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
 _BACKUP = "_backup"
+FOR_BACKUPS = "_backed_up"
+"""How the name of a map ends that needs one entry only where no backups are attached."""
 
 
 class _ProgInfo(ctypes.Structure):

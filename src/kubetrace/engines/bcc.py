@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kubetrace.engines import compiled_cache, headers, perf, support
-from kubetrace.engines.attached import MAP_TYPE_ARRAY, Attached, Map, Program
+from kubetrace.engines.attached import FOR_BACKUPS, MAP_TYPE_ARRAY, Attached, Map, Program
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.kernel_types import asked_for
 from kubetrace.engines.libbpf import library
@@ -216,7 +216,7 @@ class BccObject(Attached):
     def _create_maps(self, sizes: Mapping[str, int]) -> None:
         for name in self._translated.maps:
             given = {"key": 0, "value": 0, "map_flags": 0, **self.btf.definition(f"kt_map_{name}")}
-            entries = sizes.get(name, given["max_entries"])
+            entries = 1 if name.endswith(FOR_BACKUPS) else sizes.get(name, given["max_entries"])
             self._create(name, given["type"], given["key"], given["value"], entries, given["map_flags"])
         for name in self._translated.values:
             self._create(name, MAP_TYPE_ARRAY, 4, 8, 1, 0)

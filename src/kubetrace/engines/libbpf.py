@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetrace.engines import support
-from kubetrace.engines.attached import Attached, Map, Program
+from kubetrace.engines.attached import FOR_BACKUPS, Attached, Map, Program
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.module_functions import ModuleFunctions
 from kubetrace.engines.tracefs import TracefsReturns
@@ -233,12 +233,14 @@ class LoadedObject(Attached):
                 raise self._refusal(refused, code, hook)
             self._demote(candidates, candidates[group][0])
 
-    @staticmethod
-    def _serves(program: _Program, candidates: Mapping[str, list[_Program]]) -> bool:
-        # Only what the kernel may preempt needs a backup.
+    def _serves(self, program: _Program, candidates: Mapping[str, list[_Program]]) -> bool:
+        # Only what is attached, and what the kernel may preempt, needs a backup.
         if program.backs_up is None:
             return True
-        return program.backs_up in candidates and candidates[program.backs_up][0].hook in ("fentry", "raw_tp")
+        if program.backs_up not in candidates:
+            return False
+        first = candidates[program.backs_up][0]
+        return first.hook in ("fentry", "raw_tp") and first.name not in self._unneeded
 
     def _demote(self, candidates: dict[str, list[_Program]], refused: _Program) -> None:
         """Go on to the next candidate, also where the same is bound to be refused again.
@@ -299,14 +301,26 @@ class LoadedObject(Attached):
             self._library.bpf_program__set_autoload(program.pointer, program.name in wanted)
         for name, entries in self._sizes.items():
             self._library.bpf_map__set_max_entries(self._map(name), entries)
+        if not support.preemptible():
+            for name, pointer in self._maps():
+                if name.endswith(FOR_BACKUPS):
+                    self._library.bpf_map__set_max_entries(pointer, 1)
         self._write_constants()
         code = -self._library.bpf_object__load(self._object)
         if code:
             return self._program_in_log(chosen), code
         if not self._attach:
             return None, 0
-        # Returns before entries: nothing begins that would not be seen to end.
-        order = sorted(chosen.values(), key=lambda name: (programs[name].at_entry, not name.startswith("return")))
+        # Returns before entries: nothing begins that would not be seen to end. Backups last: the order in which the
+        # kernel runs the two copies follows from it (kubetrace.bpf.h).
+        order = sorted(
+            chosen.values(),
+            key=lambda name: (
+                programs[name].at_entry,
+                programs[name].backs_up is not None,
+                not name.startswith("return"),
+            ),
+        )
         for name in (name for name in order if name in wanted):
             ctypes.set_errno(0)
             link = self._attach_program(programs[name])
@@ -383,14 +397,17 @@ class LoadedObject(Attached):
             pointer = self._library.bpf_object__next_program(self._object, pointer)
         return found
 
-    def _map(self, name: str) -> int:
+    def _maps(self) -> Iterator[tuple[str, int]]:
         pointer = self._library.bpf_object__next_map(self._object, None)
         while pointer:
-            # libbpf names data sections OBJECT.section, with OBJECT cut to eight characters
-            found = self._library.bpf_map__name(pointer).decode()
-            if found == name or (name.startswith(".") and found.endswith(name)):
-                return int(pointer)
+            yield self._library.bpf_map__name(pointer).decode(), int(pointer)
             pointer = self._library.bpf_object__next_map(self._object, pointer)
+
+    def _map(self, name: str) -> int:
+        for found, pointer in self._maps():
+            # libbpf names data sections OBJECT.section, with OBJECT cut to eight characters
+            if found == name or (name.startswith(".") and found.endswith(name)):
+                return pointer
         raise LoadRefused(f"{self._path.name} has no map {name}.")
 
     def _write_constants(self) -> None:

@@ -140,8 +140,8 @@ class Writes:
         "Not seen: reflinks (FICLONE), names and metadata (create, rename, chmod), what happens later to pages that a "
         "mapping has dirtied already, sync and syncfs, writes from inside the kernel (core dumps, NFS server, loop "
         "devices, swap) and inside virtual machines; with --all, what send, sendmsg and vmsplice send. A file that is "
-        "renamed keeps the path it was first seen with. Where the kernel may preempt a program, what others do on "
-        "its CPU meanwhile is missed, and told as lost."
+        "renamed keeps the path it was first seen with. Where the kernel may preempt a program, a second one "
+        "does what it keeps others' from; what both miss is told as lost, and --hook kprobe misses nothing, at a price."
     )
     examples = (
         ("kubetrace writes", "every pod, every destination"),

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Backups (kubetrace.bpf.h) of programs at functions that are called very often: kt_handled asks for two
+ * updates of a map in each call, this for a bit.
+ */
+#ifndef KT_CALL_BACKUPS_BPF_H
+#define KT_CALL_BACKUPS_BPF_H
+
+#include "kubetrace.bpf.h"
+
+/*
+ * A byte for each tid (PID_MAX_LIMIT, 4 Mi), in words. Maps with such a name have one entry where no backups
+ * are attached (engines/attached.py).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4 * 1024 * 1024 / 8);
+	__type(key, __u32);
+	__type(value, __u64);
+} calls_backed_up SEC(".maps");
+
+/*
+ * Whether the other copy did this call's work already. At a function (fentry, fexit) the backup, which is
+ * attached last, runs first (kernel/bpf/trampoline.c, hlist_add_head), and the first copy right after it in
+ * the same thread. What an interrupt runs in between has a bit of its own, and leaves the byte as it was.
+ */
+static __always_inline bool kt_call_handled(__u32 group, __u32 copy, bool in_interrupt)
+{
+	__u32 tid = bpf_get_current_pid_tgid(), index = tid >> 3;
+	__u8 bit = in_interrupt ? 2 : 1, *calls;
+
+	if (!backed_up || copy == kt_only)
+		return false;
+	calls = bpf_map_lookup_elem(&calls_backed_up, &index);
+	if (!calls)
+		return copy == kt_backup;
+	calls += tid & 7;
+	if (copy == kt_backup) {
+		*calls |= bit;
+	} else if (*calls & bit) {
+		*calls &= ~bit;
+		return true;
+	}
+	kt_did(group, copy);
+	return false;
+}
+
+#endif
