@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 
+from kubetrace.engines.support import preemptible
 from tests.vm import cri, images
 
 Event = dict[str, Any]
 SHELL = ["sh", "-c", "exec sleep infinity"]
-DEADLINE_S = 60
+DEADLINE_S = 240
 
 
 # What test_bcc.py compiles by bcc: under emulation that takes minutes, of which the others need one CPU at a time.
@@ -66,6 +67,14 @@ def compilers(
     with contextlib.suppress(ProcessLookupError):
         os.killpg(made.pid, signal.SIGKILL)
     made.wait()
+
+
+def losses(objects: list[Event]) -> int:
+    """How many objects tell of losses: only where two preempted programs may keep a third from running (README)."""
+    lost = [o for o in objects if o["type"] == "lost"]
+    assert objects[-1]["lost"] == (lost[-1]["lost"] if lost else 0)
+    assert [o for o in lost if o["lost"] != o.get("missed_run") or not preemptible()] == []
+    return len(lost)
 
 
 class Tracer:
@@ -126,6 +135,11 @@ class Tracer:
         """What it wrote to stderr so far."""
         self._errors.seek(0)
         return self._errors.read().decode()
+
+    @property
+    def pid(self) -> int:
+        """Of kubetrace."""
+        return self._process.pid
 
     def kill(self) -> None:
         """For a test that is lost: what still runs would slow the others down."""
@@ -188,9 +202,9 @@ def tracer(node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     summary = objects[-1]
     assert summary["type"] == "summary"
     # nothing was lost and nothing stayed without an owner, over all tests together
-    assert [o for o in objects if o["type"] == "lost"] == []
-    assert (summary["lost"], summary["unattributed"]) == (0, 0)
-    assert summary["events"] == len(objects) - 1
+    lost = losses(objects)
+    assert summary["unattributed"] == 0
+    assert summary["events"] == len(objects) - 1 - lost
 
 
 @pytest.fixture(scope="session")

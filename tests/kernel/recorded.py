@@ -21,7 +21,7 @@ dd if=/dev/zero of=/cache/ledger bs=4096 count=7
 dd if=/dev/zero of=/dev/null bs=200M count=1
 exit 3
 """
-_READY_S = 120
+_READY_S = 240
 
 
 class Run(NamedTuple):

@@ -100,9 +100,19 @@ def test_counters_are_the_same(told: Told) -> None:
     assert {"write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "mmap"} <= operations
 
 
+def without_moves(event: Event) -> Event:
+    """Whoever is moved may execute itself meanwhile, and be found so by one of two programs only."""
+    return {key: value for key, value in event.items() if event["event"] != "attached" or key != "comm"}
+
+
 def test_events_of_cgroups_are_the_same(told: Told) -> None:
     by_bcc, by_libbpf = (
-        sorted(json.dumps(same(o), sort_keys=True) for o in told.of(engine, "cgroups")) for engine in ("bcc", "libbpf")
+        sorted(
+            json.dumps(same(without_moves(o)), sort_keys=True)
+            for o in told.of(engine, "cgroups")
+            if not o.get("path", "").startswith("/proc/self/")  # runc itself, while it is moved
+        )
+        for engine in ("bcc", "libbpf")
     )
     assert by_bcc == by_libbpf
     assert {"created", "attached", "exec", "exit", "removed"} <= {json.loads(o)["event"] for o in by_bcc}

@@ -26,7 +26,7 @@ import kubetrace
 from tests.vm import cri, images
 
 IMAGE = f"registry.example/kubetrace:{kubetrace.__version__}"
-DEADLINE_S = 90
+DEADLINE_S = 240
 REMEDY = "Try:  kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- kubetrace copyup -n shop"
 ENVIRONMENT = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 TOKEN = cri.Volume(

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import DEADLINE_S
+
 PROBES = Path("/sys/kernel/tracing/kprobe_events")
 
 
@@ -80,14 +82,14 @@ def test_returns_are_followed_through_tracefs_where_it_takes_kprobes(tmp_path: P
         ["kubetrace", "copyup", "--hook", "kprobe", "-o", "json", "--ready-file", str(ready)], stdout=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE_S
         while not ready.exists():
             assert running.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         probes = PROBES.read_text().splitlines()
     finally:
         running.send_signal(2)
-        assert running.wait(60) == 0
+        assert running.wait(DEADLINE_S) == 0
     ours = [line for line in probes if f":kubetrace_{running.pid}_" in line]
     assert any(line.startswith("r") and line.endswith(" ovl_copy_up_one") for line in ours), probes
     assert f"kubetrace_{running.pid}_" not in PROBES.read_text()

@@ -68,7 +68,10 @@ def test_a_crowd_is_told_once_each() -> None:
     assert len(crowd_ids) == everyone
     assert set(told.values()) == {1}
     assert told.keys() <= expected
-    assert len(expected - told.keys()) <= lost
+    missing = expected - told.keys()
+    # without these nobody knows whose exit it is
+    unknown = {(one, "exit") for one, what in missing if what in ("created", "exec")}
+    assert len(missing - unknown) <= lost
 
 
 WRITERS, WRITES = 6, 10_000

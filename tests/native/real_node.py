@@ -49,7 +49,9 @@ def main(count: int, directory: Path) -> None:
         "sandbox": pod.sandbox_id,
         "namespaces": {"kept": inodes(kept.pid), "sandbox": inodes(pause)},
     }
-    time.sleep(0.3)  # for its first write
+    while not kept.log():
+        time.sleep(0.01)
+    time.sleep(0.3)  # for what its first write is told by
     pod.remove()
     for process in traced:
         process.send_signal(signal.SIGINT)

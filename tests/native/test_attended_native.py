@@ -67,11 +67,11 @@ def test_it_begins_with_a_line_and_ends_with_the_next(attended: Any) -> None:
 
 
 def test_it_ends_when_nothing_is_heard_of_whoever_listened(attended: Any) -> None:
-    running = attended(silence_s=1.5)
+    running = attended(silence_s=5.0)
     running.tell(b"\n")
     begun = running.line()
     # kept alive for longer than the silence that it bears
-    until = time.monotonic() + 3
+    until = time.monotonic() + 7
     while time.monotonic() < until:
         running.tell(b".")
         time.sleep(0.3)

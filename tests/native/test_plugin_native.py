@@ -46,6 +46,7 @@ class Cluster:
             "KUBETRACE_IMAGE": "registry.example/kubetrace:1",
             "LC_ALL": "C.UTF-8",
             "COLUMNS": "200",
+            "TERM": "xterm-256color",
         }
 
     def has(self, pods: dict[str, str] | None = None, **nodes: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ def test_kill_9_costs_at_most_the_last_second(environment: dict[str, str], workl
     file = tmp_path / "a.ktrace"
     process = start(environment, tmp_path, "--by", "node", "--record", str(file))
     workload.fire(bytes(tmp_path) + b"/before", 503)
-    time.sleep(1.0)
+    time.sleep(3.0)
     workload.fire(bytes(tmp_path) + b"/after", 5)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -130,7 +130,7 @@ def test_a_full_disk_stops_the_recording_and_not_the_tracing(
     ready, copy = tmp_path / "ready", tmp_path / "copy.ktrace"
     trace = f"{sys.executable} -m kubetrace copyup -o json --ready-file {ready} --record {tmp_path}/small/a.ktrace"
     script = (
-        f"mount -t tmpfs -o size=32k none {tmp_path}/small && {trace} > {tmp_path}/out; cp {tmp_path}/small/* {copy}"
+        f"mount -t tmpfs -o size=48k none {tmp_path}/small && {trace} > {tmp_path}/out; cp {tmp_path}/small/* {copy}"
     )
     process = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", f"trap : INT; {script}"],

@@ -75,8 +75,8 @@ def test_path_says_container_pod_and_qos(path: str, wanted: tuple[str | None, st
 
 
 def test_deep_and_long_paths_take_no_time() -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     assert parse("/a" * 100_000) == CgroupPath(None, None, None)
     parse("/" + "pod-" * 50_000 + "a" * 64)
     parse("/" + "0" * 200_000)
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -159,5 +160,7 @@ def test_inode_numbers_of_this_machines_cgroups_are_the_same_by_both_ways() -> N
     for top in tops:
         with os.scandir(top) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    assert entry.inode() == os.stat(entry.path).st_ino
+                # tests beside this one make and remove some
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        assert entry.inode() == os.stat(entry.path).st_ino

@@ -161,6 +161,15 @@ def test_usage_is_the_difference_of_two_looks() -> None:
     assert row["age_ns"] == 7 * S
 
 
+def test_time_that_is_counted_after_its_period_is_told_too() -> None:
+    told = Told()
+    told.sample(1, who(), throttled_periods=4, throttled=S, periods=9)
+    (one,) = told.sample(2, who(), throttled_periods=5, throttled=S, periods=10)
+    (other,) = told.sample(3, who(), throttled_periods=5, throttled=2 * S, periods=11)
+    assert [(event.periods, event.duration) for event in (one, other)] == [(1, 0), (0, S)]
+    assert told.sample(4, who(), throttled_periods=5, throttled=2 * S, periods=12) == []
+
+
 def test_a_new_container_begins_with_zeros_an_old_one_with_what_it_has() -> None:
     told = Told()
     assert told.sample(1, who(letter="a"), throttled_periods=7, throttled=S, periods=9) == []

@@ -495,6 +495,8 @@ class Container:
         lines, parts = [], dict[str, str]()
         with open(f"{self.pod.log_directory}/{self.name}/{self.attempt}.log", encoding="utf-8") as file:
             for entry in file:
+                if not entry.endswith("\n"):
+                    break  # it is being written
                 # the CRI's log format: time, stream, F for a whole line or P for a part of one
                 _, stream, tag, text = entry.rstrip("\n").split(" ", 3)
                 parts[stream] = parts.get(stream, "") + text

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -116,7 +115,7 @@ def _written_ns(path: str) -> int | None:
         written = os.stat(path).st_mtime_ns
     except OSError:
         return None
-    return written - time.time_ns() + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return written - Host.boot_to_wall_ns()
 
 
 def _from_annotations(annotations: dict[object, object], container_id: str, time_ns: int) -> ContainerSeen:

@@ -369,7 +369,8 @@ class CgroupsBoard:
         def since(name: str) -> int:
             return int(getattr(now, name) - (max(0, getattr(before, name)) if before is not None else 0))
 
-        if since("throttled_periods") > 0:
+        # the kernel counts the time later than the period, CPU by CPU (kernel/sched/fair.c, unthrottle_cfs_rq)
+        if since("throttled_periods") > 0 or since("throttled") > 0:
             yield "throttled", {"periods": since("throttled_periods"), "duration": max(0, since("throttled"))}
         if self._tell_refused and since("forks_refused") > 0:
             yield "fork_refused", {"periods": since("forks_refused")}
