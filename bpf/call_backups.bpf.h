@@ -20,25 +20,27 @@ struct {
 } calls_backed_up SEC(".maps");
 
 /*
- * Whether the other copy did this call's work already. At a function (fentry, fexit) the backup, which is
- * attached last, runs first (kernel/bpf/trampoline.c, hlist_add_head), and the first copy right after it in
- * the same thread. What an interrupt runs in between has a bit of its own, and leaves the byte as it was.
+ * Whether the other copy did this call's work already; for functions that no interrupt calls. There (fentry,
+ * fexit) the backup, which is attached last, runs first (kernel/bpf/trampoline.c, hlist_add_head), and the
+ * first copy right after it in the same thread, whose byte says which group's backup has just run. A first
+ * copy that is missed leaves it behind: if the thread's next call is one of the same group that its backup
+ * misses, that one is lost, and told (engines/attached.py).
  */
-static __always_inline bool kt_call_handled(__u32 group, __u32 copy, bool in_interrupt)
+static __always_inline bool kt_call_handled(__u32 group, __u32 copy)
 {
 	__u32 tid = bpf_get_current_pid_tgid(), index = tid >> 3;
-	__u8 bit = in_interrupt ? 2 : 1, *calls;
+	__u8 *call, own = group + 1;
 
-	if (!backed_up || copy == kt_only)
+	if (!backed_up)
 		return false;
-	calls = bpf_map_lookup_elem(&calls_backed_up, &index);
-	if (!calls)
+	call = bpf_map_lookup_elem(&calls_backed_up, &index);
+	if (!call)
 		return copy == kt_backup;
-	calls += tid & 7;
+	call += tid & 7;
 	if (copy == kt_backup) {
-		*calls |= bit;
-	} else if (*calls & bit) {
-		*calls &= ~bit;
+		*call = own;
+	} else if (*call == own) {
+		*call = 0;
 		return true;
 	}
 	kt_did(group, copy);

@@ -277,6 +277,7 @@ enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
  * One copy of a program runs on a CPU at a time, but another program may, where a preempted one waits: each
  * has a room of its own on each CPU.
  */
+_Static_assert(kt_backed_up_mmap + 1 == kt_backed_up_write_begin, "who counts comes first");
 #define WRITES_COUNTING (kt_backed_up_write_begin - kt_backed_up_write)
 #define WRITES_ROOM(group, copy)                                                                             \
 	((kt_backed_up_##group - kt_backed_up_write) + ((copy) == kt_backup ? WRITES_COUNTING : 0))
@@ -1042,7 +1043,8 @@ static __always_inline int writes_aio_begin(const void *request)
 	return 0;
 }
 
-static __always_inline int writes_aio_end(const void *request, __s64 result, __u32 room)
+static __always_inline int writes_aio_end(const void *request, __s64 result, __u32 room, __u32 group,
+					  __u32 copy)
 {
 	struct writes_start *start = bpf_map_lookup_elem(&requests, &request);
 	struct writes_operand operand = {.result = result, .room = room};
@@ -1055,7 +1057,10 @@ static __always_inline int writes_aio_end(const void *request, __s64 result, __u
 	who = start->who;
 	operand.duration = bpf_ktime_get_boot_ns() - start->time;
 	operand.thread = start->thread;
-	bpf_map_delete_elem(&requests, &request);
+	/* another program may have done that: aio_end's other copy, which an interrupt may run at any time */
+	if (bpf_map_delete_elem(&requests, &request))
+		return 0;
+	kt_did(group, copy);
 	operand.given = file;
 	writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_inode));
 	return writes_is_counted(operand.type) ? writes_count(writes_aio, &operand, &who) : 0;
@@ -1106,27 +1111,26 @@ static __always_inline int writes_truncate_end(unsigned long long *ctx, __u32 ro
 /*
  * fexit has a call's arguments beside its result: where it attaches, nothing is needed at the entry but the
  * time, and that only with latency or events (user space leaves GROUP_begin__fentry out otherwise).
- * The arguments are those of the kernel function; `call` may use its room.
+ * The arguments are those of the kernel function; `call` may use its room, in groups that count.
  */
-#define WRITES_FENTRY_OF(group, section, in_interrupt, call, ...)                                            \
+#define WRITES_PROGRAM(group, section, call, ...)                                                            \
 	SEC(section)                                                                                         \
 	int BPF_PROG(group##__fentry, ##__VA_ARGS__)                                                         \
 	{                                                                                                    \
 		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, kt_first);                     \
                                                                                                              \
-		return kt_call_handled(kt_backed_up_##group, kt_first, in_interrupt) ? 0 : call;             \
+		return kt_call_handled(kt_backed_up_##group, kt_first) ? 0 : call;                           \
 	}                                                                                                    \
 	SEC(section)                                                                                         \
 	int BPF_PROG(group##_backup__fentry, ##__VA_ARGS__)                                                  \
 	{                                                                                                    \
 		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, kt_backup);                    \
                                                                                                              \
-		return kt_call_handled(kt_backed_up_##group, kt_backup, in_interrupt) ? 0 : call;            \
+		return kt_call_handled(kt_backed_up_##group, kt_backup) ? 0 : call;                          \
 	}
-#define WRITES_FEXIT(group, function, call, ...)                                                             \
-	WRITES_FENTRY_OF(group, "fexit/" function, false, call, ##__VA_ARGS__)
+#define WRITES_FEXIT(group, function, call, ...) WRITES_PROGRAM(group, "fexit/" function, call, ##__VA_ARGS__)
 #define WRITES_FENTRY(group, function, call, ...)                                                            \
-	WRITES_FENTRY_OF(group, "fentry/" function, false, call, ##__VA_ARGS__)
+	WRITES_PROGRAM(group, "fentry/" function, call, ##__VA_ARGS__)
 
 WRITES_FEXIT(write, "vfs_write", writes_file_end(writes_write, file, result, room), struct file *file,
 	     const char *buffer, __u64 count, void *position, __s64 result)
@@ -1156,10 +1160,20 @@ WRITES_FEXIT(iouring, "io_write",
 	     __u32 flags, int result)
 WRITES_FENTRY(aio_begin, "aio_write", writes_aio_begin(request), void *request)
 /* refused before it was on its way */
-WRITES_FEXIT(aio, "aio_write", result < 0 ? writes_aio_end(request, result, room) : 0, void *request,
-	     void *iocb, bool vectored, bool compat, int result)
-WRITES_FENTRY_OF(aio_end, "fentry/aio_complete_rw", true, writes_aio_end(request, result, room),
-		 void *request, __s64 result)
+WRITES_FEXIT(aio, "aio_write", result < 0 ? writes_aio_end(request, result, room, 0, kt_only) : 0,
+	     void *request, void *iocb, bool vectored, bool compat, int result)
+SEC("fentry/aio_complete_rw")
+int BPF_PROG(aio_end__fentry, void *request, __s64 result)
+{
+	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_first), kt_backed_up_aio_end,
+			      kt_first);
+}
+SEC("fentry/aio_complete_rw")
+int BPF_PROG(aio_end_backup__fentry, void *request, __s64 result)
+{
+	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_backup), kt_backed_up_aio_end,
+			      kt_backup);
+}
 WRITES_FENTRY(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
 
 /*
@@ -1203,13 +1217,14 @@ int BPF_KRETPROBE(aio__kprobe, int result)
 	kt_duration_ns duration = 0;
 	void *request = writes_object(writes_aio, &duration);
 
-	return request && result < 0 ? writes_aio_end(request, result, WRITES_ROOM(aio, kt_only)) : 0;
+	return request && result < 0 ? writes_aio_end(request, result, WRITES_ROOM(aio, kt_only), 0, kt_only)
+				     : 0;
 }
 
 SEC("kprobe/aio_complete_rw")
 int BPF_KPROBE(aio_end__kprobe, void *request, __s64 result)
 {
-	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_only));
+	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_only), 0, kt_only);
 }
 
 SEC("kprobe/fault_dirty_shared_page")

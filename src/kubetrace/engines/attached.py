@@ -98,6 +98,7 @@ class Attached(ABC):
         self._returns: TracefsReturns | None = None
         self._rings: list[Ring | CounterMap] = []
         self._stats_fd = -1
+        self._alone: dict[str, tuple[int, int, int, int]] = {}
         self.hooks = {}
         self.missing = {}
 
@@ -170,25 +171,40 @@ class Attached(ABC):
     def missed_runs(self) -> int:
         """Runs of attached programs that the kernel skipped: one still ran on that CPU, or too many slept.
 
-        With a backup, those that neither copy ran for.
+        With a backup, those that neither copy ran for; and what the first missed before it had one.
         """
         missed = self._returns.missed() if self._returns is not None else 0
+        misses, backups = self._misses()
+        missed += sum(count for group, count in misses.items() if group not in backups)
+        for group in backups:
+            alone = self._alone[group]
+            missed += alone[0]
+            if misses[group] > alone[0] and backups[group] > alone[1]:
+                now = (misses[group], backups[group], *self._done(group))
+                missed += missed_by_both(*(int(one - before) for one, before in zip(now, alone, strict=True)))
+        return missed
+
+    def _begin_pairs(self) -> None:
+        # What one copy did while the other was not there yet does not say what both miss.
+        misses, backups = self._misses()
+        self._alone = {group: (misses[group], backups[group], *self._done(group)) for group in backups}
+
+    def _misses(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Group -> runs that the kernel skipped: of its program, and of that one's backup."""
         misses: dict[str, int] = {}
         backups: dict[str, int] = {}
         for program, info in self._infos():
             into, group = (misses, program.group) if program.backs_up is None else (backups, program.backs_up)
             into[group] = into.get(group, 0) + info.recursion_misses
-        both = [group for group, count in backups.items() if count and misses.get(group)]
-        missed += sum(count for group, count in misses.items() if group not in backups)
-        if both:
-            copies = self.btf.enum("kt_copy")["kt_copies"]
-            births = self.btf.enum("kt_backed_up_births")
-            for group in both:
-                name = f"kt_backed_up_{group}"
-                index = (births if name in births else self.btf.enum("kt_backed_up"))[name] * copies
-                first, backup = self.per_cpu_sums("done", [index, index + 1])
-                missed += missed_by_both(misses[group], backups[group], first, backup)
-        return missed
+        return misses, backups
+
+    def _done(self, group: str) -> tuple[int, int]:
+        """How many calls its program has done the work of, and how many the backup (kubetrace.bpf.h, kt_did)."""
+        name, births = f"kt_backed_up_{group}", self.btf.enum("kt_backed_up_births")
+        index = (births if name in births else self.btf.enum("kt_backed_up"))[name]
+        index *= self.btf.enum("kt_copy")["kt_copies"]
+        first, backup = self.per_cpu_sums("done", [index, index + 1])
+        return first, backup
 
     def time_runs(self) -> None:
         """Let the kernel measure every BPF program's runs from now on, until this is closed (5.8, d46edd671a14).

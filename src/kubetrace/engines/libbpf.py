@@ -311,24 +311,29 @@ class LoadedObject(Attached):
             return self._program_in_log(chosen), code
         if not self._attach:
             return None, 0
-        # Returns before entries: nothing begins that would not be seen to end. Backups last: the order in which the
-        # kernel runs the two copies follows from it (kubetrace.bpf.h).
+        # Returns before entries: nothing begins that would not be seen to end. A backup right behind its program: the
+        # order in which the kernel runs them follows from it (kubetrace.bpf.h, call_backups.bpf.h).
+        places = {group: number for number, group in enumerate(chosen)}
         order = sorted(
-            chosen.values(),
-            key=lambda name: (
-                programs[name].at_entry,
-                programs[name].backs_up is not None,
-                not name.startswith("return"),
+            (programs[name] for name in chosen.values()),
+            key=lambda program: (
+                program.at_entry,
+                not program.group.startswith("return"),
+                places[program.backs_up or program.group],
+                program.backs_up is not None,
             ),
         )
-        for name in (name for name in order if name in wanted):
+        for program in order:
+            if program.name not in wanted:
+                continue
             ctypes.set_errno(0)
-            link = self._attach_program(programs[name])
+            link = self._attach_program(program)
             if not link:
-                return name, ctypes.get_errno()
+                return program.name, ctypes.get_errno()
             self._links.append(link)
-            if programs[name].backs_up is None:
-                self.hooks[programs[name].group] = programs[name].hook
+            if program.backs_up is None:
+                self.hooks[program.group] = program.hook
+        self._begin_pairs()
         return None, 0
 
     def _attach_program(self, program: _Program) -> int:

@@ -141,7 +141,8 @@ class Writes:
         "mapping has dirtied already, sync and syncfs, writes from inside the kernel (core dumps, NFS server, loop "
         "devices, swap) and inside virtual machines; with --all, what send, sendmsg and vmsplice send. A file that is "
         "renamed keeps the path it was first seen with. Where the kernel may preempt a program, a second one "
-        "does what it keeps others' from; what both miss is told as lost, and --hook kprobe misses nothing, at a price."
+        "counts what the first misses meanwhile; what both miss is told as lost. --hook kprobe misses nothing, and "
+        "costs more."
     )
     examples = (
         ("kubetrace writes", "every pod, every destination"),
