@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -480,7 +481,9 @@ def test_metrics_are_those_of_every_event_though_only_what_they_are_of_is_looked
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool) -> None:
+def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ten milliseconds from one look at the clock to the next, however long this waits for a CPU
+    monkeypatch.setattr("kubetrace.live.time.monotonic", map((0.01).__mul__, itertools.count(1)).__next__)
     source = ListSource()
     steps: list[Step] = []
     live = LiveSource({"copyup": source}, Files())
