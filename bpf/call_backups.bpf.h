@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Backups (kubetrace.bpf.h) of programs at functions that are called very often: kt_handled asks for two
- * updates of a map in each call, this for a bit.
+ * updates of a map in each call, this for a byte.
  */
 #ifndef KT_CALL_BACKUPS_BPF_H
 #define KT_CALL_BACKUPS_BPF_H

@@ -239,6 +239,7 @@ struct writes_scratch {
 	};
 	char path[KT_PATH_BYTES + KT_NAME_BYTES];
 };
+
 /* The groups of programs that have a backup (kubetrace.bpf.h): first those that count. */
 enum kt_backed_up {
 	kt_backed_up_write = kt_backed_up_others,
