@@ -372,9 +372,11 @@ def main() -> None:
     elif status == 0:
         port.send(frames.RUNNING)
         status = Carrier(port, Command(start)).run()
+        if status != 0 and start["explain"]:
+            explain(port, start)
     else:
         port.progress("the node did not come up; its containerd log ends so:")
-        for line in _tail("/var/log/containerd.log"):
+        for line in _tail("/var/log/containerd.log", 10):
             port.progress("  " + line)
         status = 125
     port.send(frames.EXIT, struct.pack("!i", status))
@@ -390,10 +392,51 @@ def _step(action: Callable[[], None]) -> None:
         raise
 
 
-def _tail(path: str) -> list[str]:
+def explain(port: Port, start: dict[str, Any]) -> None:
+    """After a command that failed, show what the kernel and the node have said meanwhile."""
+    parts = [("the kernel's log ends so:", kernel_log()[-60:])]
+    if start["node"]:
+        parts.append(("containerd's log ends so:", _tail("/var/log/containerd.log", 20)))
+        parts.append(("the node's pods:", _pods("/run/kubetrace-node.json")))
+    for title, lines in parts:
+        port.progress(title)
+        for line in lines:
+            port.progress("  " + line)
+
+
+def kernel_log() -> list[str]:
+    """What the kernel has logged, line by line, with the seconds since its boot."""
+    try:
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        return [str(error)]
+    lines = []
+    while True:
+        try:
+            # one record: priority,number,microseconds,flags;text
+            record = os.read(log, 8192).decode(errors="replace")
+        except BrokenPipeError:  # records were overwritten before they were read
+            continue
+        except OSError:  # EAGAIN: that was all
+            break
+        fields, _, text = record.partition(";")
+        lines.append(f"{int(fields.split(',')[2]) / 1e6:.3f} {text.partition(chr(10))[0]}")
+    os.close(log)
+    return lines
+
+
+def _pods(path: str) -> list[str]:
     try:
         with open(path) as file:
-            return file.read().splitlines()[-10:]
+            return [f"{pod['namespace']}/{pod['name']}" for pod in json.load(file)["pods"]]
+    except OSError as error:
+        return [str(error)]
+
+
+def _tail(path: str, count: int) -> list[str]:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read().splitlines()[-count:]
     except OSError as error:
         return [str(error)]
 

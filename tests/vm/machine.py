@@ -111,6 +111,7 @@ class Options:
     cache: Path
     count_instructions: bool = False
     image: bool = False
+    explain: bool = False
 
 
 def note(line: str) -> None:
@@ -150,6 +151,11 @@ def parse(arguments: list[str]) -> Options:
         action="store_true",
         help="build kubetrace's image first; its tar is $KUBETRACE_IMAGE for the command",
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="when the command fails, show the ends of the kernel's and containerd's logs, and the node's pods",
+    )
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="time for it all (default 900)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     given = parser.parse_args(arguments)
@@ -161,7 +167,17 @@ def parse(arguments: list[str]) -> Options:
     node = "quiet" if given.node and os.environ.get("KUBETRACE_NODE") == "quiet" else given.node
     kernel = os.path.abspath(given.kernel) if os.path.isdir(given.kernel) else given.kernel
     cache = stage.cache_directory()
-    return Options(kernel, node, given.cgroup, given.timeout, command, cache, given.count_instructions, given.image)
+    return Options(
+        kernel=kernel,
+        node=node,
+        cgroup=given.cgroup,
+        timeout_s=given.timeout,
+        command=command,
+        cache=cache,
+        count_instructions=given.count_instructions,
+        image=given.image,
+        explain=given.explain,
+    )
 
 
 @contextlib.contextmanager
@@ -399,6 +415,8 @@ class Session:
                 self._outstanding -= struct.unpack("!I", payload)[0]
                 self._watch_stdin()
             elif kind == frames.PROGRESS:
+                # while the command runs the agent says nothing, so it has ended, and lines need a terminal in order
+                self._terminal.restore(broken_off=False)
                 note(payload.decode(errors="replace"))
             elif kind == frames.HELLO:
                 self._reader_started = True
@@ -481,6 +499,7 @@ class Session:
             "columns": columns,
             "node": self._options.node,
             "cgroup": self._options.cgroup,
+            "explain": self._options.explain,
         }
 
 
