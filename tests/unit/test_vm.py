@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vm import frames, guest, images, kernels, machine
+from tests.vm import console, frames, guest, images, kernels, machine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -67,6 +67,59 @@ def test_a_command_line_that_makes_no_sense_says_why(
         machine.parse(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[   12.5] Kernel panic - not syncing: sysrq triggered crash", "Kernel panic - not syncing: sysrq triggered"),
+        ("[   12.123456][  T312] Oops: int3: 0000 [#1] SMP NOPTI", "Oops: int3: 0000 [#1] SMP NOPTI"),
+        ("[    9.1] int3: 0000 [#1] PREEMPT SMP NOPTI", "int3: 0000 [#1]"),
+        ("[    9.1] BUG: kernel NULL pointer dereference, address: 0000000000000000", "BUG: kernel NULL pointer"),
+        ("[    9.1] BUG: unable to handle page fault for address: ffffffffc0a6d000", "BUG: unable to handle page"),
+        ("[    9.1] kernel BUG at mm/slub.c:448!", "kernel BUG at mm/slub.c:448!"),
+        (
+            "[    9.1] general protection fault, probably for non-canonical address 0xdead: 0000 [#1]",
+            "general protection fault, probably",
+        ),
+        ("[    9.1] traps: stress[412] general protection fault ip:55d0 sp:7ffe error:0 in stress[55d0+1000]", None),
+        ("[    9.1] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [python3:312]", None),
+        ("[    0.0] Command line: console=ttyS0 panic=-1 loglevel=4 oops=panic", None),
+        ("[    9.1] WARNING: CPU: 1 PID: 312 at kernel/trace/ftrace.c:2084", None),
+    ],
+)
+def test_a_kernel_that_dies_is_told_from_one_that_complains(line: str, said: str | None) -> None:
+    told = console.death(f"[    0.0] Linux version 7.2.4\r\n{line}\r\n[   13.0] ---[ end\r\n".encode())
+    assert told is None if said is None else told is not None and told.startswith(said)
+
+
+def test_the_console_is_shown_without_what_would_clear_the_screen() -> None:
+    log = b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS (version 1.16)\r\n\r\n[    0.0] \xff\tLinux\r\n"
+    assert console.lines(log) == ["SeaBIOS (version 1.16)", "[    0.0] \ufffd\tLinux"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "first", "shown"), [(100, 9, 70, 40), (100, 60, 100, 61), (3, 900, 3, 120)]
+)
+def test_a_death_is_shown_from_its_beginning(before: int, after: int, first: int, shown: int) -> None:
+    log = (
+        b"".join(b"%d\r\n" % number for number in range(before))
+        + b"kernel BUG at mm/slub.c:448!\r\n"
+        + b"and so on\n" * after
+    )
+    told = console.last_words(log)
+    assert len(told) == shown
+    assert told[0] == ("kernel BUG at mm/slub.c:448!" if first == before else str(first))
+
+
+def test_why_qemu_ended_is_its_first_word_that_is_no_warning() -> None:
+    log = (
+        b"qemu-system-x86_64: warning: host doesn't support requested feature: CPUID.01H:ECX.pni [bit 0]\n"
+        b"qemu-system-x86_64: error: failed to set MSR 0x10a to 0x69\n"
+        b"qemu-system-x86_64: ../../target/i386/kvm/kvm.c:3183: kvm_buf_set_msrs: Assertion failed.\n"
+    )
+    assert console.complaint(log) == "failed to set MSR 0x10a to 0x69"
+    assert console.complaint(b"[    0.0] Linux version 6.1\n") is None
 
 
 def test_an_unknown_kernel_names_the_known_ones(tmp_path: Path) -> None:

@@ -29,13 +29,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.vm import frames, guest, kernels, stage, stage_headers
+from tests.vm import console, frames, guest, kernels, stage, stage_headers
 
 BOOT_FAILED = 125
 TIMED_OUT = 124
+KERNEL_DIED = 123
 
 BOOT_LIMIT_S = 180
 GRACE_S = 10
+
+# How often the console is read for the kernel's death, and how long QEMU is then given to end by itself: a kernel that
+# panics restarts, which ends QEMU (-no-reboot), but it may also hang on its way there.
+LOOK_S = 5
+DYING_S = 10
 
 # The directories over which vng lays a writable overlay. /usr and /lib are left out: nobody writes there, and every
 # file of every program would be looked up twice.
@@ -125,7 +131,8 @@ def parse(arguments: list[str]) -> Options:
         prog="scripts/vm",
         description="Run a command on a Debian kernel in a virtual machine (software emulation, no KVM needed), in "
         "this checkout, with kubetrace on PATH. Its output and exit status are the command's.",
-        epilog="Exit status: the command's; 124 when the time is up, 125 when the machine fails.",
+        epilog="Exit status: the command's; 123 when the machine's kernel dies (an Oops or a panic), 124 when the time "
+        "is up, 125 when the machine fails.",
     )
     parser.add_argument(
         "--kernel",
@@ -223,6 +230,9 @@ def qemu_command(
         # Emulated, a retpoline buys no safety and costs time; the emulated time stamp counter is one for all CPUs. What
         # was translated is found again at the same address only: libc anew for every process would be half of its time.
         *("--kopt", "mitigations=off", "--kopt", "norandmaps", "--kopt", "tsc=reliable", "--kopt", "loglevel=4"),
+        # A kernel whose code has gone wrong ends the machine at once (panic=-1 and -no-reboot are virtme-run's) instead
+        # of running on with a lock held until the time is up. It prints all of its death, whatever the loglevel.
+        *("--kopt", "oops=panic"),
         *("--script-sh", BOOT_SCRIPT),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -294,7 +304,8 @@ class Session:
 
     def __init__(self, options: Options, kernel: kernels.Kernel, run: Path, log: Path) -> None:
         self._options, self._kernel, self._run, self._log = options, kernel, run, log
-        self._started = time.monotonic()
+        self._started = self._looked = time.monotonic()
+        self._died: float | None = None
         self._deadline = self._started + options.timeout_s
         self._kill_at: float | None = None
         self._interrupts = 0
@@ -347,7 +358,7 @@ class Session:
                     elif key.fd == 0:
                         self._on_stdin()
                     elif key.fd == ended and self._status is None:
-                        raise MachineError(f"the machine stopped before the command did. Its console: {self._log}")
+                        raise self._ended_early()
             broken_off = False
             return self._status
         finally:
@@ -362,11 +373,17 @@ class Session:
         now = time.monotonic()
         if self._kill_at is not None and now >= self._kill_at:
             raise Stopped(signal.SIGTERM)
+        if self._died is None and now >= min(self._looked + LOOK_S, self._deadline):
+            self._looked = now
+            if console.death(self._log.read_bytes()) is not None:
+                self._died = now
+        if self._died is not None and now >= min(self._died + DYING_S, self._deadline):
+            raise self._ended_early()
         if now >= self._deadline:
             raise MachineError(
                 f"time is up: the machine was ended after {self._options.timeout_s:g} s (--timeout).", TIMED_OUT
             )
-        limits = [self._deadline]
+        limits = [self._deadline, self._looked + LOOK_S if self._died is None else self._died + DYING_S]
         if self._port is None or not self._reader_started:
             boot_limit = self._started + BOOT_LIMIT_S
             if now >= boot_limit:
@@ -375,6 +392,19 @@ class Session:
         if self._kill_at is not None:
             limits.append(self._kill_at)
         return min(limits) - now
+
+    # What to raise when the machine is at its end before the command is.
+    def _ended_early(self) -> MachineError:
+        log = self._log.read_bytes()
+        if (line := console.death(log)) is not None:
+            tail = "".join(f"\n  {last}" for last in console.last_words(log))
+            return MachineError(
+                f"the machine's kernel, Linux {self._kernel.release}, died: {line}\n"
+                f"The end of its console ({self._log}):{tail}",
+                KERNEL_DIED,
+            )
+        reason = console.complaint(log) or "QEMU ended without a message"
+        return MachineError(f"the machine stopped before the command did: {reason}. Its console: {self._log}")
 
     _reader_started = False
 
