@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.vm import console, frames, guest, images, kernels, machine
+from tests.vm import accel, console, frames, guest, images, kernels, machine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +58,7 @@ def test_a_quiet_node_can_be_asked_for_by_the_environment(monkeypatch: pytest.Mo
         ([], "no command given"),
         (["--kernel", "6.12", "--cgroup", "v1", "true"], "no cgroup v1 memory controller"),
         (["--cgroup", "v3", "true"], "invalid choice"),
+        (["--accel", "tcg", "true"], "invalid choice"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_says_why(
@@ -67,6 +68,88 @@ def test_a_command_line_that_makes_no_sense_says_why(
         machine.parse(arguments)
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_how_to_boot_can_be_asked_for_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KUBETRACE_ACCEL", raising=False)
+    assert machine.parse(["true"]).accel == "auto"
+    monkeypatch.setenv("KUBETRACE_ACCEL", "emulation")
+    assert machine.parse(["true"]).accel == "emulation"
+    assert machine.parse(["--accel", "kvm", "true"]).accel == "kvm"
+    monkeypatch.setenv("KUBETRACE_ACCEL", "fast")
+    with pytest.raises(SystemExit):
+        machine.parse(["true"])
+    assert "KUBETRACE_ACCEL is 'fast'; it can be auto, kvm, emulation" in capsys.readouterr().err
+
+
+BOOTS, FAILS = accel.Answer(True), accel.Answer(False, "failed to set MSR 0x10a to 0x69")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words", "trial"),
+    [
+        (accel.Facts(), "with KVM (for the first time here)", True),
+        (accel.Facts(answer=BOOTS), "with KVM", False),
+        (accel.Facts(answer=FAILS), f"under emulation (KVM does not work here: {FAILS.reason})", False),
+        (
+            accel.Facts(obstacle="there is no /dev/kvm"),
+            "under emulation (KVM does not work here: there is no /dev/kvm)",
+            False,
+        ),
+        (accel.Facts("emulation", answer=BOOTS), "under emulation (as asked for)", False),
+        (accel.Facts("kvm"), "with KVM (as asked for)", True),
+        (accel.Facts("kvm", answer=BOOTS), "with KVM (as asked for)", False),
+        # who asks by name may have mended it
+        (accel.Facts("kvm", answer=FAILS), "with KVM (as asked for)", True),
+        (
+            accel.Facts("kvm", count_instructions=True, answer=BOOTS),
+            "under emulation (KVM does not count instructions)",
+            False,
+        ),
+    ],
+)
+def test_a_machine_has_kvm_where_this_kernel_has_booted_with_it(facts: accel.Facts, words: str, trial: bool) -> None:
+    choice = accel.choose(facts)
+    assert (choice.explained, choice.trial) == (words, trial)
+    assert words.startswith(choice.words)
+
+
+def test_who_asks_for_kvm_where_there_is_none_is_told_what_to_do() -> None:
+    with pytest.raises(accel.AccelError, match=r"there is no /dev/kvm\. --accel kvm .* leave it out.* nested virtual"):
+        accel.choose(accel.Facts("kvm", obstacle="there is no /dev/kvm"))
+
+
+def test_a_device_that_makes_no_machine_is_an_obstacle(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    assert accel.obstacle(str(device)) == f"there is no {device}"
+    device.mkdir()
+    assert accel.obstacle(str(device)) == f"{device} cannot be opened: Is a directory"
+    assert accel.obstacle("/dev/null") == "/dev/null makes no virtual machine: Inappropriate ioctl for device"
+
+
+def test_nothing_is_looked_up_for_a_machine_that_is_emulated_anyway() -> None:
+    def recall() -> accel.Answer:
+        raise AssertionError
+
+    assert accel.gather("emulation", False, recall) == accel.Facts("emulation")
+    assert accel.gather("kvm", True, recall) == accel.Facts("kvm", True)
+
+
+def test_what_a_boot_has_told_is_kept_for_this_kernel_only(tmp_path: Path) -> None:
+    path, qemu = tmp_path / "kvm.json", Path(sys.executable)
+    old, new = (accel.Memory(path, release, qemu) for release in ("5.10.0-1-amd64", "7.2.4-amd64"))
+    assert old.recall() is None
+    old.keep(FAILS)
+    new.keep(BOOTS)
+    assert (old.recall(), new.recall()) == (FAILS, BOOTS)
+    old.keep(BOOTS)
+    assert old.recall() == BOOTS
+    assert all(key.startswith("Linux ") and "Python 3" in key for key in json.loads(path.read_text()))
+    for broken in ("", "[]", '{"a": 1', path.read_text().replace("true", '"yes"')):
+        path.write_text(broken)
+        assert old.recall() is None
 
 
 @pytest.mark.parametrize(

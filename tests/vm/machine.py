@@ -1,4 +1,4 @@
-"""scripts/vm: run a command on a Debian kernel under QEMU's software emulation, as if it were a local command.
+"""scripts/vm: run a command on a Debian kernel in QEMU, as if it were a local command.
 
 vng (virtme-ng) describes the machine: the host's root file system read-only over 9p, the checkout writable, the
 kernel's modules, a small initramfs. QEMU then runs as a direct child of this process, so that it can never outlive it.
@@ -23,13 +23,13 @@ import tempfile
 import termios
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.vm import console, frames, guest, kernels, stage, stage_headers
+from tests.vm import accel, console, frames, guest, kernels, stage, stage_headers
 
 BOOT_FAILED = 125
 TIMED_OUT = 124
@@ -105,6 +105,14 @@ class MachineError(Exception):
         self.status = status
 
 
+class NotBooted(MachineError):
+    """The agent in the machine has never answered; `reason` in a few words."""
+
+    def __init__(self, message: str, status: int, reason: str) -> None:
+        super().__init__(message, status)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line asks for."""
@@ -117,6 +125,7 @@ class Options:
     cache: Path
     count_instructions: bool = False
     image: bool = False
+    accel: str = "auto"
     explain: bool = False
 
 
@@ -129,8 +138,8 @@ def parse(arguments: list[str]) -> Options:
     """Read the command line; exits with a usage message when it makes no sense."""
     parser = argparse.ArgumentParser(
         prog="scripts/vm",
-        description="Run a command on a Debian kernel in a virtual machine (software emulation, no KVM needed), in "
-        "this checkout, with kubetrace on PATH. Its output and exit status are the command's.",
+        description="Run a command on a Debian kernel in a virtual machine (with KVM where that works, else under "
+        "software emulation), in this checkout, with kubetrace on PATH. Its output and exit status are the command's.",
         epilog="Exit status: the command's; 123 when the machine's kernel dies (an Oops or a panic), 124 when the time "
         "is up, 125 when the machine fails.",
     )
@@ -159,6 +168,13 @@ def parse(arguments: list[str]) -> Options:
         help="build kubetrace's image first; its tar is $KUBETRACE_IMAGE for the command",
     )
     parser.add_argument(
+        "--accel",
+        default=os.environ.get("KUBETRACE_ACCEL") or "auto",
+        choices=accel.MODES,
+        help="auto (default, or $KUBETRACE_ACCEL): KVM if this kernel boots with it on this host, which is tried once; "
+        "kvm: or fail; emulation: also with --count-instructions",
+    )
+    parser.add_argument(
         "--explain",
         action="store_true",
         help="when the command fails, show the ends of the kernel's and containerd's logs, and the node's pods",
@@ -171,6 +187,9 @@ def parse(arguments: list[str]) -> Options:
         parser.error("no command given. Example:  scripts/vm -- kubetrace copyup")
     if given.cgroup != "v2" and given.kernel in ("6.12", "7.2"):
         parser.error(f"Debian's {given.kernel} has no cgroup v1 memory controller; use --kernel 5.10 or 6.1")
+    # argparse does not look at a default
+    if given.accel not in accel.MODES:
+        parser.error(f"KUBETRACE_ACCEL is {given.accel!r}; it can be {', '.join(accel.MODES)}")
     node = "quiet" if given.node and os.environ.get("KUBETRACE_NODE") == "quiet" else given.node
     kernel = os.path.abspath(given.kernel) if os.path.isdir(given.kernel) else given.kernel
     cache = stage.cache_directory()
@@ -183,6 +202,7 @@ def parse(arguments: list[str]) -> Options:
         cache=cache,
         count_instructions=given.count_instructions,
         image=given.image,
+        accel=given.accel,
         explain=given.explain,
     )
 
@@ -204,7 +224,13 @@ def only_one(cache: Path) -> Iterator[None]:
 
 
 def qemu_command(
-    kernel: kernels.Kernel, run: Path, disks: dict[str, tuple[Path, str]], log: Path, count_instructions: bool = False
+    kernel: kernels.Kernel,
+    run: Path,
+    disks: dict[str, tuple[Path, str]],
+    log: Path,
+    *,
+    count_instructions: bool = False,
+    kvm: bool = False,
 ) -> list[str]:
     """The QEMU command line for this kernel, as vng's virtme-run composes it, with our disks and port."""
     # The init mounts the kernel's modules on /lib/modules, which a machine without a kernel package does not have.
@@ -214,6 +240,7 @@ def qemu_command(
     command = [
         *(sys.executable, "-c", _VIRTME_RUN, "--show-command", "--dry-run"),
         *("--kimg", str(kernel.image), "--mods=auto"),
+        # The same machine with KVM and without: virtme-run would take another (microvm), and emulate if KVM fails.
         *(
             "--disable-kvm",
             "--force-9p",
@@ -227,9 +254,11 @@ def qemu_command(
         *("--cwd", str(stage.CHECKOUT), "--rwdir", str(stage.CHECKOUT)),
         *(argument for path in overlays if os.path.isdir(path) for argument in ("--overlay-rwdir", path)),
         *("--save-initramfs", str(initramfs), "--show-boot-console"),
-        # Emulated, a retpoline buys no safety and costs time; the emulated time stamp counter is one for all CPUs. What
-        # was translated is found again at the same address only: libc anew for every process would be half of its time.
-        *("--kopt", "mitigations=off", "--kopt", "norandmaps", "--kopt", "tsc=reliable", "--kopt", "loglevel=4"),
+        # Emulated, a retpoline buys no safety and costs time. What was translated is found again at the same address
+        # only: libc anew for every process would be half of its time.
+        *("--kopt", "mitigations=off", "--kopt", "norandmaps", "--kopt", "loglevel=4"),
+        # the emulated time stamp counter is one for all CPUs; a host's may not be
+        *(() if kvm else ("--kopt", "tsc=reliable")),
         # A kernel whose code has gone wrong ends the machine at once (panic=-1 and -no-reboot are virtme-run's) instead
         # of running on with a lock held until the time is up. It prints all of its death, whatever the loglevel.
         *("--kopt", "oops=panic"),
@@ -242,7 +271,10 @@ def qemu_command(
     qemu = shlex.split("\n".join(lines))
     qemu += ["-chardev", f"socket,id=kubetrace,path={run}/port"]
     qemu += ["-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=kubetrace,name={frames.PORT_NAME}"]
-    if count_instructions:
+    if kvm:
+        qemu[qemu.index("-cpu") + 1] = "host"
+        qemu += ["-accel", "kvm"]
+    elif count_instructions:
         qemu += ["-icount", "shift=0"]
     else:
         qemu[qemu.index("-cpu") + 1] = _CPU
@@ -302,8 +334,18 @@ class Terminal:
 class Session:
     """One machine and one command in it, from the start of QEMU to the exit status."""
 
-    def __init__(self, options: Options, kernel: kernels.Kernel, run: Path, log: Path) -> None:
+    def __init__(
+        self,
+        options: Options,
+        kernel: kernels.Kernel,
+        run: Path,
+        log: Path,
+        choice: accel.Choice,
+        on_boot: Callable[[], None],
+    ) -> None:
         self._options, self._kernel, self._run, self._log = options, kernel, run, log
+        self._choice, self._on_boot = choice, on_boot
+        self._boot_limit_s = accel.TRIAL_LIMIT_S if choice.trial else BOOT_LIMIT_S
         self._started = self._looked = time.monotonic()
         self._died: float | None = None
         self._deadline = self._started + options.timeout_s
@@ -385,9 +427,10 @@ class Session:
             )
         limits = [self._deadline, self._looked + LOOK_S if self._died is None else self._died + DYING_S]
         if self._port is None or not self._reader_started:
-            boot_limit = self._started + BOOT_LIMIT_S
+            boot_limit = self._started + self._boot_limit_s
             if now >= boot_limit:
-                raise MachineError(f"Linux did not boot within {BOOT_LIMIT_S} s. Its console: {self._log}")
+                reason = f"Linux {self._kernel.release} did not boot within {self._boot_limit_s} s"
+                raise NotBooted(f"{reason}. Its console: {self._log}", BOOT_FAILED, reason)
             limits.append(boot_limit)
         if self._kill_at is not None:
             limits.append(self._kill_at)
@@ -397,14 +440,17 @@ class Session:
     def _ended_early(self) -> MachineError:
         log = self._log.read_bytes()
         if (line := console.death(log)) is not None:
+            status, reason = KERNEL_DIED, f"its kernel died: {line}"
             tail = "".join(f"\n  {last}" for last in console.last_words(log))
-            return MachineError(
+            message = (
                 f"the machine's kernel, Linux {self._kernel.release}, died: {line}\n"
-                f"The end of its console ({self._log}):{tail}",
-                KERNEL_DIED,
+                f"The end of its console ({self._log}):{tail}"
             )
-        reason = console.complaint(log) or "QEMU ended without a message"
-        return MachineError(f"the machine stopped before the command did: {reason}. Its console: {self._log}")
+        else:
+            status = BOOT_FAILED
+            reason = console.complaint(log) or "QEMU ended without a message"
+            message = f"the machine stopped before the command did: {reason}. Its console: {self._log}"
+        return MachineError(message, status) if self._reader_started else NotBooted(message, status, reason)
 
     _reader_started = False
 
@@ -450,7 +496,9 @@ class Session:
                 note(payload.decode(errors="replace"))
             elif kind == frames.HELLO:
                 self._reader_started = True
-                note(f"booted Linux {payload.decode()} under emulation in {time.monotonic() - self._started:.0f} s")
+                took = time.monotonic() - self._started
+                note(f"booted Linux {payload.decode()} {self._choice.words} in {took:.0f} s")
+                self._on_boot()
                 self._send(frames.START, json.dumps(self._start()).encode())
             elif kind == frames.RUNNING:
                 self._running = True
@@ -597,9 +645,25 @@ def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, 
     if tree := kernels.headers(options.kernel, kernel, options.cache, note):
         disks["headers"] = (stage_headers.disk(tree), "readonly=on")
     log = options.cache / f"console-{kernel.release}.log"
-    qemu = qemu_command(kernel, run, disks, log, options.count_instructions)
-    note(f"booting Linux {kernel.release} under emulation ...")
-    return Session(options, kernel, run, log).run(qemu)
+    memory = accel.Memory(options.cache / "kvm.json", kernel.release, stage.program("qemu-system-x86_64"))
+    choice = accel.choose(accel.gather(options.accel, options.count_instructions, memory.recall))
+
+    def start(choice: accel.Choice, on_boot: Callable[[], None]) -> int:
+        qemu = qemu_command(kernel, run, disks, log, count_instructions=options.count_instructions, kvm=choice.kvm)
+        note(f"booting Linux {kernel.release} {choice.explained} ...")
+        return Session(options, kernel, run, log, choice, on_boot).run(qemu)
+
+    if not choice.trial:
+        return start(choice, lambda: None)
+    try:
+        return start(choice, lambda: memory.keep(accel.Answer(True)))
+    except NotBooted as error:
+        if options.accel == "kvm":
+            raise MachineError(f"{accel.refusal(error.reason)} The console: {log}") from error
+        reason = error.reason
+    # It is KVM's fault only if the machine boots without.
+    emulated = accel.Choice(kvm=False, reason=accel.failed(reason))
+    return start(emulated, lambda: memory.keep(accel.Answer(False, reason)))
 
 
 def main() -> int:
@@ -607,7 +671,7 @@ def main() -> int:
     options = parse(sys.argv[1:])
     try:
         return run(options)
-    except (kernels.KernelError, stage.StageError) as error:
+    except (kernels.KernelError, stage.StageError, accel.AccelError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return BOOT_FAILED
     except MachineError as error:
