@@ -3,16 +3,22 @@
 Each version is taken from the release that carries it, through an apt configuration of its own in the cache.
 """
 
+import contextlib
+import fcntl
+import io
 import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from debian_packages import Apt, AptError
@@ -25,7 +31,7 @@ SUITES = {
     "7.2": ("sid", "forky"),
 }
 
-# Those whose headers are fetched too: there, tracers are also compiled by them (tests/kernel/test_bcc.py).
+# Those whose headers are fetched too: there, tracers are also compiled by them (tests/native/test_headers_native.py).
 WITH_HEADERS = ("6.1",)
 
 # What the guest loads before it has its own module loader, and what that loader is asked for often.
@@ -47,12 +53,22 @@ class Kernel:
     modules: Path
 
 
+@contextlib.contextmanager
+def _fetching(cache: Path) -> Iterator[None]:
+    """One process at a time fetches kernels; it is waited for."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "kernels.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def find(name: str, cache: Path, progress: Progress) -> Kernel:
     """The kernel called `name`: a version of SUITES, or a directory that holds boot/vmlinuz-* and lib/modules."""
     if name in SUITES:
         tree = cache / "kernels" / name
-        if not (tree / "complete").exists():
-            _fetch(name, tree, cache, progress)
+        with _fetching(cache):
+            if not (tree / "complete").exists():
+                _fetch(name, tree, cache, progress)
         return _kernel_in(tree)
     if os.path.isdir(name):
         return _kernel_in(Path(name).resolve())
@@ -67,23 +83,50 @@ def headers(name: str, kernel: Kernel, cache: Path, progress: Progress) -> Path 
     if name not in WITH_HEADERS:
         return None
     tree = cache / "kernels" / f"{name}-headers-{kernel.release}"
-    if not tree.exists():
-        progress(f"fetching the headers of Linux {kernel.release} ...")
-        suite = SUITES[name][0]
-        work = tree.with_name(tree.name + ".new")
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        try:
-            apt = Apt(suite, cache / "apt" / suite)
-            own = f"linux-headers-{kernel.release}"
-            common = [part for part in apt.depends(own) if re.match(r"linux-headers-.*-common$", part)]
-            for package in apt.download([own, *common]):
-                subprocess.run(["dpkg-deb", "-x", package, work], check=True)
-                package.unlink()
-        except AptError as error:
-            raise KernelError(f"the headers of Linux {kernel.release} cannot be fetched: {error}") from error
-        work.rename(tree)
+    with _fetching(cache):
+        if not tree.exists():
+            _fetch_headers(name, kernel, tree, cache, progress)
     return tree
+
+
+def _fetch_headers(name: str, kernel: Kernel, tree: Path, cache: Path, progress: Progress) -> None:
+    progress(f"fetching the headers of Linux {kernel.release} ...")
+    suite = SUITES[name][0]
+    work = tree.with_name(tree.name + ".new")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        apt = Apt(suite, cache / "apt" / suite)
+        own = f"linux-headers-{kernel.release}"
+        common = [part for part in apt.depends(own) if re.match(r"linux-headers-.*-common$", part)]
+        for package in apt.download([own, *common]):
+            subprocess.run(["dpkg-deb", "-x", package, work], check=True)
+            package.unlink()
+    except AptError as error:
+        raise KernelError(f"the headers of Linux {kernel.release} cannot be fetched: {error}") from error
+    work.rename(tree)
+
+
+def write_btf(kernel: Kernel, modules: Sequence[str], directory: Path) -> None:
+    """Write what /sys/kernel/btf has where this kernel runs: vmlinux, and these modules of it.
+
+    The image is taken apart as Documentation/arch/x86/boot.rst says: payload_offset and payload_length are counted from
+    the end of the real-mode code. KernelError for an image that is not compressed by xz, as Debian's 6.1 is.
+    """
+    image = kernel.image.read_bytes()
+    real_mode = (image[0x1F1] or 4) + 1
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    payload = image[real_mode * 512 + offset :][:length]
+    try:
+        vmlinux = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
+    except lzma.LZMAError as error:
+        raise KernelError(f"{kernel.image} is not compressed by xz: {error}") from error
+    files = {path.stem: path.read_bytes() for path in kernel.modules.rglob("*.ko") if path.stem in modules}
+    for name, elf in {"vmlinux": vmlinux, **files}.items():
+        section = ELFFile(io.BytesIO(elf)).get_section_by_name(".BTF")
+        if section is None:
+            raise KernelError(f"{name} of Linux {kernel.release} has no BTF.")
+        (directory / name).write_bytes(section.data())
 
 
 def _kernel_in(tree: Path) -> Kernel:

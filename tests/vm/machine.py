@@ -29,7 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.vm import accel, console, frames, guest, kernels, stage, stage_headers
+from tests.vm import accel, console, frames, guest, kernels, stage
 
 BOOT_FAILED = 125
 TIMED_OUT = 124
@@ -53,7 +53,7 @@ OVERLAYS = ("/etc", "/home", "/opt", "/root", "/srv", "/tmp", "/var")
 BOOT_SCRIPT = f"""
 modprobe -a virtio_blk ext4
 mount=mount
-for name in tools source headers disk; do
+for name in tools source disk; do
     for disk in /sys/block/vd*; do
         read serial < $disk/serial
         [ "$serial" = $name ] && break
@@ -262,6 +262,8 @@ def qemu_command(
         # A kernel whose code has gone wrong ends the machine at once (panic=-1 and -no-reboot are virtme-run's) instead
         # of running on with a lock held until the time is up. It prints all of its death, whatever the loglevel.
         *("--kopt", "oops=panic"),
+        # cgroups and namespaces come and go in three quarters of the time
+        *("--kopt", "rcupdate.rcu_expedited=1"),
         *("--script-sh", BOOT_SCRIPT),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -642,8 +644,6 @@ def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, 
         "source": (stage.source_disk(options.cache, run), "readonly=on"),
         "disk": disk,
     }
-    if tree := kernels.headers(options.kernel, kernel, options.cache, note):
-        disks["headers"] = (stage_headers.disk(tree), "readonly=on")
     log = options.cache / f"console-{kernel.release}.log"
     memory = accel.Memory(options.cache / "kvm.json", kernel.release, stage.program("qemu-system-x86_64"))
     choice = accel.choose(accel.gather(options.accel, options.count_instructions, memory.recall))

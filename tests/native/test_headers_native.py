@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,28 +10,33 @@ import pytest
 from kubetrace.engines import bcc, headers
 from kubetrace.engines.kernel_types import KernelTypes, asked_for
 from kubetrace.engines.translate import translate
-from tests.vm import guest
+from tests.vm import kernels, stage
 
 SOURCES = Path(__file__).parents[2] / "bpf"
 # left out by packages of headers: bpf/headers.bpf.h has them as far as they are read, so their size is another
 CUT = ("mount", "mnt_namespace", "ovl_inode")
 
 
-def test_a_tracer_becomes_the_same_text_by_either(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", kernels.WITH_HEADERS)
+def test_a_tracer_becomes_the_same_text_by_either(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = stage.cache_directory()
+    kernel = kernels.find(name, cache, print)
+    tree = kernels.headers(name, kernel, cache, print)
+    assert tree is not None
+    kernels.write_btf(kernel, ("overlay",), tmp_path)
     texts = {source.name: translate(source, SOURCES, {}, str).text for source in SOURCES.glob("*.bpf.c")}
     assert len(texts) >= 4
     wanted = set().union(*map(asked_for, texts.values()))
-    # tests/vm/stage_headers.py
-    monkeypatch.setenv("BCC_KERNEL_SOURCE", f"{guest.RUN}/headers/linux-headers-{os.uname().release}")
+    monkeypatch.setenv("BCC_KERNEL_SOURCE", f"{tree}/usr/src/linux-headers-{kernel.release}")
     by_headers = headers.kernel_types(wanted, SOURCES, bcc.compile_text, None)
-    by_btf = KernelTypes.of_kernel(Path("/sys/kernel/btf"), wanted)
+    by_btf = KernelTypes.of_kernel(tmp_path, wanted)
 
     def laid_out(types: KernelTypes, text: str) -> list[str]:
         return re.sub(
             rf"(struct (?:{'|'.join(CUT)})(?:___\w+)? \{{.*)kt_size\[\d+\]", r"\1", types.apply(text)
         ).splitlines()
 
-    for name, text in texts.items():
-        assert laid_out(by_headers, text) == laid_out(by_btf, text), name
+    for source, text in texts.items():
+        assert laid_out(by_headers, text) == laid_out(by_btf, text), source
         assert any("kt_to_" in line for line in laid_out(by_btf, text))
         assert not any(re.search(rf"(sizeof|type_size)\(struct {cut}\)", text) for cut in CUT)
