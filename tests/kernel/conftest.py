@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from kubetrace.engines.support import preemptible
+from tests.rings import matrix
 from tests.vm import cri, images
 
 Event = dict[str, Any]
@@ -34,8 +35,20 @@ BCC_COMMANDS = {"writes": ("--by", "operation"), "copyup": (), "cgroups": ("--mi
 COMPILED_S = 600
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the compilers' results comes last."""
+def marks_of(item: pytest.Item) -> list[matrix.Mark]:
+    """The markers of this test that say where it runs."""
+    return [matrix.Mark(mark.name, **mark.kwargs) for mark in item.iter_markers() if mark.name in matrix.MARKERS]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what belongs to another kernel or cgroup mode; what needs the compilers' results comes last."""
+    for item in items:
+        if wrong := matrix.fault(marks_of(item)):
+            raise pytest.UsageError(f"{item.nodeid}: {wrong}")
+    if place := matrix.here():
+        elsewhere = [item for item in items if not matrix.runs_at(*place, marks_of(item))]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
     items.sort(key=lambda item: item.path.name == "test_bcc.py")
 
 

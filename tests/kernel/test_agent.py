@@ -27,6 +27,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     PARANOID.write_text("3")
 
 
+@pytest.mark.one_kernel
 def test_where_kprobes_are_kept_for_the_administrator_it_says_so() -> None:
     assert PARANOID.read_text() == "3\n"
     done = subprocess.run(
@@ -37,6 +38,7 @@ def test_where_kprobes_are_kept_for_the_administrator_it_says_so() -> None:
     assert done.stderr.splitlines()[-1] == "See:  kubetrace doctor, line 'kprobe attach'"
 
 
+@pytest.mark.one_kernel
 def test_least_rights_attach_and_count_exactly(agent: Agent, node: cri.Node) -> None:
     with open(f"/proc/{agent.process.pid}/status") as file:
         (held,) = [line.split()[1] for line in file if line.startswith("CapEff:")]

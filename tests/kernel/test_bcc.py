@@ -75,6 +75,7 @@ def same(event: Event) -> Event:
     return {key: value for key, value in event.items() if key not in OWN and not key.startswith("latency")}
 
 
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
 def test_copy_ups_are_the_same(told: Told) -> None:
     by_bcc, by_libbpf = ([same(o) for o in told.of(engine, "copyup")] for engine in ("bcc", "libbpf"))
     assert by_bcc == by_libbpf
@@ -87,6 +88,7 @@ def test_copy_ups_are_the_same(told: Told) -> None:
     assert deep["layer_index"] and deep["flags"] & os.O_APPEND
 
 
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
 def test_counters_are_the_same(told: Told) -> None:
     rows = {}
     for engine in ("bcc", "libbpf"):
@@ -105,6 +107,7 @@ def without_moves(event: Event) -> Event:
     return {key: value for key, value in event.items() if event["event"] != "attached" or key != "comm"}
 
 
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
 def test_events_of_cgroups_are_the_same(told: Told) -> None:
     by_bcc, by_libbpf = (
         sorted(
@@ -118,6 +121,7 @@ def test_events_of_cgroups_are_the_same(told: Told) -> None:
     assert {"created", "attached", "exec", "exit", "removed"} <= {json.loads(o)["event"] for o in by_bcc}
 
 
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
 def test_nothing_is_lost(told: Told) -> None:
     for pair, objects in told.objects.items():
         assert [o for o in objects if o["type"] == "lost"] == [], pair

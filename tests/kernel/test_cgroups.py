@@ -76,6 +76,8 @@ def start(watch: Tracer, pod: cri.Pod) -> Iterator[Start]:
             container.remove()
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_a_real_containers_life(start: Start, pod: cri.Pod) -> None:
     case = start("life", ["sh", "-c", "sleep 0.1; exit 3"])
     removed = case.wait("removed")
@@ -98,6 +100,8 @@ def test_a_real_containers_life(start: Start, pod: cri.Pod) -> None:
         }.items() <= event.items()
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_the_pid_and_signal_are_the_runtimes(start: Start) -> None:
     case = start("signal", ["sleep", "1000"])
     pid = case.container.pid
@@ -113,6 +117,8 @@ def test_the_pid_and_signal_are_the_runtimes(start: Start) -> None:
     assert (end["pid"], end["exit_code"], end["signal"]) == (pid, None, "SIGKILL")
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_a_container_that_was_there_before_is_told_to_end(node: cri.Node, watch: Tracer) -> None:
     worker = node.pod("jobs", "batch-0").container("worker")
     pid = worker.pid
@@ -121,6 +127,8 @@ def test_a_container_that_was_there_before_is_told_to_end(node: cri.Node, watch:
     assert (end["pid"], end["signal"], end["pod"]) == (pid, "SIGKILL", "batch-0")
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_oom_kills_equal_memory_events(start: Start) -> None:
     hungry = "dd if=/dev/zero of=/dev/null bs=200M count=1; "
     case = start("oom", ["sh", "-c", hungry * 3 + "exec sleep 1000"], memory_limit_bytes=48 << 20)
@@ -141,6 +149,7 @@ JIFFY_NS = 4_000_000  # Debian's CONFIG_HZ=250
 # v1 has no such limit (its soft one stalls nobody).
 if V2:
 
+    @pytest.mark.each_kernel
     def test_stalls_at_memory_high_equal_memory_events(start: Start) -> None:
         case = start("high", SHELL)
         pid = case.container.pid
@@ -196,6 +205,8 @@ def _stalled_us(directory: Path) -> int:
     return int(line.rpartition("total=")[2])
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_throttling_equals_cpu_stat(start: Start) -> None:
     case = start("throttled", ["sh", "-c", "while :; do :; done"])
     quota = case.file("cpu.max", "cpu", "cpu.cfs_quota_us")
@@ -224,6 +235,8 @@ def test_throttling_equals_cpu_stat(start: Start) -> None:
     case.container.remove()  # it would burn what the others' tests need
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_refused_forks_equal_pids_events(start: Start) -> None:
     case = start("forks", SHELL)
     pid = case.container.pid
@@ -255,6 +268,7 @@ def test_refused_forks_equal_pids_events(start: Start) -> None:
     assert {e["comm"] for e in refused} == {"python3"}  # the hook says who
 
 
+@pytest.mark.one_kernel
 def test_101_brief_containers_made_by_hand(watch: Tracer) -> None:
     pod = cgroup_pods.Pod("shop", only=("unified", "memory"))
     made = []
@@ -281,6 +295,7 @@ def test_101_brief_containers_made_by_hand(watch: Tracer) -> None:
         assert {e["pid"] for e in events if "pid" in e} == {pid}
 
 
+@pytest.mark.each_cgroup_mode
 def test_the_table_equals_the_files_and_counts_restarts(start: Start, pod: cri.Pod, tmp_path: Path) -> None:
     def script(count: int) -> list[str]:
         return ["sh", "-c", f"for n in $(seq {count}); do sleep 1000 & done; wait"]
@@ -321,6 +336,8 @@ def test_the_table_equals_the_files_and_counts_restarts(start: Start, pod: cri.P
             assert process.wait(60) == 0
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_json_has_no_surprises(watch: Tracer) -> None:
     for found in watch.objects:
         assert json.dumps(found).isascii()

@@ -7,11 +7,14 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.vm import cri, images
 
 from .conftest import SHELL, Case, Overlay, Tracer
 
 
+@pytest.mark.each_kernel
 def test_an_append_copies_the_whole_file(case: Case) -> None:
     (event,) = case.run("echo line >> /app/big")
     appended = os.stat(case.upper("/app/big")).st_size
@@ -22,6 +25,8 @@ def test_an_append_copies_the_whole_file(case: Case) -> None:
     assert event["duration_ns"] > 0 and event["comm"] == "sh"
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_the_identity_is_the_runtimes(case: Case, pod: cri.Pod) -> None:
     (event,) = case.run("echo >> /app/one-byte")
     device = os.stat(case.container.rootfs).st_dev
@@ -42,6 +47,7 @@ def test_the_identity_is_the_runtimes(case: Case, pod: cri.Pod) -> None:
     assert event["attributed_by"] in ("cgroup", "memory cgroup")
 
 
+@pytest.mark.one_kernel
 def test_a_truncating_open_copies_nothing(case: Case) -> None:
     (event,) = case.run(": > /app/one-mib")
     assert (event["size_bytes"], event["copied_bytes"]) == (1 << 20, 0)
@@ -49,6 +55,7 @@ def test_a_truncating_open_copies_nothing(case: Case) -> None:
     assert os.stat(case.upper("/app/one-mib")).st_size == 0
 
 
+@pytest.mark.one_kernel
 def test_a_chmod_copies_the_data(case: Case) -> None:
     (event,) = case.run("chmod 600 /app/hundred-kib")
     copy = os.stat(case.upper("/app/hundred-kib"))
@@ -56,6 +63,7 @@ def test_a_chmod_copies_the_data(case: Case) -> None:
     assert (event["flags"], copy.st_mode & 0o777) == (0, 0o600)
 
 
+@pytest.mark.each_kernel
 def test_parents_come_first_and_as_directories(case: Case) -> None:
     events = case.run("echo >> /app/a/b/c/deep/deep.txt")
     assert [(e["path"], e["kind"], e["copied_bytes"], e["is_parent"], e["parents"]) for e in events] == [
@@ -71,6 +79,7 @@ def test_parents_come_first_and_as_directories(case: Case) -> None:
         assert os.path.lexists(case.upper(event["path"]))
 
 
+@pytest.mark.each_kernel
 def test_holes_are_not_copied(case: Case) -> None:
     (event,) = case.run("echo >> /app/sparse")
     assert event["size_bytes"] == images.SPARSE_BYTES
@@ -80,17 +89,20 @@ def test_holes_are_not_copied(case: Case) -> None:
     assert event["copied_bytes"] == copied == (1 << 20) + 4096
 
 
+@pytest.mark.one_kernel
 def test_a_hard_link_is_copied_once(case: Case) -> None:
     events = case.run("echo >> /app/links/second; echo >> /app/links/second")
     assert [(e["path"], e["copied_bytes"]) for e in events] == [("/app/links", 0), ("/app/links/second", 7000)]
 
 
+@pytest.mark.one_kernel
 def test_a_rename_copies_the_file_up_under_its_old_name(case: Case) -> None:
     (event,) = case.run("mv /app/rename-me /app/renamed")
     assert (event["path"], event["copied_bytes"]) == ("/app/rename-me", 5000)
     assert os.stat(case.upper("/app/renamed")).st_size == 5000
 
 
+@pytest.mark.one_kernel
 def test_a_symlink_is_a_symlink(case: Case) -> None:
     events = case.run("chown -h 1000:1000 /app/links/dangling")
     assert [(e["path"], e["kind"], e["copied_bytes"]) for e in events] == [
@@ -99,15 +111,19 @@ def test_a_symlink_is_a_symlink(case: Case) -> None:
     ]
 
 
+@pytest.mark.one_kernel
 def test_a_second_write_is_no_event(case: Case) -> None:
     assert len(case.run("echo >> /app/one-byte")) == 1
     assert case.run("echo >> /app/one-byte; chmod 600 /app/one-byte; : > /app/one-byte") == []
 
 
+@pytest.mark.one_kernel
 def test_new_files_and_volumes_are_no_events(case: Case) -> None:
     assert case.run("echo x > /app/new; echo x > /tmp-new; echo x >> /etc/hosts || true") == []
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_prime_counts_sizes_and_paths_agree_with_the_writable_layer(case: Case) -> None:
     numbers = range(100, 123)
     events = case.run("for n in $(seq 100 122); do chmod 600 /app/data/$n.dat; done")
@@ -118,6 +134,8 @@ def test_prime_counts_sizes_and_paths_agree_with_the_writable_layer(case: Case) 
         assert event["copied_bytes"] == os.stat(case.upper(path)).st_size == images.small_file_bytes(number)
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_a_container_that_exits_at_once_has_its_name(tracer: Tracer, pod: cri.Pod) -> None:
     container = pod.start_container("flash", images.BATCH, ["sh", "-c", "echo >> /app/config.ini"])
     event = tracer.wait_for(lambda o: o.get("path") == "/app/config.ini" and o["comm"] == "sh")
@@ -126,6 +144,7 @@ def test_a_container_that_exits_at_once_has_its_name(tracer: Tracer, pod: cri.Po
     container.remove()
 
 
+@pytest.mark.each_cgroup_mode
 def test_a_process_of_the_host_in_a_containers_root_is_the_containers(case: Case) -> None:
     with open(f"/proc/{case.container.pid}/root/app/config.ini", "a") as file:
         file.write("x")
@@ -135,6 +154,7 @@ def test_a_process_of_the_host_in_a_containers_root_is_the_containers(case: Case
     assert event["pid"] == os.getpid()
 
 
+@pytest.mark.each_kernel
 def test_a_full_disk_is_an_error_with_the_bytes_that_were_copied(case: Case, overlay: Overlay) -> None:
     (overlay.lower / "huge").write_bytes(images.pattern(64 << 20))
     overlay.mount()
@@ -148,6 +168,7 @@ def test_a_full_disk_is_an_error_with_the_bytes_that_were_copied(case: Case, ove
     assert event["container_id"] == case.container.container_id
 
 
+@pytest.mark.one_kernel
 def test_hostile_names_come_back_byte_for_byte(case: Case, overlay: Overlay) -> None:
     names = [
         b"line\nbreak",
@@ -170,6 +191,7 @@ def test_hostile_names_come_back_byte_for_byte(case: Case, overlay: Overlay) -> 
     assert {e["copied_bytes"] for e in events} == {11}
 
 
+@pytest.mark.each_kernel
 def test_deep_paths_are_whole_and_deeper_ones_are_marked(case: Case, overlay: Overlay) -> None:
     deep = "/".join(["d" * 60] * 40)
     deeper = "/".join(["e"] * 140)
@@ -187,6 +209,7 @@ def test_deep_paths_are_whole_and_deeper_ones_are_marked(case: Case, overlay: Ov
     ]
 
 
+@pytest.mark.each_cgroup_mode
 def test_a_selection_also_holds_for_pods_that_come_later(node: cri.Node, pod: cri.Pod, tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, "-n", "jobs", "-p", "late-*", "-c", "!sidecar")
     late = node.run_pod("jobs", "late-1", qos="besteffort")
@@ -208,6 +231,7 @@ def test_a_selection_also_holds_for_pods_that_come_later(node: cri.Node, pod: cr
     assert objects[-1]["lost"] == 0
 
 
+@pytest.mark.each_cgroup_mode
 def test_names_do_not_need_a_live_containerd(node: cri.Node, tmp_path: Path) -> None:
     web = node.pod("shop", "web-0").container("app")
     pid = web.pid
@@ -224,6 +248,7 @@ def test_names_do_not_need_a_live_containerd(node: cri.Node, tmp_path: Path) -> 
     assert (objects[-1]["lost"], objects[-1]["unattributed"]) == (0, 0)
 
 
+@pytest.mark.one_kernel
 def test_the_table_shows_the_pod_on_a_pipe(case: Case) -> None:
     process = subprocess.Popen(
         ["kubetrace", "copyup", "--by", "container", "-i", "500ms", "-p", case.container.pod.name],

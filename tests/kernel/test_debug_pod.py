@@ -112,6 +112,7 @@ def refused(node: cri.Node) -> dict[str, tuple[int, list[str], list[str]]]:
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "sysadmin"])
+@pytest.mark.one_kernel(full=("6.1",))
 def test_another_profile_says_what_is_missing_and_what_works(
     profile: str, refused: dict[str, tuple[int, list[str], list[str]]]
 ) -> None:
@@ -121,6 +122,7 @@ def test_another_profile_says_what_is_missing_and_what_works(
     assert written == []
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_the_kubelet_refuses_the_image_where_root_is_not_allowed(node: cri.Node) -> None:
     # pkg/kubelet/kuberuntime/security_context_others.go, verifyRunAsNonRoot: no user, or 0, is root
     found = node.image(IMAGE)
@@ -163,6 +165,7 @@ def session(node: cri.Node) -> Iterator[Session]:
         list(pool.map(lambda made: made.remove(), [pod, debugger.pod]))
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_a_copy_up_of_another_pod_is_shown_with_its_names(session: Session) -> None:
     out, err, code = session.late.exec(["sh", "-c", "echo level=4 >> /app/hundred-kib"])
     assert code == 0, (out, err)
@@ -183,6 +186,7 @@ def test_a_copy_up_of_another_pod_is_shown_with_its_names(session: Session) -> N
     assert images.APP_LINE.startswith(event["created_by"]), event
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_who_sees_mounts_that_are_newer_than_the_pod(session: Session) -> None:
     late = session.late
     queries = [late.container_id, f"pid:{late.pid}", f"cgroup:{late.cgroup_id}", late.rootfs]
@@ -193,11 +197,13 @@ def test_who_sees_mounts_that_are_newer_than_the_pod(session: Session) -> None:
     assert [(a["query"], a["namespace"], a["pod"]) for a in answers] == [(q, "shop", "late-0") for q in queries]
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_what_ran_so_far_wrote_nothing_to_the_nodes_disk(session: Session) -> None:
     upper = session.debugger.upperdir
     assert [f"{where}/{name}" for where, _, names in os.walk(upper) for name in names] == []
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_a_recording_holds_all_tracers_and_not_the_recorder(session: Session, tmp_path: Path) -> None:
     ready, file = Path("/dev/shm/recording"), Path(f"{session.debugger.upperdir}/tmp/node.ktrace")
     ready.unlink(missing_ok=True)

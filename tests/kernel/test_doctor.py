@@ -42,6 +42,7 @@ def status(said: dict[str, Any], check: str) -> str:
     return str(found)
 
 
+@pytest.mark.each_kernel
 def test_hooks_are_what_the_kernel_lets_others_do(said: dict[str, Any]) -> None:
     facts = said["facts"]["kernel"]
     assert facts["release"] == os.uname().release
@@ -59,6 +60,7 @@ def test_hooks_are_what_the_kernel_lets_others_do(said: dict[str, Any]) -> None:
     assert all(os.path.exists(f"/proc/{owner}") for owner in owners)
 
 
+@pytest.mark.each_kernel
 def test_each_tracer_attaches_as_the_doctor_says(said: dict[str, Any]) -> None:
     trials = {(trial["tracer"], trial["hook"]): trial for trial in said["tracers"]}
     assert all(trial["attached"] for trial in trials.values()), trials
@@ -76,6 +78,7 @@ def test_each_tracer_attaches_as_the_doctor_says(said: dict[str, Any]) -> None:
     assert ("kprobe" in trials["copyup", "auto"]["attached"]) != has_btf
 
 
+@pytest.mark.one_kernel
 def test_returns_are_followed_through_tracefs_where_it_takes_kprobes(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     running = subprocess.Popen(
@@ -95,6 +98,7 @@ def test_returns_are_followed_through_tracefs_where_it_takes_kprobes(tmp_path: P
     assert f"kubetrace_{running.pid}_" not in PROBES.read_text()
 
 
+@pytest.mark.each_kernel
 def test_the_node_is_what_it_was_made(said: dict[str, Any]) -> None:
     facts = said["facts"]["node"]
     kind = run("stat", "-f", "-c", "%T", "/sys/fs/cgroup").stdout.strip()
@@ -118,6 +122,7 @@ def test_the_node_is_what_it_was_made(said: dict[str, Any]) -> None:
         assert status(said, check) == "ok", check
 
 
+@pytest.mark.one_kernel
 def test_without_rights_nothing_works() -> None:
     done = run("setpriv", "--bounding-set=-all", "--inh-caps=-all", "kubetrace", "doctor", "-o", "json")
     assert (done.returncode, done.stderr) == (1, "")

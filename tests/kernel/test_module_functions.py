@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+import pytest
+
 from kubetrace.engines.libbpf import LoadedObject, library
 from kubetrace.engines.source import object_path
 
@@ -24,6 +26,7 @@ def libbpfs_own(functions: set[str]) -> dict[str, int]:
     return {name: number for name, number in found.items() if number > 0}
 
 
+@pytest.mark.each_kernel
 def test_places_are_those_that_libbpf_finds() -> None:
     places = library().module_functions.places()
     if not (_BTF / "overlay").exists():
@@ -35,6 +38,7 @@ def test_places_are_those_that_libbpf_finds() -> None:
     assert libbpfs_own(set(places)) == places
 
 
+@pytest.mark.each_kernel
 def test_the_kernel_attaches_there() -> None:
     places = library().module_functions.places()
     hook = "fentry" if places else "kprobe"

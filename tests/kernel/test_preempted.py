@@ -32,6 +32,7 @@ for number in range({EACH}):
 """
 
 
+@pytest.mark.one_kernel(on="7.2")
 def test_a_crowd_is_told_once_each() -> None:
     tracer = find("cgroups")
     source = KernelSource("cgroups", tracer.streams, constants={}, optional=tracer.optional)
@@ -91,6 +92,7 @@ def device_of(path: str) -> int:
 
 
 @pytest.mark.parametrize(("hook", "latency"), [("auto", False), ("auto", True), ("kprobe", False)])
+@pytest.mark.one_kernel(on="7.2")
 def test_a_crowds_writes_are_counted_once_each(hook: str, latency: bool) -> None:
     wiring = WRITES.wiring({"latency": latency}, "pod", False, Host(Path("/")))
     wiring["constants"]["latency"] = int(latency)

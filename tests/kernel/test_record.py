@@ -41,17 +41,20 @@ def objects(runs: Runs, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", tracers.names())
+@pytest.mark.one_kernel(full=("6.1",))
 def test_a_replay_prints_every_line_of_the_live_run(runs: Runs, name: str) -> None:
     live, replayed = runs[name, "json"]
     assert replayed == live
 
 
 @pytest.mark.parametrize("name", tracers.names())
+@pytest.mark.one_kernel(full=("6.1",))
 def test_a_replay_ends_with_the_table_of_the_live_run(runs: Runs, name: str) -> None:
     live, replayed = runs[name, "wide"]
     assert last_block(replayed) == last_block(live) and POD in replayed
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_the_recordings_hold_the_pods_life(runs: Runs) -> None:
     assert {"/app/hundred-kib", "/app/data/007.dat"} <= {found["path"] for found in objects(runs, "copyup")}
     events = {found["event"] for found in objects(runs, "cgroups")}
@@ -62,6 +65,7 @@ def test_the_recordings_hold_the_pods_life(runs: Runs) -> None:
     assert ledger[-1]["bytes_total"] == 7 * 4096
 
 
+@pytest.mark.one_kernel(full=("6.1",))
 def test_several_tracers_in_one_file_of_record(node: cri.Node, tmp_path: Path) -> None:
     file = tmp_path / "all.ktrace"
     command = ["kubetrace", "record", *tracers.names(), str(file), "-d", "1s"]

@@ -14,6 +14,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "unlink.bpf.c"
 
 
 @pytest.mark.parametrize("engine", ["libbpf", "bcc"])
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
 def test_removed_files_are_told(pod: cri.Pod, tmp_path: Path, engine: str) -> None:
     tracer = Tracer(tmp_path, str(EXAMPLE), "--engine", engine, "-n", "shop", command="run", ready_s=300)
     container = pod.start_container(f"unlink-{engine}", images.WEB, SHELL)

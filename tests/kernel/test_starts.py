@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.vm import cri, images
 
 from .conftest import Event, Tracer
@@ -35,6 +37,8 @@ def layers(rootfs: str) -> int:
     raise AssertionError(f"{rootfs} is not mounted")
 
 
+@pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_the_steps_of_a_start_add_up_to_what_the_client_waited(node: cri.Node, tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, command="starts")
     lines = subprocess.Popen(

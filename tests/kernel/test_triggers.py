@@ -56,6 +56,7 @@ def _run_all(overlay: Overlay) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.each_kernel
 def test_each_trigger_is_told(case: Case, overlay: Overlay) -> None:
     _make_lower(overlay.lower)
     overlay.mount()
@@ -69,6 +70,7 @@ def test_each_trigger_is_told(case: Case, overlay: Overlay) -> None:
         assert copied[path] == (1000 + number if share else 0), path
 
 
+@pytest.mark.one_kernel
 def test_an_operation_that_copies_nothing_leaves_no_trigger_behind(case: Case, overlay: Overlay) -> None:
     (overlay.lower / "f").write_bytes(b"x" * 5)
     (overlay.lower / "g").write_bytes(b"x" * 7)
@@ -90,6 +92,7 @@ os.close(os.open(sys.argv[1] + "/g", os.O_WRONLY | os.O_TRUNC))
     assert [(e["path"], e["trigger"]) for e in case.events()] == [("/f", "open-write"), ("/g", "open-truncate")]
 
 
+@pytest.mark.each_kernel
 def test_every_hook_tells_the_same(case: Case, overlay: Overlay, tmp_path: Path) -> None:
     # fentry needs the module's BTF, which kernels have since 5.11
     hooks = ["kprobe"] + (["fentry"] if os.path.exists("/sys/kernel/btf/overlay") else [])
@@ -114,6 +117,7 @@ def test_every_hook_tells_the_same(case: Case, overlay: Overlay, tmp_path: Path)
         assert [_without_clocks(e) for e in events] == [_without_clocks(e) for e in told["auto"]]
 
 
+@pytest.mark.one_kernel(on="5.10")
 def test_kretprobes_can_follow_as_many_sleepers_as_come(tracer: Tracer, tmp_path: Path) -> None:
     # perf's own would follow one call per CPU on kernels without preemption (kernel/kprobes.c, register_kretprobe)
     forced = Tracer(tmp_path, "--hook", "kprobe")
@@ -133,24 +137,26 @@ def _without_clocks(event: Event) -> Event:
     return {key: value for key, value in event.items() if key not in CLOCKS}
 
 
-@pytest.mark.parametrize("layer", [1, 2, 3])
-def test_the_layer_is_the_kernels_count_of_lowerdir(case: Case, tmp_path: Path, layer: int) -> None:
-    directory = Path("/var/lib/kubelet") / f"layers-{tmp_path.name}"
-    overlay = Overlay(directory, case.container, 1 << 20)
-    lowers = [directory / f"l{number}" for number in (1, 2, 3)]
-    for lower in lowers:
-        lower.mkdir()
-    (lowers[layer - 1] / "f").write_bytes(b"x" * 11)
-    options = f"lowerdir={':'.join(map(str, lowers))},upperdir={overlay.upper},workdir={directory}/rw/work"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(overlay.merged)], check=True)
-    try:
-        assert overlay.run("os.chmod(sys.argv[1] + '/f', 0o600)", bytes(overlay.merged)).returncode == 0
-        (event,) = case.events()
-    finally:
-        overlay.unmount()
-    assert (event["path"], event["layer_index"]) == ("/f", layer)
+@pytest.mark.each_kernel
+def test_the_layer_is_the_kernels_count_of_lowerdir(case: Case, tmp_path: Path) -> None:
+    for layer in (1, 2, 3):
+        directory = Path("/var/lib/kubelet") / f"layers-{layer}-{tmp_path.name}"
+        overlay = Overlay(directory, case.container, 1 << 20)
+        lowers = [directory / f"l{number}" for number in (1, 2, 3)]
+        for lower in lowers:
+            lower.mkdir()
+        (lowers[layer - 1] / "f").write_bytes(b"x" * 11)
+        options = f"lowerdir={':'.join(map(str, lowers))},upperdir={overlay.upper},workdir={directory}/rw/work"
+        subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(overlay.merged)], check=True)
+        try:
+            assert overlay.run("os.chmod(sys.argv[1] + '/f', 0o600)", bytes(overlay.merged)).returncode == 0
+            (event,) = case.events()
+        finally:
+            overlay.unmount()
+        assert (event["path"], event["layer_index"]) == ("/f", layer)
 
 
+@pytest.mark.each_kernel
 def test_the_loser_of_a_race_is_no_copy(case: Case, overlay: Overlay) -> None:
     count = 53
     for number in range(count):
@@ -173,6 +179,7 @@ threads = [threading.Thread(target=work) for _ in range(4)]
     assert {e["copied_bytes"] for e in events} == {3001}
 
 
+@pytest.mark.each_kernel
 def test_metacopy_counts_metadata_and_data_apart(case: Case, overlay: Overlay) -> None:
     (overlay.lower / "f").write_bytes(images.pattern(300_007))
     overlay.mount("metacopy=on")
@@ -185,6 +192,7 @@ def test_metacopy_counts_metadata_and_data_apart(case: Case, overlay: Overlay) -
 
 
 @pytest.mark.parametrize("file_system", ["xfs", "btrfs"])
+@pytest.mark.each_kernel
 def test_a_reflink_is_cloned_not_copied(case: Case, tmp_path: Path, file_system: str) -> None:
     directory = Path("/var/lib/kubelet") / f"reflink-{file_system}"
     overlay = Overlay(directory, case.container, 1 << 20, mounted=False)
@@ -221,6 +229,7 @@ def _extents_are_shared(path: Path) -> bool:
     return bool(flags & 0x2000)
 
 
+@pytest.mark.one_kernel
 def test_a_file_of_the_image_has_its_layer_and_dockerfile_line(case: Case) -> None:
     low, middle, top = case.run("chmod 700 /bin/busybox; chmod 600 /app/one-byte; chmod 600 /app/big")[1:]
     assert (low["path"], low["layer"], low["layer_index"]) == ("/bin/busybox", 1, 3)
@@ -237,6 +246,7 @@ def test_a_file_of_the_image_has_its_layer_and_dockerfile_line(case: Case) -> No
         assert event["layer_reason"] is None
 
 
+@pytest.mark.one_kernel
 def test_the_summary_says_what_to_do(case: Case, tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, "-c", case.container.name)
     case.run("echo >> /app/big; : > /app/logs/access.log")

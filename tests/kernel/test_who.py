@@ -23,6 +23,7 @@ def who(*queries: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(("pod", "container"), CONTAINERS, ids=[f"{p['name']}-{c['name']}" for p, c in CONTAINERS])
+@pytest.mark.each_cgroup_mode
 def test_every_kind_of_query_names_the_container(pod: dict[str, str], container: dict[str, str]) -> None:
     upper = container["upperdir"]
     snapshot = os.path.basename(os.path.dirname(upper))
@@ -51,6 +52,7 @@ def test_every_kind_of_query_names_the_container(pod: dict[str, str], container:
         }.items() <= answer.items()
 
 
+@pytest.mark.one_kernel
 def test_it_needs_no_live_containerd(node: cri.Node) -> None:
     pod, container = CONTAINERS[0]
     node.stop_containerd()
@@ -61,6 +63,7 @@ def test_it_needs_no_live_containerd(node: cri.Node) -> None:
     assert (answer["pod"], answer["container"]) == (pod["name"], container["name"])
 
 
+@pytest.mark.one_kernel
 def test_nothing_found_is_a_clear_error() -> None:
     done = subprocess.run(["kubetrace", "who", "cgroup:999999999"], capture_output=True, text=True, check=False)
     assert done.returncode == 1

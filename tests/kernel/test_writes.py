@@ -171,6 +171,7 @@ def measure(node: cri.Node, name: str, hook: str, directory: Path) -> Run:
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
 @pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.each_kernel
 def test_an_operation_is_counted_once_with_the_bytes_it_returned(run: Run, directory: str, operation: str) -> None:
     returned = list(run.done[directory]["returned"][operation])
     assert all(size > 0 for size in returned)
@@ -183,6 +184,7 @@ def test_an_operation_is_counted_once_with_the_bytes_it_returned(run: Run, direc
 
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
+@pytest.mark.each_kernel
 def test_bytes_agree_with_proc_io_and_stat(run: Run, directory: str) -> None:
     done = run.done[directory]
     counted = sum(run.row(directory, name)["bytes_total"] for name in ("write", "writev"))
@@ -194,6 +196,7 @@ def test_bytes_agree_with_proc_io_and_stat(run: Run, directory: str) -> None:
 
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
+@pytest.mark.each_kernel
 def test_truncations_allocations_and_syncs_have_no_bytes(run: Run, directory: str) -> None:
     for operation in ("truncate", "fallocate"):
         row = run.row(directory, operation)
@@ -203,6 +206,7 @@ def test_truncations_allocations_and_syncs_have_no_bytes(run: Run, directory: st
 
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
+@pytest.mark.each_kernel
 def test_pages_dirtied_through_a_mapping_are_estimated(run: Run, directory: str) -> None:
     row = run.row(directory, "mmap")
     assert (row["writes_total"], row["bytes_total"]) == (0, 0)
@@ -210,6 +214,7 @@ def test_pages_dirtied_through_a_mapping_are_estimated(run: Run, directory: str)
 
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
+@pytest.mark.each_kernel
 def test_a_destination_says_what_it_is(run: Run, directory: str) -> None:
     text, kind, volume, medium, counted = DESTINATIONS[directory]
     row = run.row(directory, "write")
@@ -221,6 +226,7 @@ def test_a_destination_says_what_it_is(run: Run, directory: str) -> None:
     assert row["files_total"] == 2
 
 
+@pytest.mark.each_kernel
 def test_no_other_destination_is_the_containers(run: Run) -> None:
     mine = {row["destination"] for row in run.final if row["container_id"] == run.container.container_id}
     known = {text for text, *_ in DESTINATIONS.values()}
@@ -228,6 +234,7 @@ def test_no_other_destination_is_the_containers(run: Run) -> None:
     assert {text for text in mine - known if not text.startswith(("tmpfs", "kubelet"))} == set()
 
 
+@pytest.mark.each_kernel
 def test_a_copy_up_is_no_write(run: Run) -> None:
     written = [
         (row["operation"], row["bytes_total"], row["fsyncs_total"])
@@ -237,6 +244,7 @@ def test_a_copy_up_is_no_write(run: Run) -> None:
     assert written == [("write", len("x\n"), 0)]
 
 
+@pytest.mark.each_kernel
 def test_a_log_is_its_containers_whoever_writes_it(run: Run) -> None:
     rows = [row for row in run.final if row["destination_kind"] == "container log" and row["container"] == "talker"]
     (row,) = [row for row in rows if row["operation"] == "write"]
@@ -245,6 +253,7 @@ def test_a_log_is_its_containers_whoever_writes_it(run: Run) -> None:
     assert (row["medium"], row["counted_as_ephemeral"]) == ("disk", True)
 
 
+@pytest.mark.each_kernel
 def test_volumes_that_the_node_writes_have_their_names(run: Run) -> None:
     found = {
         row["destination_kind"]: (row["volume"], row["medium"], row["bytes_total"], row["host"])
@@ -254,6 +263,7 @@ def test_volumes_that_the_node_writes_have_their_names(run: Run) -> None:
     assert found == {"configMap": ("settings", "disk", 307, True), "secret": ("token", "memory", 307, True)}
 
 
+@pytest.mark.each_kernel
 def test_a_container_that_is_gone_keeps_its_name(run: Run) -> None:
     found = [
         (row["pod"], row["destination"], row["operation"], row["bytes_total"])
@@ -263,6 +273,7 @@ def test_a_container_that_is_gone_keeps_its_name(run: Run) -> None:
     assert found == [(run.container.pod.name, "writable layer", "write", 8)]
 
 
+@pytest.mark.each_kernel
 def test_a_mount_with_the_number_of_an_earlier_one_is_told_apart(run: Run) -> None:
     found = {
         os.path.basename(row["destination"]): row["bytes_total"]
@@ -272,6 +283,7 @@ def test_a_mount_with_the_number_of_an_earlier_one_is_told_apart(run: Run) -> No
     assert found == REMOUNTED
 
 
+@pytest.mark.each_kernel
 def test_intervals_add_up_to_the_totals(run: Run) -> None:
     sums: dict[Any, list[int]] = {}
     totals = {}
@@ -285,6 +297,7 @@ def test_intervals_add_up_to_the_totals(run: Run) -> None:
     assert sums == totals
 
 
+@pytest.mark.each_kernel
 def test_the_summary_has_lost_nothing(run: Run) -> None:
     summary = run.objects[-1]
     assert (summary["type"], summary["tracer"], summary["unattributed"]) == ("summary", "writes", 0)
@@ -300,6 +313,7 @@ def writing(node: cri.Node) -> Iterator[cri.Container]:
     pod.remove()
 
 
+@pytest.mark.each_kernel
 def test_files_have_the_paths_that_the_container_sees(writing: cri.Container, tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, "--by", "file", "-p", "files-0", command="writes")
     script = "for n in $(seq 23); do echo $n > /cache/f$n; done; mkdir /cache/a; echo x > /cache/a/b"
@@ -327,6 +341,7 @@ os.write(os.memfd_create("m"), b"m" * 41)
 """
 
 
+@pytest.mark.one_kernel
 def test_events_are_the_operations_themselves(writing: cri.Container, tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, "--all", "--events", "-n", "shop", command="writes")
     assert writing.exec(["sh", "-c", "for n in 1 2 3; do echo $n$n > /cache/events; done"])[2] == 0
@@ -349,6 +364,7 @@ def test_events_are_the_operations_themselves(writing: cri.Container, tmp_path: 
     assert all(e["duration_ns"] > 0 for e in events)
 
 
+@pytest.mark.one_kernel
 def test_the_table_shows_destinations_on_a_pipe(writing: cri.Container) -> None:
     process = subprocess.Popen(
         ["kubetrace", "writes", "-i", "500ms", "-p", "files-0"],
@@ -367,6 +383,7 @@ def test_the_table_shows_destinations_on_a_pipe(writing: cri.Container) -> None:
     assert row[:7] == ["shop", "files-0", "app", "emptyDir/cache", "1", "8", "B"]
 
 
+@pytest.mark.one_kernel
 def test_a_recording_replays_to_the_same_rows(writing: cri.Container, tmp_path: Path) -> None:
     file = tmp_path / "writes.ktrace"
     tracer = Tracer(tmp_path, "-p", "files-0", "--record", str(file), command="writes")
@@ -397,6 +414,7 @@ def own_group() -> Iterator[tuple[Path, bool]]:
     group.rmdir()
 
 
+@pytest.mark.each_kernel
 def test_a_full_table_and_many_writers_keep_totals_exact(own_group: tuple[Path, bool]) -> None:
     """Three keys of room (the first of four slots is nobody's) for 41 files: what has no room is in the rest."""
     group, v2 = own_group
@@ -450,6 +468,7 @@ def test_a_full_table_and_many_writers_keep_totals_exact(own_group: tuple[Path, 
         source.close()
 
 
+@pytest.mark.each_kernel
 def test_processes_that_write_the_same_new_files_share_a_counter_for_each(own_group: tuple[Path, bool]) -> None:
     """Who comes first makes the counter: of 701 files that four processes write at once each has just one."""
     group, v2 = own_group
