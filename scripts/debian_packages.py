@@ -6,8 +6,11 @@ and state in a directory of the caller's. Needs no root.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -23,7 +26,6 @@ class Apt:
         self._root = root
         for part in ("sources", "lists/partial", "archives/partial"):
             (self._root / part).mkdir(parents=True, exist_ok=True)
-        self._copy_sources()
         self._options = [
             *("-o", "Dir::Etc::SourceList=/dev/null"),
             *("-o", f"Dir::Etc::SourceParts={self._root}/sources"),
@@ -42,7 +44,16 @@ class Apt:
         ]
         # A release's update and security suites may be gone from the mirror while the release is still there (or the
         # other way about), so the indexes decide and not this status.
-        self._run(["apt-get", "update"], check=False)
+        with self._alone():
+            self._copy_sources()
+            self._run(["apt-get", "update"], check=False)
+
+    # Another checkout may do the same with the same directory at the same time; apt's own locks make it give up.
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with open(self._root / "lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _run(self, command: list[str], check: bool = True, cwd: Path | None = None) -> str:
         done = subprocess.run(
@@ -101,8 +112,9 @@ class Apt:
     def closure(self, packages: list[str]) -> list[Path]:
         """Fetch these packages and all that they depend on, if they are not there yet; the paths of their files."""
         install = ["apt-get", "-y", "--no-install-recommends", "-o", "Debug::NoLocking=1", "install"]
-        planned = self._run([*install, "--simulate", *packages])
-        self._run([*install, "--download-only", *packages])
+        with self._alone():
+            planned = self._run([*install, "--simulate", *packages])
+            self._run([*install, "--download-only", *packages])
         # Inst libbpf1 (1:1.1.2-0+deb12u1 Debian:12.11/stable [amd64])
         found = re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) .*\[(\w+)\]\)", planned, re.MULTILINE)
         names = [f"{name}_{version.replace(':', '%3a')}_{architecture}.deb" for name, version, architecture in found]
@@ -111,9 +123,10 @@ class Apt:
     def download(self, packages: list[str]) -> list[Path]:
         """Fetch these packages; the paths of their files."""
         target = self._root / "archives"
-        for old in target.glob("*.deb"):
-            old.unlink()
-        self._run(["apt-get", "download", *packages], cwd=target)
+        with self._alone():
+            for old in target.glob("*.deb"):
+                old.unlink()
+            self._run(["apt-get", "download", *packages], cwd=target)
         return sorted(target.glob("*.deb"))
 
 

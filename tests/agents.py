@@ -37,7 +37,12 @@ class Agent:
             )
 
     def __enter__(self) -> Agent:
-        self.wait_until(self._ready.exists, "ready")
+        try:
+            self.wait_until(self._ready.exists, "ready")
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
         (line,) = [line for line in self.errors().splitlines() if "serving" in line]
         self.url = line.rpartition(" ")[2].removesuffix("/metrics")
         return self
@@ -59,7 +64,7 @@ class Agent:
     def get(self, path: str) -> tuple[int, str]:
         request = urllib.request.Request(self.url + path, headers={"Accept": "application/openmetrics-text"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
                 return int(answer.status), answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

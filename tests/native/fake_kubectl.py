@@ -8,11 +8,14 @@ A node's `run` replaces the command's name (replay FILE instead of copyup), `fai
 `waits` keeps its pod from ever running.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,14 @@ ROOT = Path(os.environ["FAKE_CLUSTER"])
 def option(name: str) -> str | None:
     found = [word.partition("=")[2] for word in sys.argv if word.startswith(f"{name}=")]
     return found[-1] if found else None
+
+
+@contextlib.contextmanager
+def cluster_lock() -> Iterator[None]:
+    """A real API server shows no pod half written or half deleted, whoever of these processes is first."""
+    with open(ROOT / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def debug(cluster: dict[str, Any], argv: list[str]) -> int:
@@ -45,7 +56,8 @@ def debug(cluster: dict[str, Any], argv: list[str]) -> int:
         },
         "status": {"containerStatuses": [{"state": state}]},
     }
-    pod.write_text(json.dumps(described))
+    with cluster_lock():
+        pod.write_text(json.dumps(described))
     if "--quiet" not in ours:
         print(f"Creating debugging pod {name} with container debugger on node {node}.", flush=True)
     if "waits" in how:
@@ -56,16 +68,17 @@ def debug(cluster: dict[str, Any], argv: list[str]) -> int:
         env={**os.environ, **environment},
         check=False,
     ).returncode
-    if pod.exists():
-        described["status"] = {"containerStatuses": [{"state": {"terminated": {"exitCode": code}}}]}
-        pod.write_text(json.dumps(described))
+    with cluster_lock():
+        if pod.exists():
+            described["status"] = {"containerStatuses": [{"state": {"terminated": {"exitCode": code}}}]}
+            pod.write_text(json.dumps(described))
     # as the real one, whatever became of the command
     return 0
 
 
 def main() -> int:
     argv = [word for word in sys.argv[1:] if not word.startswith(("--context=", "--kubeconfig="))]
-    with open(ROOT / "calls.jsonl", "a") as file:
+    with cluster_lock(), open(ROOT / "calls.jsonl", "a") as file:
         file.write(json.dumps(sys.argv[1:]) + "\n")
     cluster = json.loads((ROOT / "cluster.json").read_text())
     (ROOT / "pods").mkdir(exist_ok=True)
@@ -86,11 +99,14 @@ def main() -> int:
             print(json.dumps({"metadata": {"name": argv[4]}, "spec": {"nodeName": node}}))
         case ["get", "pods"]:
             stranger = {"metadata": {"name": "stranger"}, "spec": {"containers": [{"env": None}]}}
-            print(json.dumps({"items": [stranger, *(json.loads(p.read_text()) for p in (ROOT / "pods").iterdir())]}))
+            with cluster_lock():
+                pods = [json.loads(path.read_text()) for path in (ROOT / "pods").iterdir()]
+            print(json.dumps({"items": [stranger, *pods]}))
         case ["delete", "pod"]:
-            for name in argv[2:]:
-                if not name.startswith("-"):
-                    (ROOT / "pods" / name).unlink()
+            with cluster_lock():
+                for name in argv[2:]:
+                    if not name.startswith("-"):
+                        (ROOT / "pods" / name).unlink()
         case _:
             print(f"unknown command {argv}", file=sys.stderr)
             return 1

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from tests.vm import cri, guest, images
+from tests.vm.cgroup_pods import waited_ns, waits
 
 NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
 
@@ -33,12 +34,21 @@ def main(count: int, directory: Path) -> None:
     traced = [start(name, directory) for name in ("cgroups", "starts")]
     pod = node.run_pod("shop", "brief-0")
     ended = {}
+    reader = traced[0].pid
     for number in range(count):
+        before_ns = waited_ns(reader)
         container = pod.start_container(f"brief-{number}", images.BATCH, ["/bin/true"])
         while not (status := container.status()).finished_at:
             time.sleep(0.002)
-        ended[container.container_id] = {"name": container.name, "exit_code": status.exit_code}
         container.remove()
+        while waits(reader):
+            time.sleep(0.001)
+        ended[container.container_id] = {
+            "name": container.name,
+            "exit_code": status.exit_code,
+            # how long kubetrace wanted a CPU meanwhile and had none
+            "waited_ns": waited_ns(reader) - before_ns,
+        }
     kept = pod.start_container("kept", images.BATCH, ["sh", "-c", "echo hello; exec sleep 1000"])
     pause = int(Path(f"{cri.TASKS}/{pod.sandbox_id}/init.pid").read_text())
     truth = {
@@ -49,13 +59,13 @@ def main(count: int, directory: Path) -> None:
         "sandbox": pod.sandbox_id,
         "namespaces": {"kept": inodes(kept.pid), "sandbox": inodes(pause)},
     }
-    while not kept.log():
-        time.sleep(0.01)
-    time.sleep(0.3)  # for what its first write is told by
+    # the write can be read before the kernel tells of it (sys_exit)
+    while not has_written(directory / "starts", kept.container_id):
+        time.sleep(0.05)
     pod.remove()
     for process in traced:
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(240) == 0
     node.stop_containerd()
     (directory / "truth.json").write_text(json.dumps(truth))
 
@@ -69,6 +79,12 @@ def start(name: str, directory: Path) -> subprocess.Popen[bytes]:
         assert process.poll() is None, errors.read_text()
         time.sleep(0.01)
     return process
+
+
+def has_written(told: Path, container_id: str) -> bool:
+    lines = told.read_text().splitlines(keepends=True)
+    found = (json.loads(line) for line in lines if line.endswith("\n"))
+    return any(o.get("container_id") == container_id and o["phase"] == "first_write" for o in found)
 
 
 def inodes(pid: int) -> dict[str, int]:

@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from .conftest import DEADLINE_S
+
 _RESOURCES = [
     {"name": "nodes", "singularName": "node", "namespaced": False, "kind": "Node", "verbs": ["get", "list"]},
     {
@@ -163,7 +165,7 @@ class Api:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 check=False,
-                timeout=60,
+                timeout=DEADLINE_S,
             )
         finally:
             os.close(reads)

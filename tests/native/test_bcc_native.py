@@ -22,7 +22,7 @@ from kubetrace.engines.source import KernelSource, engine_for, source_path, sour
 from kubetrace.engines.translate import translate
 from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
 
-from .conftest import ROOT, Workload
+from .conftest import ROOT, STANDIN_CALL, Workload
 
 STREAMS = {"copyup": "copyup_event", "copyup_long": "copyup_long_event"}
 KPROBES = Path("/sys/bus/event_source/devices/kprobe").exists()
@@ -80,7 +80,9 @@ def test_the_layouts_are_those_of_the_compiled_object(name: str) -> None:
 def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "sources"
     directory.mkdir()
-    (directory / "copyup.bpf.c").write_text(f'#include "{ROOT}/tests/native/standin.bpf.c"\n')
+    (directory / "copyup.bpf.c").write_text(
+        f'#define NR_GETPPID {STANDIN_CALL}\n#include "{ROOT}/tests/native/standin.bpf.c"\n'
+    )
     monkeypatch.setenv("KUBETRACE_SOURCES", str(directory))
 
 

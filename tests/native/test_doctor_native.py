@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
+from .conftest import DEADLINE_S
+
 KUBETRACE = [sys.executable, "-c", "from kubetrace.cli import main; main()"]
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 HAS_KPROBES = Path("/sys/bus/event_source/devices/kprobe").exists()
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
 
 
 def diagnose(*before: str) -> tuple[int, dict[str, Any]]:

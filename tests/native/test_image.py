@@ -14,6 +14,7 @@ import sys
 import tarfile
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,28 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def built() -> Path:
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Future[Path], Future[Path]]]:
+    """`built` and `another`, built beside one another: each waits for apt and pip most of the time.
+
+    In directories of their own: another run of these tests may build the same image at the same time.
+    """
+    checkout = tmp_path_factory.mktemp("another") / "check out"
+    _copy(checkout)
+    with ThreadPoolExecutor(2) as pool:
+        yield pool.submit(_build, tmp_path_factory.mktemp("built")), pool.submit(_build_another, checkout)
+
+
+@pytest.fixture(scope="module")
+def built(both: tuple[Future[Path], Future[Path]]) -> Path:
     """Both tags for this machine; scripts/vm --image then has them too."""
-    return stage.kubetrace_image(stage.cache_directory(), print, again=True)
+    return both[0].result()
+
+
+def _build(directory: Path) -> Path:
+    output = directory / "image"
+    stage.build_image(output, stage.CHECKOUT, "--bcc")
+    stage.keep_image(output, stage.cache_directory())
+    return output
 
 
 @pytest.fixture(scope="module", params=TAGS)
@@ -100,14 +120,20 @@ def sbom(built: Path, image: Image) -> Any:
 
 
 @pytest.fixture(scope="module")
-def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def another(both: tuple[Future[Path], Future[Path]]) -> Path:
     """Built from another checkout, elsewhere, for every architecture."""
-    checkout = tmp_path_factory.mktemp("another") / "check out"
+    return both[1].result()
+
+
+def _copy(checkout: Path) -> None:
     for name in ("bpf", "scripts", "src"):
         left_out = shutil.ignore_patterns("__pycache__", "*.bpf.o")
         shutil.copytree(stage.CHECKOUT / name, checkout / name, ignore=left_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(stage.CHECKOUT / name, checkout / name)
+
+
+def _build_another(checkout: Path) -> Path:
     output = checkout.with_name("image")
     stage.build_image(output, checkout, "--arch", ",".join(ARCHITECTURES))
     return output

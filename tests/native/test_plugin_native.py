@@ -21,13 +21,12 @@ import pytest
 
 from tests.vm.cgroup_pods import Pod
 
-from .conftest import ROOT
+from .conftest import DEADLINE_S, ROOT, until
 from .stub_api import Api
 
 PLUGIN = [sys.executable, "-c", "from kubetrace.plugin.cli import main; main()"]
 RECORDING = str(ROOT / "tests" / "recordings" / "copyup-1.ktrace")
 REPLAY = ["replay", RECORDING, "copyup", "--final"]
-DEADLINE_S = 60
 
 
 class Cluster:
@@ -85,13 +84,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
     yield made
     assert made.pods == [], "a debug pod was left behind"
-
-
-def until(true: Any, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_nodes_are_one_table_and_a_failing_one_is_a_row(cluster: Cluster) -> None:
@@ -315,8 +307,13 @@ def test_the_exit_status_on_a_terminal_is_kubetraces(cluster: Cluster) -> None:
     )
     os.close(side)
     assert done.wait(DEADLINE_S) == 1
-    assert b"999999999" in os.read(main, 65536)
+    # piece by piece, as a terminal gives it, until the other side is closed
+    data = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(main, 65536):
+            data += piece
     os.close(main)
+    assert b"999999999" in data
 
 
 # The real kubectl, with a stub behind it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 
 from kubetrace.engines.source import object_path
-from tests.vm.cgroup_pods import Pod, last_block
+from tests.vm.cgroup_pods import Pod, boot_ns, last_block, waited_ns, waits
 
-from .conftest import Workload
+from .conftest import DEADLINE_S, Workload, until
 from .test_copyup_native import KUBETRACE, NAME, finish, start
 
 
@@ -28,11 +29,7 @@ def run(environment: dict[str, str], *arguments: object) -> tuple[str, str]:
 
 
 def wait_for(ready: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while not ready.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "never ready"
-        time.sleep(0.01)
+    until(ready.exists, "ready", process)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +69,19 @@ def test_the_lines_and_the_last_table_of_pods_are_replayed(tmp_path: Path) -> No
     container = pod.container("app")
     quota = container.file("cpu.max", ("cpu", "cpu.cfs_quota_us"))
     quota.write_text("10000" if quota.name.startswith("cpu.cfs") else "10000 100000")
-    container.run("/usr/bin/timeout", "0.7", "/bin/sh", "-c", "echo hello; while :; do :; done")
-    time.sleep(0.3)
+    process = container.start("/bin/sh", "-c", "echo hello; while :; do :; done")
+    # until each has read its name and what its files count, which a busy machine promises for no time
+    for file, _, tracing in runs:
+        told = Path(f"{file}.out")
+        until(lambda told=told: pod.name in told.read_text(), told.name, tracing)  # type: ignore[misc]
+    until(lambda: '"event":"throttled"' in (tmp_path / "cgroups-json.ktrace.out").read_text(), "throttled", process)
+    process.kill()
+    process.wait()
     pod.remove()
     for _, _, process in runs:
         process.send_signal(signal.SIGINT)
     for file, options, process in runs:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, err
         live = Path(f"{file}.out").read_text()
         replayed = run(environment, "replay", file, "--final", *options)[0]
@@ -112,7 +115,10 @@ def test_kill_9_costs_at_most_the_last_second(environment: dict[str, str], workl
     file = tmp_path / "a.ktrace"
     process = start(environment, tmp_path, "--by", "node", "--record", str(file))
     workload.fire(bytes(tmp_path) + b"/before", 503)
-    time.sleep(3.0)
+    # a process that waits for a CPU writes nothing down: that is no second of its own
+    begun = boot_ns() - waited_ns(process.pid)
+    while waits(process.pid) or boot_ns() - waited_ns(process.pid) < begun + 3e9:
+        time.sleep(0.05)
     workload.fire(bytes(tmp_path) + b"/after", 5)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -139,17 +145,29 @@ def test_a_full_disk_stops_the_recording_and_not_the_tracing(
         start_new_session=True,
     )
     wait_for(ready, process)
-    for number in range(12):
-        workload.fire(bytes(tmp_path) + b"/x%d" % number, 997)
-        time.sleep(0.15)
-    time.sleep(0.7)
+    # by its own root, as the mount is its own
+    recording = Path(f"/proc/{process.pid}/root{tmp_path}/small/a.ktrace")
+    begun, fired = recording.stat().st_size, 0
+
+    def fire() -> None:
+        nonlocal fired
+        workload.fire(bytes(tmp_path) + b"/x%d" % fired, 997)
+        fired += 1
+
+    # a busy machine promises no time for what is written down: first some fits, then there is no room left
+    fire()
+    until(lambda: recording.stat().st_size > begun, "written down", process)
+    assert process.stderr is not None
+    while not select.select([process.stderr], [], [], 0.15)[0]:
+        fire()
+    fire()
     os.killpg(process.pid, signal.SIGINT)
-    text = process.communicate(timeout=20)[1].decode()
+    text = process.communicate(timeout=DEADLINE_S)[1].decode()
     out = (tmp_path / "out").read_bytes()
     assert "kubetrace: the recording stopped: No space left on device; tracing goes on" in text
     assert "What is there can be read: kubetrace replay " in text and "Traceback" not in text
     mine = [line for line in out.splitlines() if b'"pid":%d,' % workload.pid in line]
-    assert len(mine) == 12 * 997
+    assert len(mine) == fired * 997
     kept = [
         line
         for line in run(environment, "replay", copy, "--final", "-o", "json")[0].encode().splitlines()
@@ -184,7 +202,7 @@ def test_two_tracers_share_a_file_and_keep_apart(
     def of(*arguments: str) -> list[dict[str, Any]]:
         out, _ = run(environment, *arguments)
         return [
-            o for o in map(json.loads, out.splitlines()) if workload.pid == o.get("pid") or pod.name == o.get("pod")
+            o for o in map(json.loads, out.splitlines()) if workload.pid == o.get("pid") or pod.uid == o.get("pod_uid")
         ]
 
     copyups = of("replay", str(file), "copyup", "--final", "-o", "json")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import DEADLINE_S, ROOT, until
 
 KUBETRACE = [str(Path(sys.executable).parent / "kubetrace")]
 SOURCE = ROOT / "tests" / "native" / "asked.bpf.c"
@@ -39,13 +39,11 @@ def asked(tmp_path: Path, *options: str) -> tuple[int, str, str]:
         text=True,
         env=environment,
     )
-    while not ready.exists():
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
+    until(ready.exists, "ready", process)
     asker = subprocess.Popen([sys.executable, "-S", "-c", ASK, str(tmp_path)])
     assert asker.wait() == 0
     process.send_signal(2)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     return asker.pid, out, err
 

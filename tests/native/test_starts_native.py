@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.vm.cgroup_pods import Container, Pod
+
+from .conftest import DEADLINE_S, until
 
 KUBETRACE = [sys.executable, "-m", "kubetrace", "starts"]
 NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
@@ -73,11 +74,7 @@ def run(environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequ
             text=True,
         )
         made.append(process)
-        deadline = time.monotonic() + 30
-        while not ready.exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "never ready"
-            time.sleep(0.01)
+        until(ready.exists, "ready", process)
         return process
 
     yield launch
@@ -88,7 +85,7 @@ def run(environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequ
 
 def end(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     return out
 
@@ -103,13 +100,10 @@ def test_every_step_by_hand_is_told_in_order_and_adds_up(run: Any, tmp_path: Pat
     container = pod.container("app")
     process = start(container, tmp_path / "root")
     try:
-        deadline = time.monotonic() + 30
-        while not in_sleep(process.pid):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.01)
+        # its first write is told by then: that system call is over
+        until(lambda: in_sleep(process.pid), "the entrypoint", process)
         expected = {name: os.stat(f"/proc/{process.pid}/ns/{name}").st_ino for name in NAMESPACES}
         own = {name: os.stat(f"/proc/self/ns/{name}").st_ino for name in NAMESPACES}
-        time.sleep(0.2)
         objects = [json.loads(line) for line in end(as_json).splitlines()]
         lines = end(as_lines)
         table = end(as_table)
@@ -145,8 +139,9 @@ def test_every_step_by_hand_is_told_in_order_and_adds_up(run: Any, tmp_path: Pat
     assert [line.split()[4] for line in drawn] == [o["phase"] for o in told]
     assert "2 bind, 1 tmpfs" in lines and "/bin/sh" in lines
     (row,) = [line for line in table[table.rindex("SLOWEST") :].splitlines() if pod.name in line]
-    slowest = max(told[:-1], key=lambda o: o["duration_ns"])
-    assert f"app {slowest['phase']} " in row
+    # each tracer looks at the clock itself: of two steps that took about as long, either may be the slowest
+    slowest = max(o["duration_ns"] for o in told[:-1])
+    assert any(f"app {o['phase']} " in row for o in told[:-1] if o["duration_ns"] > 0.8 * slowest)
 
 
 def test_a_pod_that_was_there_before_is_no_start(run: Any, tmp_path: Path) -> None:
@@ -164,8 +159,9 @@ def test_a_selection_by_container_still_knows_the_pod(run: Any, tmp_path: Path) 
     pod = Pod()
     for name in ("app", "other"):
         assert pod.container(name).run("/bin/true")[1] == 0
-    pod.remove()
+    # before their bundles go: a busy machine does not promise that their names have been read by any time
     objects = [json.loads(line) for line in end(as_json).splitlines()]
+    pod.remove()
     mine = [o for o in objects if o.get("pod_uid") == pod.uid]
     assert {o["container"] for o in mine} == {"app"}
     assert [o["phase"] for o in mine] == ["pod_cgroup", "prepared", "cgroup", "runc_init", "exec"]

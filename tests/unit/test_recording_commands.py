@@ -38,7 +38,7 @@ ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "COLUMNS": "80"}
 
 def run(*arguments: object, ok: bool = True, **more: Any) -> tuple[str, str]:
     done = subprocess.run(
-        [*KUBETRACE, *map(str, arguments)], capture_output=True, env=ENVIRONMENT, timeout=120, check=False, **more
+        [*KUBETRACE, *map(str, arguments)], capture_output=True, env=ENVIRONMENT, timeout=600, check=False, **more
     )
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     assert (done.returncode == 0) is ok, done

@@ -299,7 +299,7 @@ print(status, sorted(frames.Reader().feed(data)))
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=240,
     )
     expected = [(frames.CONSUMED, b"\0\0\0\3"), (frames.STDOUT, b"a\0b"), (frames.STDERR, b"bad\n")]
     assert done.stdout.strip() == f"23 {expected}"

@@ -97,29 +97,44 @@ def tools_disk(cache: Path, progress: Progress) -> Path:
     return disk
 
 
-def kubetrace_image(cache: Path, progress: Progress, *, again: bool = False) -> Path:
+def kubetrace_image(cache: Path, progress: Progress) -> Path:
     """The directory of kubetrace's own image as scripts/image builds it; built when anything of it has changed.
 
-    `again`: built in any case, with BCC too. It is named registry.example/kubetrace:VERSION, and the same for each
-    commit.
+    It is named registry.example/kubetrace:VERSION, and the same for each commit.
     """
+    directory = _image_directory(cache)
+    if not directory.exists():
+        progress("building kubetrace's image ...")
+        with tempfile.TemporaryDirectory(prefix="kubetrace-image-") as work:
+            build_image(Path(work, "image"), CHECKOUT)
+            keep_image(Path(work, "image"), cache)
+    return directory
+
+
+def keep_image(built: Path, cache: Path) -> None:
+    """Keep a built image of this checkout for `kubetrace_image`: at once and whole, as others may do the same."""
+    directory = _image_directory(cache)
+    fresh = cache / f"image-{os.getpid()}.new"
+    shutil.copytree(built, fresh)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        # there is one of the same state
+        shutil.rmtree(fresh)
+    for old in cache.glob("image-*"):
+        # another checkout's may be in use
+        if old != directory and time.time() - old.stat().st_mtime > _KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _image_directory(cache: Path) -> Path:
     state = hashlib.sha256()
     for root in ("src/kubetrace", "bpf", "scripts", "pyproject.toml"):
         paths = [CHECKOUT / root] if (CHECKOUT / root).is_file() else sorted((CHECKOUT / root).rglob("*"))
         for path in paths:
             if path.suffix in (".py", ".c", ".h", ".toml"):
                 state.update(f"{path.relative_to(CHECKOUT)}\n".encode() + path.read_bytes())
-    directory = cache / f"image-{state.hexdigest()[:16]}"
-    if again or not (directory / "complete").exists():
-        progress("building kubetrace's image ...")
-        (directory / "complete").unlink(missing_ok=True)
-        build_image(directory, CHECKOUT, *(["--bcc"] if again else []))
-        (directory / "complete").touch()
-        for old in cache.glob("image-*"):
-            # another checkout's may be in use
-            if old != directory and time.time() - old.stat().st_mtime > _KEPT_S:
-                shutil.rmtree(old)
-    return directory
+    return cache / f"image-{state.hexdigest()[:16]}"
 
 
 def build_image(output: Path, checkout: Path, *options: str) -> str:
