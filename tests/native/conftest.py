@@ -22,6 +22,24 @@ STANDIN_CALL = (1 << 20) + os.getpid()
 sys.path.insert(0, str(ROOT / "scripts"))
 import compile_objects  # noqa: E402
 
+from .image_builds import Builds  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks at the image comes last: it is built meanwhile."""
+    items.sort(key=lambda item: item.path.name == "test_image.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def image_builds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds | None]:
+    """From the first test on, if there will be need."""
+    if not any(item.path.name == "test_image.py" for item in request.session.items):
+        yield None
+        return
+    builds = Builds(tmp_path_factory.mktemp("images"))
+    yield builds
+    builds.close()
+
 
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:

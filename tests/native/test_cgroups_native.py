@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -28,6 +28,8 @@ Event = dict[str, Any]
 class Run:
     """A `kubetrace cgroups -o json`."""
 
+    running: ClassVar[list[subprocess.Popen[bytes]]] = []
+
     def __init__(self, directory: Path, *options: str) -> None:
         ready, self._out = directory / "ready", open(directory / "out", "w+b")  # noqa: SIM115 (as long as the process)
         # of the one before
@@ -39,6 +41,7 @@ class Run:
             stdout=self._out,
             stderr=subprocess.PIPE,
         )
+        self.running.append(self._process)
         self.pid = self._process.pid
         until(ready.exists, "ready", self._process)
 
@@ -68,6 +71,16 @@ class Run:
         found = self.objects()
         self._out.close()
         return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    """Not even after a test that failed: the next one would have it beside it."""
+    yield
+    while Run.running:
+        process = Run.running.pop()
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import sys
 import tarfile
 import urllib.parse
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ import pytest
 from kubetrace import __version__, cli, tracers
 from tests.vm import stage
 
+from .image_builds import ARCHITECTURES, Builds
+
 sys.path.insert(0, str(stage.CHECKOUT / "scripts"))
 from oci import layers, packages
 from oci.files import BuildError, File, Part
@@ -31,8 +32,6 @@ from oci.files import BuildError, File, Part
 NAME = "registry.example/kubetrace"
 TAGS = [__version__, f"{__version__}-bcc"]
 LIMIT = 45 << 20
-# Debian's name -> EM_X86_64, EM_AARCH64
-ARCHITECTURES = {"amd64": 62, "arm64": 183}
 
 
 class Image:
@@ -76,28 +75,9 @@ class Image:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Future[Path], Future[Path]]]:
-    """`built` and `another`, built beside one another: each waits for apt and pip most of the time.
-
-    In directories of their own: another run of these tests may build the same image at the same time.
-    """
-    checkout = tmp_path_factory.mktemp("another") / "check out"
-    _copy(checkout)
-    with ThreadPoolExecutor(2) as pool:
-        yield pool.submit(_build, tmp_path_factory.mktemp("built")), pool.submit(_build_another, checkout)
-
-
-@pytest.fixture(scope="module")
-def built(both: tuple[Future[Path], Future[Path]]) -> Path:
+def built(image_builds: Builds) -> Path:
     """Both tags for this machine; scripts/vm --image then has them too."""
-    return both[0].result()
-
-
-def _build(directory: Path) -> Path:
-    output = directory / "image"
-    stage.build_image(output, stage.CHECKOUT, "--bcc")
-    stage.keep_image(output, stage.cache_directory())
-    return output
+    return image_builds.here.result()
 
 
 @pytest.fixture(scope="module", params=TAGS)
@@ -120,23 +100,9 @@ def sbom(built: Path, image: Image) -> Any:
 
 
 @pytest.fixture(scope="module")
-def another(both: tuple[Future[Path], Future[Path]]) -> Path:
+def another(image_builds: Builds) -> Path:
     """Built from another checkout, elsewhere, for every architecture."""
-    return both[1].result()
-
-
-def _copy(checkout: Path) -> None:
-    for name in ("bpf", "scripts", "src"):
-        left_out = shutil.ignore_patterns("__pycache__", "*.bpf.o")
-        shutil.copytree(stage.CHECKOUT / name, checkout / name, ignore=left_out)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(stage.CHECKOUT / name, checkout / name)
-
-
-def _build_another(checkout: Path) -> Path:
-    output = checkout.with_name("image")
-    stage.build_image(output, checkout, "--arch", ",".join(ARCHITECTURES))
-    return output
+    return image_builds.elsewhere.result()
 
 
 def test_another_checkout_gives_the_same_bytes(built: Path, another: Path) -> None:

@@ -23,9 +23,15 @@ GROWN = 1.10
 SLOWEST = 20
 # What is shorter than this is mostly chance, on any machine.
 BRIEF_S = 20
-# The aim of a whole run, and of it what the tracers to come may take together.
+# The aim of a whole run with the first four tracers, and what each further one may add in all rings together.
 AIM_S = 40 * 60
-TO_COME_S = 10 * 60
+TRACERS = 4
+FURTHER_S = 100
+
+
+def budget_s(tracers: int) -> float:
+    """What a whole run may take on the machine of the reference, with so many tracers."""
+    return AIM_S + max(0, tracers - TRACERS) * FURTHER_S
 
 
 def clock(seconds: float) -> str:

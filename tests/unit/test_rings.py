@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kubetrace import tracers
 from tests.rings import __main__ as entry
 from tests.rings import again, matrix, report, run, times
 from tests.rings.matrix import Mark, Place
@@ -129,12 +130,13 @@ def test_the_tables_agree() -> None:
     assert len(set(names)) == len(names) and len(set(told)) == len(told)
 
 
-def test_the_reference_names_every_part_and_leaves_room_for_the_tracers_to_come() -> None:
+def test_the_reference_names_every_part_and_stays_within_its_budget() -> None:
     reference = json.loads(times.REFERENCE.read_text())
     assert set(reference) == {"set-up", "check", run.PREPARE.name, *(part.name for part in all_parts())}
     # what runs beside the native ring costs no time of its own
     beside = sum(reference[name] for name in ("unit", run.PREPARE.name, run.part_of_instructions().name))
-    assert sum(reference.values()) - beside <= times.AIM_S
+    assert sum(reference.values()) - beside <= times.budget_s(len(tracers.names()))
+    assert (times.budget_s(4), times.budget_s(10)) == (2400, 3000)
 
 
 def test_an_unknown_kernel_or_ring_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
