@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from .conftest import DEADLINE_S
+
 CODE = "from kubetrace import attended; attended._SILENCE_S = {silence}; from kubetrace.cli import main; main()"
-DEADLINE_S = 240
 SILENCE_S = 5.0
 
 

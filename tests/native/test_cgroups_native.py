@@ -175,7 +175,7 @@ def test_101_containers_that_live_briefly_are_all_seen_named_and_complete(tmp_pa
         events = by_id[container.id]
         assert [e["event"] for e in events] == ["created", "attached", "exec", "exit", "removed"], container.name
         names = {(e["namespace"], e["pod"], e["container"], e["image"]) for e in events}
-        # a disk may keep it waiting for as long as the bundle is there: then it comes too late for its name
+        # who does not get to reading for as long as the bundle is there comes too late for its name
         unknown = {(None, None, None, None)}
         unnamed += names >= unknown
         assert names - unknown <= {("shop", pod.name, container.name, "example.org/app:1")}
