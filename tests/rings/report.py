@@ -92,10 +92,6 @@ class Report:
     running: str | None = None
     complete: bool = False
 
-    def named(self, outcome: str) -> list[str]:
-        """The tests that ended so, in their order."""
-        return [test.name for test in self.tests.values() if test.outcome == outcome]
-
     @property
     def ended(self) -> list[str]:
         """The tests whose outcome is certain; not the one that runs."""

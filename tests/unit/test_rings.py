@@ -151,6 +151,10 @@ def test_an_unknown_kernel_or_ring_is_refused(capsys: pytest.CaptureFixture[str]
 # -- reports ---------------------------------------------------------------------------------------------------------
 
 
+# a plugin that is installed beside is not looked at, and takes a second to import
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 def pytest_with(directory: Path, source: str, **environment: str) -> report.Report:
     """The report of a real pytest over this source."""
     (directory / "test_it.py").write_text(source)
@@ -159,7 +163,7 @@ def pytest_with(directory: Path, source: str, **environment: str) -> report.Repo
     subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.rings.report", "-q", "-p", "no:cacheprovider", str(directory)],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "KUBETRACE_REPORT": str(told), **environment},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "KUBETRACE_REPORT": str(told), **ALONE, **environment},
         capture_output=True,
         check=False,
     )
@@ -277,7 +281,7 @@ def test_a_death_of_the_guests_kernel_is_run_once_more_and_hides_nothing(
     part = run.Part(
         "7.2",
         (sys.executable, str(script), str(tmp_path / "test_it.py")),
-        {"KUBETRACE_REPORT": str(told), "PYTHONPATH": str(CHECKOUT)},
+        {"KUBETRACE_REPORT": str(told), "PYTHONPATH": str(CHECKOUT), **ALONE},
         told,
         in_machine=True,
     )
@@ -337,6 +341,7 @@ def test_again_counts_how_often_each_failed(
     monkeypatch.setattr(run, "DIRECTORY", tmp_path)
     monkeypatch.setattr(again, "DIRECTORY", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "tests" / "unit").mkdir(parents=True)
     source = tmp_path / "tests" / "unit" / "test_it.py"
     # fails in the second of three runs
