@@ -5,8 +5,8 @@
                   made, and instructions are counted: that takes one CPU, and another's work changes no count
     kernel        each place of matrix.py in a machine of its own
 
-A guest whose kernel dies (7.2 under emulation, when code in use is patched) is booted once more for what had not ended,
-and that is said; nothing else is ever tried again.
+A guest whose kernel dies (7.2 under emulation, when code in use is patched) or does not come up is booted once more for
+what had not ended, and that is said, with the end of its console; nothing else is ever tried again.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def run(part: Part, output: Path | None = None) -> Result:
 def died(result: Result, part: Part) -> Part:
     """Note which test the guest's kernel died under, and the part that runs what had not ended."""
     assert part.report is not None
-    running = result.reports[-1].running or "no test"
+    last = result.reports[-1]
+    running = last.running or ("no test" if last.tests else "its boot")
     result.deaths.append(running)
     say(f"{part.name}: the guest's kernel died while this ran: {running}. Booting once more for what had not ended.")
     told = part.report.with_suffix(".again.jsonl")

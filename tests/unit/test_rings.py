@@ -15,7 +15,7 @@ from kubetrace import tracers
 from tests.rings import __main__ as entry
 from tests.rings import again, matrix, report, run, times
 from tests.rings.matrix import Mark, Place
-from tests.vm import kernels
+from tests.vm import kernels, machine
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -295,6 +295,18 @@ def test_a_death_of_the_guests_kernel_is_run_once_more_and_hides_nothing(
     ]
     assert len(found.faults) == 1 and found.faults[0].endswith("::test_a")
     assert "the guest's kernel died while this ran" in capfd.readouterr().err
+
+
+def test_a_guest_that_did_not_come_up_is_booted_once_more_and_once_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "DIRECTORY", tmp_path)
+    told, calls = tmp_path / "report.jsonl", tmp_path / "calls"
+    command = ("sh", "-c", f"echo x >> {calls}; exit {machine.KERNEL_DIED}")
+    found = run.run(run.Part("5.10", command, {"KUBETRACE_REPORT": str(told)}, told, in_machine=True))
+    assert calls.read_text() == "x\nx\n"
+    assert found.deaths == ["its boot"] and found.faults == ["5.10: ended with status 123"]
+    assert "died while this ran: its boot" in capfd.readouterr().err
 
 
 def test_the_end_says_counts_times_and_what_grew(

@@ -205,6 +205,45 @@ def test_why_qemu_ended_is_its_first_word_that_is_no_warning() -> None:
     assert console.complaint(b"[    0.0] Linux version 6.1\n") is None
 
 
+# A process of its own: a session takes over the signals.
+_BOOTS_WHAT_NEVER_ANSWERS = """
+import sys
+from pathlib import Path
+from tests.vm import accel, kernels, machine
+machine.BOOT_LIMIT_S = 0.5
+run, *qemu = sys.argv[1:]
+session = machine.Session(
+    machine.parse(["--", "true"]),
+    kernels.Kernel("6.1.0-9", Path("vmlinuz"), Path("modules")),
+    Path(run),
+    Path(run) / "console.log",
+    accel.Choice(kvm=False),
+    lambda: None,
+)
+try:
+    session.run(qemu)
+except machine.MachineError as error:
+    print(error.status, error, sep="\\n")
+"""
+
+
+def test_a_boot_that_does_not_end_is_a_dead_kernel_and_shows_where_it_stood(tmp_path: Path) -> None:
+    qemu = ("sh", "-c", "echo '[    0.9] Freeing initrd memory'; exec sleep 1000")
+    done = subprocess.run(
+        [sys.executable, "-c", _BOOTS_WHAT_NEVER_ANSWERS, str(tmp_path), *qemu],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        str(machine.KERNEL_DIED),
+        "Linux 6.1.0-9 did not boot within 0.5 s.",
+        f"The end of its console ({tmp_path}/console.log):",
+        "  [    0.9] Freeing initrd memory",
+    ]
+
+
 def test_an_unknown_kernel_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(kernels.KernelError, match=r"no kernel called '9\.9'.*5\.10, 6\.1, 6\.12, 7\.2"):
         kernels.find("9.9", tmp_path, print)

@@ -35,7 +35,8 @@ BOOT_FAILED = 125
 TIMED_OUT = 124
 KERNEL_DIED = 123
 
-BOOT_LIMIT_S = 180
+# Ten times what a boot takes; beside other work, three times.
+BOOT_LIMIT_S = 120
 GRACE_S = 10
 
 # How often the console is read for the kernel's death, and how long QEMU is then given to end by itself: a kernel that
@@ -140,8 +141,8 @@ def parse(arguments: list[str]) -> Options:
         prog="scripts/vm",
         description="Run a command on a Debian kernel in a virtual machine (with KVM where that works, else under "
         "software emulation), in this checkout, with kubetrace on PATH. Its output and exit status are the command's.",
-        epilog="Exit status: the command's; 123 when the machine's kernel dies (an Oops or a panic), 124 when the time "
-        "is up, 125 when the machine fails.",
+        epilog="Exit status: the command's; 123 when the machine's kernel dies (an Oops, a panic, a boot that does not "
+        "end), 124 when the time is up, 125 when the machine fails.",
     )
     parser.add_argument(
         "--kernel",
@@ -432,7 +433,7 @@ class Session:
             boot_limit = self._started + self._boot_limit_s
             if now >= boot_limit:
                 reason = f"Linux {self._kernel.release} did not boot within {self._boot_limit_s} s"
-                raise NotBooted(f"{reason}. Its console: {self._log}", BOOT_FAILED, reason)
+                raise NotBooted(f"{reason}.\n{self._console_end()}", KERNEL_DIED, reason)
             limits.append(boot_limit)
         if self._kill_at is not None:
             limits.append(self._kill_at)
@@ -443,16 +444,16 @@ class Session:
         log = self._log.read_bytes()
         if (line := console.death(log)) is not None:
             status, reason = KERNEL_DIED, f"its kernel died: {line}"
-            tail = "".join(f"\n  {last}" for last in console.last_words(log))
-            message = (
-                f"the machine's kernel, Linux {self._kernel.release}, died: {line}\n"
-                f"The end of its console ({self._log}):{tail}"
-            )
+            message = f"the machine's kernel, Linux {self._kernel.release}, died: {line}\n{self._console_end()}"
         else:
             status = BOOT_FAILED
             reason = console.complaint(log) or "QEMU ended without a message"
             message = f"the machine stopped before the command did: {reason}. Its console: {self._log}"
         return MachineError(message, status) if self._reader_started else NotBooted(message, status, reason)
+
+    def _console_end(self) -> str:
+        tail = "".join(f"\n  {last}" for last in console.last_words(self._log.read_bytes()))
+        return f"The end of its console ({self._log}):{tail}"
 
     _reader_started = False
 
