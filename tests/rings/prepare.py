@@ -6,7 +6,6 @@ python -m tests.rings.prepare 6.1 5.10 ...      the kernels to fetch
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from tests.vm import kernels, machine, stage
 def prepare(wanted: Sequence[str], cache: Path) -> None:
     """Kernels, headers, the disk of tools and the node's; the image is made by its tests. Raises as scripts/vm does."""
     cache.mkdir(parents=True, exist_ok=True)
-    with machine.only_one(cache):
+    with machine.turn(cache) as number, machine.own_directory(cache, number) as directory:
         # the first may be needed to make the node's disk
         for name in wanted:
             kernel = kernels.find(name, cache, machine.note)
             kernels.headers(name, kernel, cache, machine.note)
         options = machine.parse(["--kernel", wanted[0], "--node=quiet", "--", "true"])
-        with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as run:
-            machine.node_disk(options, kernels.find(wanted[0], cache, machine.note), Path(run))
+        machine.node_disk(options, kernels.find(wanted[0], cache, machine.note), directory)
 
 
 def main() -> int:

@@ -7,9 +7,10 @@ reference is to copy that file here, in the commit that made a part longer for a
 
 from __future__ import annotations
 
+import heapq
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,23 @@ TRACERS = 4
 FURTHER_S = 100
 
 
+def reference() -> dict[str, float]:
+    """What each part took when the reference was written: seconds by name."""
+    found: dict[str, float] = json.loads(REFERENCE.read_text())
+    return found
+
+
 def budget_s(tracers: int) -> float:
     """What a whole run may take on the machine of the reference, with so many tracers."""
     return AIM_S + max(0, tracers - TRACERS) * FURTHER_S
+
+
+def packed_s(seconds: Iterable[float], lanes: int) -> float:
+    """How long parts take in so many lanes, the longest first, each in the lane that is free first."""
+    ends = [0.0] * lanes
+    for one in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
 
 
 def clock(seconds: float) -> str:
@@ -60,7 +75,7 @@ class Times:
 
     def __init__(self, seconds: Mapping[str, float], before: Mapping[str, float] | None = None) -> None:
         self.seconds = dict(seconds)
-        self._before = json.loads(REFERENCE.read_text()) if before is None else before
+        self._before = reference() if before is None else before
 
     def as_json(self) -> str:
         """As the reference is kept."""

@@ -133,9 +133,12 @@ def test_the_tables_agree() -> None:
 def test_the_reference_names_every_part_and_stays_within_its_budget() -> None:
     reference = json.loads(times.REFERENCE.read_text())
     assert set(reference) == {"set-up", "check", run.PREPARE.name, *(part.name for part in all_parts())}
-    # what runs beside the native ring costs no time of its own
-    beside = sum(reference[name] for name in ("unit", run.PREPARE.name, run.part_of_instructions().name))
-    assert sum(reference.values()) - beside <= times.budget_s(len(tracers.names()))
+    # what runs beside the native ring costs no time of its own; machines run two at a time
+    places = [part.name for part in all_parts() if part.name.startswith("Linux") and "cgroup" in part.name]
+    machines = times.packed_s([reference[name] for name in places], 2)
+    assert sum(reference[name] for name in ("set-up", "check", "native")) + machines <= times.budget_s(
+        len(tracers.names())
+    )
     assert (times.budget_s(4), times.budget_s(10)) == (2400, 3000)
 
 
@@ -334,6 +337,50 @@ def test_what_grew_is_seen_on_a_slower_machine_too() -> None:
     lines = list(times.Times(now, before).table({}, 1339))
     assert any(line.startswith("b ") and "grew by 20% beside the others" in line for line in lines)
     assert "22:19" in lines[-1] and "2.00 of the reference's time" in lines[-1]
+
+
+def test_two_lanes_take_the_longest_first() -> None:
+    assert times.packed_s([3, 10, 4, 2], 2) == 10
+    assert times.packed_s([5, 5, 5], 2) == 10
+    assert times.packed_s([3, 10, 4, 2], 1) == 19
+
+
+# -- side by side ----------------------------------------------------------------------------------------------------
+
+
+def test_parts_run_side_by_side_and_what_each_printed_comes_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "DIRECTORY", tmp_path)
+    # the two that take longest wait for one another; the third prints while one of them may still run
+    meet = f"touch {tmp_path}/$0; echo $0 waits; while [ ! -e {tmp_path}/$1 ]; do sleep 0.01; done; echo $0 ends"
+    parts = [
+        run.Part("short", ("sh", "-c", "echo short; exit 3")),
+        run.Part("a", ("sh", "-c", meet, "a", "b")),
+        run.Part("b", ("sh", "-c", meet, "b", "a")),
+    ]
+    found = {result.part.name: result.status for result in run.side_by_side(parts, 2, {"a": 9.0, "b": 8.0})}
+    out, err = capfd.readouterr()
+    assert found == {"a": 0, "b": 0, "short": 3}
+    assert all(f"{name} waits\n{name} ends\n" in out for name in "ab") and "short\n" in out
+    assert err.index("=== a") < err.index("=== short")
+
+
+def test_one_lane_shows_what_is_printed_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "DIRECTORY", tmp_path)
+    parts = [run.Part(name, ("sh", "-c", f"echo {name}")) for name in ("brief", "long")]
+    assert [result.part.name for result in run.side_by_side(parts, 1, {"long": 5.0})] == ["long", "brief"]
+    assert capfd.readouterr().out == "long\nbrief\n" and not list(tmp_path.iterdir())
+
+
+def test_how_many_machines_run_at_once_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBETRACE_MACHINES", "3")
+    assert run.machines_at_once() == 3
+    monkeypatch.delenv("KUBETRACE_MACHINES")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert run.machines_at_once() == 1
 
 
 # -- again -----------------------------------------------------------------------------------------------------------

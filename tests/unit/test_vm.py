@@ -205,6 +205,28 @@ def test_why_qemu_ended_is_its_first_word_that_is_no_warning() -> None:
     assert console.complaint(b"[    0.0] Linux version 6.1\n") is None
 
 
+def test_as_many_machines_run_at_once_as_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = [sys.executable, "-c", "from tests.vm import machine as m\nwith m.turn(m.Path(m.sys.argv[1])): pass"]
+    monkeypatch.setenv(machine.AT_ONCE_VARIABLE, "2")
+    with machine.turn(tmp_path) as first, machine.turn(tmp_path) as second:
+        assert (first, second) == (0, 1)
+        third = subprocess.Popen([*wait, str(tmp_path)], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
+        assert third.stderr is not None
+        waits = third.stderr.readline()
+        assert waits == f"vm: another machine is running (process {os.getpid()}); waiting for it to end ...\n"
+        assert third.poll() is None
+    assert third.wait() == 0
+    with machine.turn(tmp_path) as again:
+        assert again == 0
+
+
+def test_what_a_killed_machine_has_left_goes_and_anothers_directory_stays(tmp_path: Path) -> None:
+    (tmp_path / "run-0-killed").mkdir()
+    with machine.own_directory(tmp_path, 1) as other, machine.own_directory(tmp_path, 0) as own:
+        assert sorted(tmp_path.iterdir()) == sorted([own, other])
+    assert list(tmp_path.iterdir()) == []
+
+
 # A process of its own: a session takes over the signals.
 _BOOTS_WHAT_NEVER_ANSWERS = """
 import sys

@@ -116,7 +116,7 @@ def obstacle(device: str = "/dev/kvm") -> str:
 
 
 class Memory:
-    """What earlier boots have told, in a file. One machine runs at a time, so nobody else writes it meanwhile.
+    """What earlier boots have told, in a file. Where two machines write it at once, one answer is asked for again.
 
     An answer holds for this kernel in the guest, this kernel and CPU model of the host, and this version of QEMU.
     """
@@ -134,7 +134,7 @@ class Memory:
     def keep(self, answer: Answer) -> None:
         """Keep what a boot has told."""
         known = self._read() | {self._key(): {"boots": answer.boots, "reason": answer.reason}}
-        new = self._path.with_name(self._path.name + ".new")
+        new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         new.write_text(json.dumps(known, indent=1) + "\n")
         new.rename(self._path)
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from tests.vm import accel, console, frames, guest, kernels, stage
 
@@ -43,6 +43,8 @@ GRACE_S = 10
 # panics restarts, which ends QEMU (-no-reboot), but it may also hang on its way there.
 LOOK_S = 5
 DYING_S = 10
+
+MEMORY_BYTES = 3 << 30
 
 # The directories over which vng lays a writable overlay. /usr and /lib are left out: nobody writes there, and every
 # file of every program would be looked up twice.
@@ -208,20 +210,46 @@ def parse(arguments: list[str]) -> Options:
     )
 
 
+# How many machines may run at once; scripts/test says so to those that it starts.
+AT_ONCE_VARIABLE = "KUBETRACE_MACHINES"
+
+
 @contextlib.contextmanager
-def only_one(cache: Path) -> Iterator[None]:
-    """Hold the machine lock, waiting with a message while another process runs one."""
-    with open(cache / "machine.lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            note(f"another machine is running (process {file.read().strip() or 'unknown'}); waiting for it to end ...")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+def turn(cache: Path) -> Iterator[int]:
+    """Wait until one more machine may run, with a message; the number of this one among those that run, from 0."""
+    with contextlib.ExitStack() as stack:
+        places = [
+            stack.enter_context(open(cache / f"machine-{number}.lock", "a+"))
+            for number in range(int(os.environ.get(AT_ONCE_VARIABLE) or 1))
+        ]
+        number = next((number for number, place in enumerate(places) if _locked(place)), None)
+        if number is None:
+            number = 0
+            places[0].seek(0)
+            other = places[0].read().strip() or "unknown"
+            note(f"another machine is running (process {other}); waiting for it to end ...")
+            fcntl.flock(places[0], fcntl.LOCK_EX)
+        places[number].truncate(0)
+        places[number].write(str(os.getpid()))
+        places[number].flush()
+        yield number
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def own_directory(cache: Path, number: int) -> Iterator[Path]:
+    """A directory for the machine of this number while it runs; what one that was killed has left goes first."""
+    for left_over in cache.glob(f"run-{number}-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f"run-{number}-") as name:
+        yield Path(name)
 
 
 def qemu_command(
@@ -248,7 +276,7 @@ def qemu_command(
             "--cpus",
             "1" if count_instructions else "2",
             "--memory",
-            "3G",
+            f"{MEMORY_BYTES >> 30}G",
             "--name",
             "node1",
         ),
@@ -610,13 +638,9 @@ def run(options: Options) -> int:
         # handed on to the command with the rest of our variables; the guest reads it over 9p
         (tar,) = stage.kubetrace_image(cache, note).glob("kubetrace-*[0-9].tar")
         os.environ["KUBETRACE_IMAGE"] = str(tar)
-    with only_one(cache):
+    with turn(cache) as number, own_directory(cache, number) as directory:
         kernel = kernels.find(options.kernel, cache, note)
-        for left_over in cache.glob("run-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as name:
-            directory = Path(name)
-            return boot(options, kernel, directory, node_disk(options, kernel, directory))
+        return boot(options, kernel, directory, node_disk(options, kernel, directory))
 
 
 def node_disk(options: Options, kernel: kernels.Kernel, run: Path) -> tuple[Path, str]:
@@ -645,7 +669,7 @@ def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, 
         "source": (stage.source_disk(options.cache, run), "readonly=on"),
         "disk": disk,
     }
-    log = options.cache / f"console-{kernel.release}.log"
+    log = options.cache / f"console-{kernel.release}-{options.cgroup}.log"
     memory = accel.Memory(options.cache / "kvm.json", kernel.release, stage.program("qemu-system-x86_64"))
     choice = accel.choose(accel.gather(options.accel, options.count_instructions, memory.recall))
 
