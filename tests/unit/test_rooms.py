@@ -1,6 +1,7 @@
 """The rooms keep to themselves (DESIGN): who may import what, and one tracer = one file here and there."""
 
 import ast
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,19 @@ from kubetrace import entry, tracers
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "kubetrace"
+
+# Circles of modules that are still there; each is to be taken apart, and none may come.
+CIRCLES = [
+    {"kubetrace.cli", "kubetrace.entry"},
+    {"kubetrace.clock", "kubetrace.counting", "kubetrace.pipeline", "kubetrace.tracers"},
+    {
+        "kubetrace.engines.attached",
+        "kubetrace.engines.libbpf",
+        "kubetrace.engines.module_functions",
+        "kubetrace.engines.ring",
+    },
+    {"kubetrace.session", "kubetrace.windows"},
+]
 
 # room -> packages that none of its modules may import, at any depth
 FORBIDDEN = {
@@ -68,6 +82,52 @@ def test_a_room_never_reaches_back(room: str) -> None:
     for path in _modules(room):
         for name in _imports(path):
             assert not name.startswith(FORBIDDEN[room]), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def _named_by(path: Path, modules: Collection[str]) -> set[str]:
+    """Those of the modules that a file names in an import: inside functions and for types alone, too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                below = f"{node.module}.{name.name}"
+                found.add(below if below in modules else node.module)
+    return found & set(modules)
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _circles(arrows: Mapping[str, Collection[str]]) -> list[set[str]]:
+    """Modules that lead to one another."""
+    reached: dict[str, set[str]] = {}
+    for name in arrows:
+        found: set[str] = set()
+        ahead = [name]
+        while ahead:
+            for other in set(arrows[ahead.pop()]) - found:
+                found.add(other)
+                ahead.append(other)
+        reached[name] = found
+    circles = []
+    for name, found in sorted(reached.items()):
+        circle = {other for other in found if name in reached[other]}
+        if circle and circle not in circles:
+            circles.append(circle)
+    return circles
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    modules = {_name(path): path for path in PACKAGE.rglob("*.py")}
+    arrows = {name: _named_by(path, modules) - {name} for name, path in modules.items()}
+    assert _circles(arrows) == CIRCLES
+
+
+def test_a_circle_is_found_wherever_it_is_entered() -> None:
+    assert _circles({"a": ["b"], "b": ["c"], "c": ["b"], "d": []}) == [{"b", "c"}]
 
 
 def test_only_engines_import_ctypes_or_bcc() -> None:
