@@ -4,7 +4,7 @@
  * paths.
  *
  * The C struct of an event is its schema: user space reads names, offsets and units from this object's BTF
- * (src/kubetrace/layout.py) and holds no offset of its own. A typedef's name is the unit of the field.
+ * (src/kubetrace/stream/layout.py) and holds no offset of its own. A typedef's name is the unit of the field.
  */
 #ifndef KT_KUBETRACE_BPF_H
 #define KT_KUBETRACE_BPF_H

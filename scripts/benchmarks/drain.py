@@ -27,10 +27,10 @@ from kubetrace.engines.ring import Ring
 from kubetrace.engines.source import joined
 from kubetrace.host import Host
 from kubetrace.joining import Joiner
-from kubetrace.layout import Layout
 from kubetrace.pipeline import Pipeline
 from kubetrace.selection import Selection
-from kubetrace.steps import Step
+from kubetrace.stream.layout import Layout
+from kubetrace.stream.steps import Step
 
 EVENTS = 8_000
 CGROUPS = 32

@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.measure import Row, cpu, interleaved, median, missing, spread
 from benchmarks.peers import encoder
-from kubetrace.layout import Batch, Field, Layout
 from kubetrace.recording.frames import pack
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.writer import Recorder
-from kubetrace.steps import STEP_ROWS, Step, Tick
+from kubetrace.stream.layout import Batch, Field, Layout
+from kubetrace.stream.steps import STEP_ROWS, Step, Tick
 
 EVENTS = 1_000_000
 # Decoded rows of the rival are a tenth: they are Python objects, and the time is linear.

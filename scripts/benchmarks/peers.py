@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kubetrace.layout import Layout
+from kubetrace.stream.layout import Layout
 
 GET_BCC = "apt-get install libbpfcc"
 _KINDS: dict[str, Any] = {

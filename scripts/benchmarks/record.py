@@ -21,11 +21,11 @@ from benchmarks.measure import Row, cpu, interleaved, median, missing, spread
 from benchmarks.peers import GET_BCC, bcc_consumer, encoder
 from benchmarks.standin import KUBETRACE, environment_of, paced, stand_in
 from kubetrace.engines.libbpf import LoadedObject
-from kubetrace.layout import Batch
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.writer import Recorder
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick
 
 EVENTS = 8_000
 RATES = (10_000, 100_000, 500_000)

@@ -23,7 +23,7 @@ from benchmarks.measure import Row, cpu, interleaved, median, spread
 from kubetrace import tracers
 from kubetrace.pipeline import sort_rows
 from kubetrace.views.columns import Value
-from kubetrace.views.live import LiveTable
+from kubetrace.views.screen import LiveTable
 from kubetrace.views.table import cell
 from kubetrace.views.window import Item, Window
 

@@ -28,8 +28,8 @@ from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
 from kubetrace.counting import Counting
 from kubetrace.engines.libbpf import LoadedObject
-from kubetrace.layout import Batch
 from kubetrace.selection import Selection
+from kubetrace.stream.layout import Batch
 from kubetrace.tracers import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.steps import Tick
+from kubetrace.stream.steps import Tick
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Layer

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
-from kubetrace.layout import RING_HEADER_BYTES
+from kubetrace.stream.layout import RING_HEADER_BYTES
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
-    from kubetrace.layout import Batch, Layout
     from kubetrace.pipeline import Selected
+    from kubetrace.stream.layout import Batch, Layout
     from kubetrace.views.columns import Column, Value
 
 

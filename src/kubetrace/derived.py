@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.layout import Field, Layout
+    from kubetrace.stream.layout import Field, Layout
     from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import Span
     from kubetrace.selection import Selection
-    from kubetrace.steps import Step, Tick
+    from kubetrace.stream.steps import Step, Tick
     from kubetrace.tracers import Counts, Tracer
 
 _FORMATS = ("jsonl", "csv", "parquet", "perfetto")

@@ -21,7 +21,7 @@ def describe(recording: Recording) -> dict[str, Any]:
     """Reads the whole recording; the keys of `-o json` are a contract."""
     from kubetrace.pipeline import Attribution
     from kubetrace.selection import Selection
-    from kubetrace.steps import stream_key
+    from kubetrace.stream.steps import stream_key
 
     header = recording.header
     attribution = Attribution(Selection())

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.aggregate import MAX, STATEMENTS, SUM
-from kubetrace.layout import RING_HEADER_BYTES
+from kubetrace.stream.layout import RING_HEADER_BYTES
 
 if TYPE_CHECKING:
-    from kubetrace.layout import Layout
+    from kubetrace.stream.layout import Layout
 
 # Bytes of a piece that costs more to hash than to compare.
 _LONG = 64

@@ -5,7 +5,7 @@
     step.batches --> decode --> identify --> select --> Tally --every interval--> view
                                                    '--> each event --> lines, json, csv
 
-The steps come from the node (live.py) or from a recording (recording/); nothing here knows which, nor asks the time.
+The steps come from the node (stream/live.py) or from a recording; nothing here knows which, nor asks the time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kubetrace.aggregate import LAST, Groups, Key, joining
 from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Identity, Layer, Owners
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen
-from kubetrace.layout import Batch
 from kubetrace.rows import HOST, ended
-from kubetrace.steps import Step, stream_key
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, stream_key
 from kubetrace.tracers import Joins, NoAdvice, Stateful, counted_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from kubetrace.clock import Wall
     from kubetrace.counting import Counting, Table
     from kubetrace.joining import Joiner
-    from kubetrace.layout import Layout
     from kubetrace.selection import Named
+    from kubetrace.stream.layout import Layout
     from kubetrace.tracers import Board, Tracer
     from kubetrace.views.columns import Column, Value
 

@@ -15,10 +15,10 @@ from kubetrace import options, tracers
 from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from kubetrace.live import LiveSource
     from kubetrace.pipeline import Attribution
     from kubetrace.recording.writer import Recorder
     from kubetrace.session import Options, Stop
+    from kubetrace.stream.live import LiveSource
     from kubetrace.tracers import Tracer
 
 _PROGRESS_S = 0.5
@@ -32,10 +32,10 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
     from kubetrace import session
     from kubetrace.clock import Wall
     from kubetrace.host import Host
-    from kubetrace.live import LiveSource
     from kubetrace.pipeline import Attribution
     from kubetrace.recording.writer import Recorder, refuse_existing
     from kubetrace.selection import Selection
+    from kubetrace.stream.live import LiveSource
     from kubetrace.tracers import Counts
 
     refuse_existing(file, force=asked.force)

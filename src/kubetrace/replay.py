@@ -16,7 +16,7 @@ import click
 from kubetrace import options, tracers
 from kubetrace.derived import PREFIX, Derived
 from kubetrace.errors import RecordingError, UsageError
-from kubetrace.layout import Batch
+from kubetrace.stream.layout import Batch
 
 if TYPE_CHECKING:
     from kubetrace.clock import Wall
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kubetrace.recording.reader import Recording
     from kubetrace.selection import Both, Selection
     from kubetrace.session import Options, Stop, View
-    from kubetrace.steps import Step, Tick
+    from kubetrace.stream.steps import Step, Tick
     from kubetrace.tracers import Tracer
 
 # A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
@@ -181,7 +181,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options],
     from kubetrace import session
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.reader import Recording
-    from kubetrace.steps import Tick
+    from kubetrace.stream.steps import Tick
 
     with Recording(file) as recording, session.Stop() as stop:
         tracer, found = traced(recording, name)

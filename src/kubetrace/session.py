@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from kubetrace.attribution.node import Node
     from kubetrace.engines.source import KernelSource
     from kubetrace.host import Host
-    from kubetrace.live import LiveSource
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.recording.header import Header
     from kubetrace.recording.writer import Recorder
-    from kubetrace.steps import Tick
-    from kubetrace.tracers import Gauges, Tracer
+    from kubetrace.stream.live import Gauges, LiveSource
+    from kubetrace.stream.steps import Tick
+    from kubetrace.tracers import Tracer
     from kubetrace.views.columns import Value
     from kubetrace.views.keys import Keys
 
@@ -44,7 +44,7 @@ _FIRST_DRAIN_S = 0.005
 _LOOK_AGAIN_NS = 500_000_000
 # Of a name in a remedy on a terminal; JSON has the whole.
 _NAME_CELLS = 72
-_NODE_MODULES = ("kubetrace.pipeline", "kubetrace.live", "kubetrace.attribution.node")
+_NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.attribution.node")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
 
@@ -136,8 +136,8 @@ def run(tracer: Tracer, options: Options) -> None:
                 view.overhead = Overhead(kernel.runs)
             files = node_files(host, options)
             stack.callback(files.close)
-            from kubetrace.live import LiveSource
             from kubetrace.pipeline import Pipeline
+            from kubetrace.stream.live import LiveSource
 
             # before anything is written: our own container is left out from here on
             prepare(tracer, kernel, files)
@@ -353,7 +353,7 @@ def _loop(
     recorder: Recorder | None,
 ) -> Tick:
     """Until the end; the last tick."""
-    from kubetrace.live import DRAIN_INTERVAL_S
+    from kubetrace.stream.live import DRAIN_INTERVAL_S
 
     begun = time.monotonic()
     end = begun + options.duration_s if options.duration_s is not None else None
@@ -526,7 +526,7 @@ class TableView:
     @contextlib.contextmanager
     def open(self) -> Iterator[TableView]:
         """Take the terminal for as long as the context lasts."""
-        from kubetrace.views.live import open_table
+        from kubetrace.views.screen import open_table
 
         with (
             open_table(sys.stdout, wide=self._options.output == "wide", headers=self._options.headers) as self._table,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.attribution.facts import CgroupSeen
-from kubetrace.layout import RING_HEADER_BYTES, Batch, Field, Layout
+from kubetrace.stream.layout import RING_HEADER_BYTES, Batch, Field, Layout
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact

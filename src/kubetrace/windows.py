@@ -22,7 +22,7 @@ from kubetrace.views.units import format_elapsed
 
 if TYPE_CHECKING:
     from kubetrace.pipeline import Pipeline
-    from kubetrace.steps import Tick
+    from kubetrace.stream.steps import Tick
     from kubetrace.views.columns import Value
     from kubetrace.views.window import Window
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from kubetrace import tracers
 from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
-from kubetrace.layout import Batch
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
 from kubetrace.selection import Selection
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick
 
 from .conftest import Workload
 

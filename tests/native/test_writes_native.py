@@ -12,7 +12,7 @@ import pytest
 from kubetrace.engines.counters import CounterMap
 from kubetrace.engines.libbpf import LoadedObject, library
 from kubetrace.engines.source import object_path
-from kubetrace.layout import Layout
+from kubetrace.stream.layout import Layout
 from kubetrace.tracers import find
 
 TRACER = find("writes")

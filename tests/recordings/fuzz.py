@@ -30,8 +30,8 @@ with atheris.instrument_imports():
     from kubetrace import tracers
     from kubetrace.cli import kubetrace as commands
     from kubetrace.errors import KubetraceError
-    from kubetrace.recording.columns import fits, fold
     from kubetrace.recording.frames import Frame, FrameReader, pack
+    from kubetrace.recording.transpose import fits, fold
 
     for _name in tracers.names():
         tracers.find(_name)

@@ -21,14 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact, OverlaySeen, PodSeen
-from kubetrace.layout import Batch, Layout
 from kubetrace.recording import frames
-from kubetrace.recording.columns import split_of
 from kubetrace.recording.frames import BATCH, HEADER, FrameReader
 from kubetrace.recording.header import Header
 from kubetrace.recording.reader import Recording
+from kubetrace.recording.transpose import split_of
 from kubetrace.recording.writer import Recorder
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch, Layout
+from kubetrace.stream.steps import Step, Tick
 
 WEB = "a1" * 32
 UID = "5f3b9a52-7d1c-4f6e-9d55-1f0f2f8f4c11"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, Fact, OverlaySeen
-from kubetrace.layout import Batch
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick
 
 from .test_pipeline import BATCH, EVENT, WEB, container, event
 

@@ -14,11 +14,11 @@ from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import MountGone, MountSeen
 from kubetrace.cli import kubetrace
 from kubetrace.counting import Counting, Row
-from kubetrace.layout import Batch, Field, Layout
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
 from kubetrace.selection import Selection
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch, Field, Layout
+from kubetrace.stream.steps import Step, Tick
 from kubetrace.tracers import find
 from kubetrace.tracers.writes import Writes
 

@@ -11,7 +11,7 @@ from kubetrace.attribution.attributor import Identity
 from kubetrace.clock import Wall
 from kubetrace.derived import Derived
 from kubetrace.errors import UsageError
-from kubetrace.layout import Field, Layout
+from kubetrace.stream.layout import Field, Layout
 from kubetrace.tracers import Tracer
 
 WHO = (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kubetrace.aggregate import LAST, MAX, SUM
 from kubetrace.joining import Joiner
-from kubetrace.layout import Field, Layout
+from kubetrace.stream.layout import Field, Layout
 
 LAYOUT = Layout(
     "event",

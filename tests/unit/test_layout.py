@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from kubetrace.layout import Field, Layout
+from kubetrace.stream.layout import Field, Layout
 
 # struct { u64 time; s32 error; u16 mode; /* 2 bytes of padding */ char comm[4]; }, 24 bytes with its tail
 SMALL = Layout(

@@ -15,13 +15,12 @@ from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
 from kubetrace.clock import Wall
-from kubetrace.engines.source import Joining
-from kubetrace.layout import Batch, Field, Layout
-from kubetrace.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.pipeline import Derived, Pipeline, Tally
 from kubetrace.recording.reader import Recording
 from kubetrace.selection import Selection
-from kubetrace.steps import STEP_ROWS, Step, Tick, split
+from kubetrace.stream.layout import Batch, Field, Layout
+from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
+from kubetrace.stream.steps import STEP_ROWS, Joining, Step, Tick, split
 
 COPYUP = tracers.find("copyup")
 # The members of struct copyup_event that the tracer reads, packed by hand.
@@ -483,7 +482,7 @@ def test_metrics_are_those_of_every_event_though_only_what_they_are_of_is_looked
 @pytest.mark.parametrize("recorded", [False, True])
 def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # ten milliseconds from one look at the clock to the next, however long this waits for a CPU
-    monkeypatch.setattr("kubetrace.live.time.monotonic", map((0.01).__mul__, itertools.count(1)).__next__)
+    monkeypatch.setattr("kubetrace.stream.live.time.monotonic", map((0.01).__mul__, itertools.count(1)).__next__)
     source = ListSource()
     steps: list[Step] = []
     live = LiveSource({"copyup": source}, Files())

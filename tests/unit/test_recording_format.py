@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from kubetrace import recording
 from kubetrace.attribution.facts import CgroupSeen, Fact, OverlaySeen
 from kubetrace.errors import OutputError, RecordingError, UsageError
-from kubetrace.layout import Batch
 from kubetrace.recording.frames import FrameReader, pack, unpack_payload
 from kubetrace.recording.header import Header
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.writer import Recorder
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick
 
 from .recordings import HEADER, Found, frame, frames, record, steps
 from .test_pipeline import EVENT, event

@@ -10,7 +10,7 @@ import pytest
 from kubetrace import tracers, usage
 from kubetrace.attribution.attributor import Identity
 from kubetrace.clock import Wall
-from kubetrace.layout import Field, Layout
+from kubetrace.stream.layout import Field, Layout
 from kubetrace.tracers.cgroups import CgroupsBoard
 from kubetrace.views.table import plain, render
 from kubetrace.views.window import Window

@@ -23,9 +23,9 @@ from kubetrace.views.columns import Column, Value
 from kubetrace.views.csv import CsvLines
 from kubetrace.views.json import JsonLines
 from kubetrace.views.lines import Lines
-from kubetrace.views.live import open_table
 from kubetrace.views.output import Output, OutputClosed, terminal_size
 from kubetrace.views.plain import PlainTable
+from kubetrace.views.screen import open_table
 from kubetrace.views.window import Window
 
 COLUMNS = (
@@ -328,7 +328,7 @@ def test_a_terminal_without_a_size_has_a_usual_one(monkeypatch: pytest.MonkeyPat
     os.close(main)
 
 
-@pytest.mark.parametrize("module", ["json", "csv", "lines", "plain", "live", "keys", "table", "units"])
+@pytest.mark.parametrize("module", ["json", "csv", "lines", "plain", "screen", "keys", "table", "units"])
 def test_no_view_imports_rich_or_click_before_it_is_used(module: str) -> None:
     source = Path(__file__).resolve().parents[2] / "src"
     found = subprocess.run(

@@ -24,8 +24,8 @@ import pytest
 from kubetrace.errors import OutputError
 from kubetrace.views.columns import Column
 from kubetrace.views.keys import Keys
-from kubetrace.views.live import LiveTable, open_table
 from kubetrace.views.plain import PlainTable
+from kubetrace.views.screen import LiveTable, open_table
 from kubetrace.views.suspend import Hold, defer
 from kubetrace.views.window import Window
 
@@ -394,7 +394,7 @@ def test_a_terminal_that_hung_up_reads_as_quit() -> None:
 JOB = """
 import os, sys, time
 from kubetrace.views.keys import Keys
-from kubetrace.views.live import LiveTable
+from kubetrace.views.screen import LiveTable
 from kubetrace.views.window import Window
 with Keys() as keys, LiveTable(sys.stdout) as live:
     for n in range(30_000):

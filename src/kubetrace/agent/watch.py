@@ -20,8 +20,8 @@ from kubetrace import options, session
 from kubetrace.agent.series import Labels, Series
 from kubetrace.clock import Wall
 from kubetrace.errors import KubetraceError
-from kubetrace.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.pipeline import Pipeline
+from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.tracers import Metered, Stateful
 from kubetrace.views.text import visible
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubetrace.engines.btf import Btf
     from kubetrace.engines.libbpf import Libbpf
     from kubetrace.engines.tracefs import TracefsReturns
-    from kubetrace.layout import Layout
+    from kubetrace.stream.layout import Layout
 
 # include/uapi/linux/bpf.h
 MAP_TYPE_ARRAY = 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kubetrace.errors import LoadRefused
-from kubetrace.layout import Field, Layout
+from kubetrace.stream.layout import Field, Layout
 
 MAGIC = 0xEB9F
 # BTF_KIND_*

@@ -13,7 +13,7 @@ import struct
 import time
 from array import array
 
-from kubetrace.layout import RING_HEADER_BYTES
+from kubetrace.stream.layout import RING_HEADER_BYTES
 
 # Slots that are compared as one piece first.
 _AT_ONCE = 32

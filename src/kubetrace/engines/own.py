@@ -13,7 +13,7 @@ from kubetrace.engines import headers, support
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.source import engine_for, sources
 from kubetrace.errors import LibraryMissing, LoadRefused, UsageError
-from kubetrace.layout import Layout
+from kubetrace.stream.layout import Layout
 
 _STREAM = re.compile(r"^\s*KT_STREAM\(\s*(\w+)\s*,\s*(\w+)\s*,", re.MULTILINE)
 _FLAGS = ("-target", "bpf", "-O2", "-g", "-Wall", "-Wno-unused-function", "-mcpu=v2")

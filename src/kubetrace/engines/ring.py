@@ -19,7 +19,7 @@ import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from kubetrace.layout import RING_HEADER_BYTES
+from kubetrace.stream.layout import RING_HEADER_BYTES
 
 if TYPE_CHECKING:
     from kubetrace.engines.libbpf import Libbpf

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from kubetrace.engines import support
 from kubetrace.engines.attached import Attached
 from kubetrace.engines.counters import CounterMap
-from kubetrace.layout import Batch, Layout
+from kubetrace.stream.layout import Batch, Layout
 
 if TYPE_CHECKING:
     from kubetrace.engines.ring import Ring
+    from kubetrace.stream.steps import Joining
 
 _PACKAGE = Path(__file__).parent.parent
 _OBJECTS = _PACKAGE / "objects"
@@ -65,16 +66,6 @@ def _load(tracer: str, engine: str, host_root: str | None, program: Path | None,
 def hookable(tracer: str) -> bool:
     """Whether it makes sense to attach now: overlayfs is in the kernel. Otherwise wait and ask again."""
     return bool(os.environ.get("KUBETRACE_OBJECTS")) or support.overlay_loaded()
-
-
-class Joining(Protocol):
-    """Takes alike records as one, while they are read (joining.Joiner)."""
-
-    def add(self, data: bytes | memoryview) -> None:
-        """Take these in; nothing of `data` is kept."""
-
-    def take(self) -> tuple[bytes, Sequence[int]]:
-        """(fewer records, how many each stands for) since the last call."""
 
 
 def joined(stream: str, ring: Ring, joiner: Joining) -> Batch:

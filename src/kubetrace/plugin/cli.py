@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from kubetrace.plugin.streams import Said, Streams
     from kubetrace.tracers import Tracer
     from kubetrace.views.keys import Keys
-    from kubetrace.views.live import LiveTable
     from kubetrace.views.plain import PlainTable
+    from kubetrace.views.screen import LiveTable
 
 IMAGE_VARIABLE = "KUBETRACE_IMAGE"
 _MOST_NODES = 100
@@ -223,8 +223,8 @@ def _table(
     from kubetrace.plugin.merge import Merged, NodeState
     from kubetrace.plugin.streams import Streams
     from kubetrace.selection import Selection
-    from kubetrace.views.live import open_table
     from kubetrace.views.plain import can_be_live
+    from kubetrace.views.screen import open_table
     from kubetrace.views.units import parse_duration
 
     by, sort = session.check(tracer, options["by"], options["sort"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from kubetrace.errors import RecordingError
-from kubetrace.recording.columns import fits, fold, room, unfold
+from kubetrace.recording.transpose import fits, fold, room, unfold
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd

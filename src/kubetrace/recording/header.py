@@ -9,8 +9,8 @@ from typing import Any
 
 from kubetrace import __version__
 from kubetrace.errors import RecordingError
-from kubetrace.layout import Layout
-from kubetrace.steps import stream_key
+from kubetrace.stream.layout import Layout
+from kubetrace.stream.steps import stream_key
 
 VERSION = 2
 _FORMAT = "kubetrace recording"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from kubetrace.attribution import facts
 from kubetrace.errors import RecordingError
-from kubetrace.layout import Batch
 from kubetrace.recording.frames import BATCH, END, FACTS, HEADER, LOSSES, MAGIC, STEPS, Damage, Frame, FrameReader
 from kubetrace.recording.header import Header, newer, parse
-from kubetrace.steps import Step, Tick, split
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick, split
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact

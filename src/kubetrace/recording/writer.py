@@ -15,11 +15,11 @@ from pathlib import Path
 
 from kubetrace.attribution import facts
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.layout import Batch
-from kubetrace.recording.columns import split_of
 from kubetrace.recording.frames import BATCH, END, FACTS, HEADER, LOSSES, MAX_SIZE, STEPS, pack
 from kubetrace.recording.header import Header
-from kubetrace.steps import STEP_BYTES, STEP_ROWS, Step, Tick, split
+from kubetrace.recording.transpose import split_of
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import STEP_BYTES, STEP_ROWS, Step, Tick, split
 
 # A kill -9 costs what is not flushed: at most this long, and what came since the tick before.
 _FLUSH_S = 0.5

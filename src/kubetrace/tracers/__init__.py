@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from kubetrace.attribution.node import Node
     from kubetrace.counting import Counted, Counting, Row
     from kubetrace.host import Host
-    from kubetrace.layout import Batch, Layout
     from kubetrace.remedy import Remedy
+    from kubetrace.stream.layout import Layout
+    from kubetrace.stream.live import Gauges
     from kubetrace.views.columns import Column, Value
 
 
@@ -214,21 +215,6 @@ class Metered(Protocol):
 def counted_of(tracer: Tracer) -> Counted | None:
     """What a tracer says of its counters; None for one whose rows are added up from events."""
     return tracer.counted if isinstance(tracer, Counts) else None
-
-
-class Gauges(Protocol):
-    """Records that are read off the node at each interval (usage.Usage); streams like those of the kernel."""
-
-    layouts: Mapping[str, Layout]
-
-    def learn(self, fact: Fact) -> None:
-        """What became known of the node."""
-
-    def read(self, between: Callable[[], None], *, whole: bool = False) -> Iterable[Batch]:
-        """How things stand now; of very many some at a time, unless the `whole` is asked for.
-
-        Calls `between` every millisecond or so, for what cannot wait.
-        """
 
 
 class Board(Protocol):

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
     from kubetrace.host import Host
-    from kubetrace.layout import Layout
-    from kubetrace.tracers import Advice, Clock, Gauges
+    from kubetrace.stream.layout import Layout
+    from kubetrace.stream.live import Gauges
+    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 _SLOWEST = Column(

@@ -5,8 +5,8 @@
     text.py      untrusted names made safe and visible; widths in terminal cells; cutting
     units.py     numbers and times for people, and sizes and durations as people type them
     table.py     a Window as lines of at most so many cells: pure, the one layout that all tables share
-    live.py      that table on a terminal, in place; `open_table` picks live or plain
-    frame.py     those lines with rich's styles, imported by live.py when the screen is taken
+    screen.py    that table on a terminal, in place; `open_table` picks live or plain
+    frame.py     those lines with rich's styles, imported by screen.py when the screen is taken
     plain.py     that table on a pipe or a dumb terminal
     lines.py     one line per event
     json.py      one JSON object per line

@@ -1,4 +1,4 @@
-"""Lines of table.py as what a terminal draws: the only file here that imports rich, and live.py imports it late.
+"""Lines of table.py as what a terminal draws: the only file here that imports rich, and screen.py imports it late.
 
 Of rich only its styles: its Console and Live would cost 10 ms and 3 MB of every start, for lines that are laid out.
 """

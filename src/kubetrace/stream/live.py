@@ -13,19 +13,18 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from kubetrace.attribution.facts import OverlaySeen
-from kubetrace.layout import Batch
-from kubetrace.steps import Step, Tick, split, stream_key
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick, split, stream_key
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
-    from kubetrace.engines.source import Joining
-    from kubetrace.layout import Layout
-    from kubetrace.tracers import Gauges
+    from kubetrace.stream.layout import Layout
+    from kubetrace.stream.steps import Joining
 
 DRAIN_INTERVAL_S = 0.1
 # How often the node's files are asked again about what has no name yet, and how soon after one another mounts are read.
@@ -97,6 +96,21 @@ class NodeFiles(Protocol):
 
     def mounts_fd(self) -> int:
         """Polls POLLPRI when the node's mounts change."""
+
+
+class Gauges(Protocol):
+    """Records that are read off the node at each interval (usage.Usage); streams like those of the kernel."""
+
+    layouts: Mapping[str, Layout]
+
+    def learn(self, fact: Fact) -> None:
+        """What became known of the node."""
+
+    def read(self, between: Callable[[], None], *, whole: bool = False) -> Iterable[Batch]:
+        """How things stand now; of very many some at a time, unless the `whole` is asked for.
+
+        Calls `between` every millisecond or so, for what cannot wait.
+        """
 
 
 class LiveSource:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubetrace.layout import Batch, Field, Layout
-from kubetrace.recording.columns import fits, fold, room, split_of, unfold
 from kubetrace.recording.frames import pack, unpack_payload
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.reader import Recording
+from kubetrace.recording.transpose import fits, fold, room, split_of, unfold
 from kubetrace.recording.writer import Recorder
-from kubetrace.steps import Step, Tick
+from kubetrace.stream.layout import Batch, Field, Layout
+from kubetrace.stream.steps import Step, Tick
 
 from .recordings import Found, frames
 from .test_pipeline import BIRTH, EVENT

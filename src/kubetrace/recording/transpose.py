@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from itertools import chain
 
-from kubetrace.layout import RING_HEADER_BYTES, Layout
+from kubetrace.stream.layout import RING_HEADER_BYTES, Layout
 
 _SPLIT = struct.Struct("<I")
 # More records than a recorder puts into a frame, and bytes than any has: what they allow is a moment's work, whatever a

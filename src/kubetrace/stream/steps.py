@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from kubetrace.layout import Batch
+from kubetrace.stream.layout import Batch
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
-    from kubetrace.layout import Layout
+    from kubetrace.stream.layout import Layout
 
 # A step is decoded at once: these bound what that takes, however much was waiting in the rings.
 STEP_ROWS = 16_384
@@ -43,6 +43,16 @@ class Step:
     batches: Sequence[Batch] = ()
     losses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tick: Tick | None = None
+
+
+class Joining(Protocol):
+    """Takes alike records as one, while they are read (joining.Joiner)."""
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take these in; nothing of `data` is kept."""
+
+    def take(self) -> tuple[bytes, Sequence[int]]:
+        """(fewer records, how many each stands for) since the last call."""
 
 
 def stream_key(tracer: str, stream: str) -> str:
