@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What stands in for libbpf's headers when bcc compiles a tracer on the node (engines/translate.py puts it
- * first).
+ * What stands in for libbpf's headers when bcc compiles a tracer on the node (engines/bcc/translate.py puts
+ * it first).
  *
  * bcc knows neither CO-RE nor libbpf's maps. The translation gives the kernel's structs the running kernel's
  * offsets, a member that this kernel lacks is `volatile`, and every map and program has a number or name that
- * engines/bcc.py fills in when it loads. bcc's own helpers.h is kept out: its rewriter has nothing to do
- * here.
+ * engines/bcc/engine.py fills in when it loads. bcc's own helpers.h is kept out: its rewriter has nothing to
+ * do here.
  */
 #ifndef KT_BCC_BPF_H
 #define KT_BCC_BPF_H

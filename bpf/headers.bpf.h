@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The kernel's own headers, for a kernel without BTF: bcc compiles this (never a tracer), and
- * engines/headers.py reads the types out of the result. It adds a pointer to each type that a tracer asks
+ * engines/bcc/headers.py reads the types out of the result. It adds a pointer to each type that a tracer asks
  * for.
  *
  * Packages of headers leave out what is private to fs/: those structs are written down here, up to the last

@@ -38,10 +38,10 @@ b.load_func("kprobe_stand_in", BPF.RAW_TRACEPOINT)
 # What --engine bcc does before it loads: translate, compile in a process of its own, read the result.
 COMPILE = """
 import resource, time
-from kubetrace.engines import bcc
+from kubetrace.engines.bcc.engine import build
 from kubetrace.engines.source import source_path, sources
 begun = time.perf_counter()
-bcc.build(source_path("copyup"), sources(), {"filter_by_cgroup": 0})
+build(source_path("copyup"), sources(), {"filter_by_cgroup": 0})
 print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 _BARE, _HELP, _ROW, _ROW_BCC, _ROW_KEPT, _BY_BTF, _BY_HEADERS, _BCC = (

@@ -14,7 +14,7 @@ from kubetrace.errors import UsageError
 def _run(file: Path, **given: Any) -> None:
     from kubetrace import session
     from kubetrace.derived import PREFIX, Derived
-    from kubetrace.engines.own import OwnProgram
+    from kubetrace.engines.own_program import OwnProgram
     from kubetrace.selection import Selection
 
     name = file.name.partition(".")[0]

@@ -58,7 +58,7 @@ def compilers(
 ) -> Iterator[subprocess.Popen[bytes] | None]:
     """From the first test on, if there will be need: each tracer by bcc, once, where only idle time is taken.
 
-    What they make is kept (engines/compiled_cache.py) for the one that test_bcc.py starts.
+    What they make is kept (engines/bcc/cache.py) for the one that test_bcc.py starts.
     """
     if not any(item.path.name == "test_bcc.py" for item in request.session.items):
         yield None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kubetrace.engines import compiled_cache
+from kubetrace.engines.bcc import cache
 from tests.vm import cri, images
 
 from .conftest import BCC_COMMANDS, COMPILED_S, SHELL, Event, Tracer
@@ -49,7 +49,7 @@ def told(
 ) -> Iterator[Told]:
     _, errors = compilers.communicate(timeout=COMPILED_S)
     assert compilers.returncode == 0, errors.decode()
-    kept = len(os.listdir(compiled_cache.directory()))
+    kept = len(os.listdir(cache.directory()))
     tracers: dict[tuple[str, str], Tracer] = {}
     try:
         for command, options in BCC_COMMANDS.items():
@@ -61,7 +61,7 @@ def told(
             tracer.kill()
         raise
     # what these run is what the compilers made
-    assert len(os.listdir(compiled_cache.directory())) == kept >= len(BCC_COMMANDS)
+    assert len(os.listdir(cache.directory())) == kept >= len(BCC_COMMANDS)
     pod = node.run_pod("shop", "twice", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
     container = pod.start_container("app", images.WEB, SHELL)
     assert container.exec(["sh", "-c", COPY_UPS])[2] == 0

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kubetrace.engines.libbpf import LoadedObject, library
+from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.library import library
+from kubetrace.engines.module_functions import module_functions
 from kubetrace.engines.source import object_path
 
 _KIND_FUNC = 12
@@ -28,7 +30,7 @@ def libbpfs_own(functions: set[str]) -> dict[str, int]:
 
 @pytest.mark.each_kernel
 def test_places_are_those_that_libbpf_finds() -> None:
-    places = library().module_functions.places()
+    places = module_functions().places()
     if not (_BTF / "overlay").exists():
         # 5.10 has no BTF of modules
         assert not places
@@ -40,7 +42,7 @@ def test_places_are_those_that_libbpf_finds() -> None:
 
 @pytest.mark.each_kernel
 def test_the_kernel_attaches_there() -> None:
-    places = library().module_functions.places()
+    places = module_functions().places()
     hook = "fentry" if places else "kprobe"
     with LoadedObject(object_path("copyup"), hook=hook) as loaded:
         assert loaded.hooks["return"] == hook

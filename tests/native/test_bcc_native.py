@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from kubetrace import tracers
-from kubetrace.engines import bcc, compiled_cache, headers
-from kubetrace.engines.bcc import BccObject, Compiled
+from kubetrace.engines.bcc import cache, engine, headers
+from kubetrace.engines.bcc.engine import BccObject, Compiled, _build, build, compile_text
+from kubetrace.engines.bcc.translate import translate
 from kubetrace.engines.kernel_types import KernelTypes, asked_for
 from kubetrace.engines.source import KernelSource, engine_for, source_path, sources
-from kubetrace.engines.translate import translate
 from kubetrace.errors import HookMissing, LibraryMissing, LoadRefused
 
 from .conftest import ROOT, STANDIN_CALL, Workload
@@ -130,8 +130,8 @@ class Kept:
 
     def compile(self, more: int = 0) -> Compiled:
         # nor what this process remembers
-        bcc._build.cache_clear()
-        return bcc.build(self._source, sources(), {"more": more})[1]
+        _build.cache_clear()
+        return build(self._source, sources(), {"more": more})[1]
 
     @property
     def path(self) -> Path:
@@ -218,7 +218,7 @@ def test_a_cache_that_cannot_be_written_is_none(kept: Kept, tmp_path: Path, monk
 
 def test_the_oldest_make_room(kept: Kept) -> None:
     for number in range(40):
-        compiled_cache.store(f"{number:02}", "x")
+        cache.store(f"{number:02}", "x")
         os.utime(kept.directory / f"{number:02}", (number, number))
     assert sorted(os.listdir(kept.directory)) == [f"{number:02}" for number in range(8, 40)]
 
@@ -290,7 +290,7 @@ def test_auto_takes_bcc_where_there_is_no_btf(monkeypatch: pytest.MonkeyPatch) -
     assert engine_for("auto") == "libbpf"
     monkeypatch.setattr(support, "VMLINUX_BTF", Path("/nowhere"))
     assert engine_for("auto") == "bcc"
-    monkeypatch.setattr(bcc, "_PLACES", ("/nowhere",))
+    monkeypatch.setattr(engine, "_PLACES", ("/nowhere",))
     monkeypatch.setattr(sys, "path", ["/nowhere"])
     assert engine_for("auto") == "libbpf"
     with pytest.raises(LibraryMissing, match="apt-get install python3-bpfcc"):
@@ -327,7 +327,7 @@ def test_a_member_that_the_kernel_lacks_is_not_read(tmp_path: Path) -> None:
 def test_headers_give_the_types_without_any_btf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(HEADERS[-1]))
     asked = wanted(*tracers.names())
-    types = headers.kernel_types(asked, sources(), bcc.compile_text, None)
+    types = headers.kernel_types(asked, sources(), compile_text, None)
     # what a tracer cannot do without, public and private: include/linux/fs.h, fs/mount.h, fs/overlayfs/ovl_entry.h
     for name, members in {
         "file": {"f_mode", "f_path", "f_inode"},
@@ -344,7 +344,7 @@ def test_headers_give_the_types_without_any_btf(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.skipif(not HEADERS, reason="no kernel's headers are installed; scripts/setup bench brings some")
 def test_a_tracer_compiles_by_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCC_KERNEL_SOURCE", str(HEADERS[-1]))
-    _, compiled = bcc.build(source_path("copyup"), sources(), {})
+    _, compiled = build(source_path("copyup"), sources(), {})
     assert "enter__kprobe" in compiled.programs
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kubetrace.engines import bcc, headers
+from kubetrace.engines.bcc import headers
+from kubetrace.engines.bcc.engine import compile_text
+from kubetrace.engines.bcc.translate import translate
 from kubetrace.engines.kernel_types import KernelTypes, asked_for
-from kubetrace.engines.translate import translate
 from tests.vm import kernels, stage
 
 SOURCES = Path(__file__).parents[2] / "bpf"
@@ -28,7 +29,7 @@ def test_a_tracer_becomes_the_same_text_by_either(name: str, tmp_path: Path, mon
     assert len(texts) >= 4
     wanted = set().union(*map(asked_for, texts.values()))
     monkeypatch.setenv("BCC_KERNEL_SOURCE", f"{tree}/usr/src/linux-headers-{kernel.release}")
-    by_headers = headers.kernel_types(wanted, SOURCES, bcc.compile_text, None)
+    by_headers = headers.kernel_types(wanted, SOURCES, compile_text, None)
     by_btf = KernelTypes.of_kernel(tmp_path, wanted)
 
     def laid_out(types: KernelTypes, text: str) -> list[str]:

@@ -98,9 +98,9 @@ def test_a_recording_is_replayed_and_exported_anywhere(tmp_path: Path) -> None:
 
 
 def test_the_worked_example_of_the_docs_passes_the_verifier() -> None:
-    from kubetrace.engines.bcc import BccObject
+    from kubetrace.engines.bcc.engine import BccObject
     from kubetrace.engines.libbpf import LoadedObject
-    from kubetrace.engines.own import OwnProgram
+    from kubetrace.engines.own_program import OwnProgram
     from kubetrace.engines.source import sources
 
     example = ROOT / "docs" / "unlink.bpf.c"

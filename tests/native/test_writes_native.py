@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from kubetrace.engines.counters import CounterMap
-from kubetrace.engines.libbpf import LoadedObject, library
+from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.engines.library import library
 from kubetrace.engines.source import object_path
 from kubetrace.stream.layout import Layout
 from kubetrace.tracers import find

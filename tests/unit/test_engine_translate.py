@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, translate
 from kubetrace.engines.kernel_types import asked_for
-from kubetrace.engines.translate import FIRST_MAP, Translated, translate
 from kubetrace.errors import LoadRefused
 
 BPF = Path(__file__).parent.parent.parent / "bpf"

@@ -16,7 +16,7 @@ from kubetrace.errors import LoadRefused
 
 if TYPE_CHECKING:
     from kubetrace.engines.btf import Btf
-    from kubetrace.engines.libbpf import Libbpf
+    from kubetrace.engines.library import Libbpf
     from kubetrace.engines.tracefs import TracefsReturns
     from kubetrace.stream.layout import Layout
 

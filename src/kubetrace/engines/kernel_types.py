@@ -5,7 +5,7 @@ bpf/drift.bpf.h with preserve_access_index keeps its members, each moved to wher
 kernel lacks is `volatile`, a struct that it lacks has kt_known[2]: bpf/bcc.bpf.h answers bpf_core_field_exists and its
 like by these. Names after ___ are flavours, as for libbpf.
 
-Types come from BTF: the kernel's own and its modules', or what bcc makes of the kernel's headers (engines/headers.py).
+Types come from BTF: the kernel's own and its modules', or what bcc makes of the kernel's headers (bcc/headers.py).
 """
 
 from __future__ import annotations

@@ -16,14 +16,12 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from ctypes import POINTER, c_int, c_long, c_size_t, c_uint32, c_uint64, c_void_p
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubetrace.engines.kernel_types import Blob
+from kubetrace.engines.library import Libbpf, library
 from kubetrace.errors import LoadRefused
-
-if TYPE_CHECKING:
-    from kubetrace.engines.libbpf import Libbpf
 
 _BTF = Path("/sys/kernel/btf")
 MODULE = "overlay"
@@ -168,3 +166,9 @@ class ModuleFunctions:
             if info >> 24 & 0x1F == _KIND_FUNC and name >= first_string:
                 found[blob.name(name - first_string)] = number
         return found
+
+
+@cache
+def module_functions() -> ModuleFunctions:
+    """Those of the one loaded libbpf."""
+    return ModuleFunctions(library())

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubetrace.engines import bcc, perf, support, tracefs
-from kubetrace.engines.libbpf import Libbpf, library
+from kubetrace.engines import perf, support, tracefs
+from kubetrace.engines.bcc.engine import package
+from kubetrace.engines.library import Libbpf, library
 from kubetrace.engines.module_functions import LoadOptions
 from kubetrace.errors import LibraryMissing
 
@@ -78,7 +79,7 @@ def kernel_facts() -> KernelFacts:
         capabilities=support.effective_capabilities(),
         lockdown=_lockdown(),
         libbpf=libbpf.libbpf_version_string().decode().removeprefix("v") if libbpf is not None else None,
-        bcc=bcc.package() is not None,
+        bcc=package() is not None,
         btf_bytes=_size(_BTF / "vmlinux"),
         overlay_loaded=support.overlay_loaded(),
         overlay_btf=_overlay_btf(),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from kubetrace.stream.layout import RING_HEADER_BYTES
 
 if TYPE_CHECKING:
-    from kubetrace.engines.libbpf import Libbpf
+    from kubetrace.engines.library import Libbpf
 
 _BUSY = 1 << 31
 _DISCARD = 1 << 30

@@ -47,15 +47,15 @@ def engine_for(asked: str) -> str:
         return asked
     if support.has_btf():
         return "libbpf"
-    from kubetrace.engines import bcc
+    from kubetrace.engines.bcc.engine import package
 
-    return "bcc" if bcc.package() else "libbpf"
+    return "bcc" if package() else "libbpf"
 
 
 def _load(tracer: str, engine: str, host_root: str | None, program: Path | None, **arguments: Any) -> Attached:
     # bcc's modules are imported when they are needed, and bcc itself by a process of its own.
     if engine_for(engine) == "bcc":
-        from kubetrace.engines.bcc import BccObject
+        from kubetrace.engines.bcc.engine import BccObject
 
         return BccObject(program or source_path(tracer), sources(), host_root=host_root, **arguments)
     from kubetrace.engines.libbpf import LoadedObject

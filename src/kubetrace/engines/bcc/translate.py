@@ -6,7 +6,7 @@ What libbpf does when it loads an object has to be in the text here:
   rewriter works on the text, and takes nothing that comes out of a macro);
 - programs: fentry and fexit are left out; the others become plain functions of a context that bcc's rewriter does not
   look into, so that it has nothing to rewrite;
-- maps: `&name` becomes a number that engines/bcc.py replaces by the map's descriptor in the compiled instructions;
+- maps: `&name` becomes a number that engine.py replaces by the map's descriptor in the compiled instructions;
 - functions that are verified by themselves (noinline) become part of the programs that call them;
 - `const volatile` variables become constants with the values of this run; other variables the value of a map;
 - the kernel's structs (preserve_access_index) get the running kernel's offsets (engines/kernel_types.py).

@@ -1,6 +1,6 @@
 """Compile a text by bcc, in a process of its own: LLVM's 100 MB and its messages end with it.
 
-Run as a script by engines/bcc.py, with the standard library alone: the text on stdin, flags as arguments; on stdout the
+Run as a script by engine.py, with the standard library alone: the text on stdin, flags as arguments; on stdout the
 BTF and the instructions of each program as JSON, on stderr what clang says. bcc's package and the kernel's headers are
 named by KUBETRACE_BCC and BCC_KERNEL_SOURCE.
 

@@ -1,7 +1,7 @@
 """The bcc engine: the same bpf/*.bpf.c, compiled on the node by Debian's python3-bpfcc, where there is no BTF.
 
-A process of its own compiles (engines/bcc_compiler.py) what engines/translate.py made of the source; this one creates
-the maps that the result declares, puts their descriptors into the instructions, loads and attaches. So libbpf.so.1
+A process of its own compiles (compiler.py) what translate.py made of the source; this one creates the
+maps that the result declares, puts their descriptors into the instructions, loads and attaches. So libbpf.so.1
 loads here too (bcc needs it as well), and tracing costs no more memory than with the libbpf engine.
 
 The package `bcc` on PyPI is a crystallography library; kubetrace depends on neither, and looks for Debian's itself.
@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from kubetrace.engines import compiled_cache, headers, perf, support
+from kubetrace.engines import perf, support
 from kubetrace.engines.attached import FOR_BACKUPS, MAP_TYPE_ARRAY, Attached, Map, Program
+from kubetrace.engines.bcc import cache, headers
+from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, translate
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.kernel_types import asked_for
-from kubetrace.engines.libbpf import library
+from kubetrace.engines.library import library
 from kubetrace.engines.tracefs import TracefsReturns, tracepoint_id
-from kubetrace.engines.translate import FIRST_MAP, Translated, translate
 from kubetrace.errors import EngineError, HookMissing, LibraryMissing, LoadRefused
 
 # Where Debian installs Python packages that a virtual environment does not see.
@@ -43,7 +44,7 @@ _COMPILE_TIMEOUT_S = 600
 _NO_SUCH_MEMBER = "#27508"
 _LOG_BYTES = 1 << 20
 _ABSENT = (errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EADDRNOTAVAIL)
-# bcc's own headers are kept out: engines/translate.py's text needs none of them.
+# bcc's own headers are kept out: translate.py's text needs none of them.
 _OWN_TEXT = ("-D__BPF_HELPERS_H", "-D_UAPI__LINUX_BPF_H__", "-Wno-undefined-internal", "-Wno-unused-function")
 
 
@@ -82,14 +83,14 @@ def compile_text(text: str, flags: Sequence[str], directory: Path, *, cached: bo
     `cached`: the text includes nothing, so that what was made of it before serves as well.
     """
     package = _require()
-    compiler = Path(__file__).with_name("bcc_compiler.py")
+    compiler = Path(__file__).with_name("compiler.py")
     name = ""
     if cached:
         bcc = (package / "libbcc.py").stat()
         # the package's age stands for its version
         parts = [text, *flags, compiler.read_text(encoding="utf-8"), str(package), f"{bcc.st_size} {bcc.st_mtime_ns}"]
-        name = compiled_cache.key(parts)
-        kept = compiled_cache.load(name)
+        name = cache.key(parts)
+        kept = cache.load(name)
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             if kept is not None:
                 return _result(kept)
@@ -121,12 +122,12 @@ def compile_text(text: str, flags: Sequence[str], directory: Path, *, cached: bo
     if not compiled.btf:
         raise LoadRefused("bcc made no BTF of the tracer.", why="The kernel did not take it.", detail=done.stderr)
     if cached:
-        compiled_cache.store(name, done.stdout)
+        cache.store(name, done.stdout)
     return compiled
 
 
 def _result(answer: str) -> Compiled:
-    # engines/bcc_compiler.py's. Raises ValueError, KeyError, TypeError or AttributeError.
+    # compiler.py's. Raises ValueError, KeyError, TypeError or AttributeError.
     found = json.loads(answer)
     programs = {name: base64.b64decode(code) for name, code in found["programs"].items()}
     return Compiled(base64.b64decode(found["btf"]), programs)

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from kubetrace.engines import headers, support
+from kubetrace.engines import support
+from kubetrace.engines.bcc import headers
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.source import engine_for, sources
 from kubetrace.errors import LibraryMissing, LoadRefused, UsageError
@@ -45,9 +46,9 @@ class OwnProgram:
     @staticmethod
     def _engine(asked: str) -> str:
         if asked == "auto" and support.has_btf() and (clang() is None or not _LIBBPF_HEADERS.exists()):
-            from kubetrace.engines import bcc
+            from kubetrace.engines.bcc.engine import package
 
-            if bcc.package():
+            if package():
                 return "bcc"
         return engine_for(asked)
 
@@ -86,9 +87,9 @@ class OwnProgram:
     def layout(self, constants: Mapping[str, int]) -> Layout:
         """Of the events. Raises EngineError."""
         if self.engine == "bcc":
-            from kubetrace.engines import bcc
+            from kubetrace.engines.bcc.engine import build
 
-            return Btf(bcc.build(self._file, sources(), constants, self._host_root)[1].btf).layout(self.event)
+            return Btf(build(self._file, sources(), constants, self._host_root)[1].btf).layout(self.event)
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
 
