@@ -24,10 +24,10 @@ from typing import Any
 import click
 
 from kubetrace import tracers
-from kubetrace.attribution.node import Node
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from kubetrace.host import Host
+from kubetrace.node.files import Node
+from kubetrace.node.host import Host
 
 BASE = os.environ.get("TMPDIR", "/run") + "/cost"
 # Each operation is measured by itself and the cheapest counts, so that the clock's ticks (one in 4 million

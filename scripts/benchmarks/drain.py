@@ -20,15 +20,15 @@ from benchmarks.standin import ROOT, stand_in
 from kubetrace import tracers
 from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.facts import Fact
-from kubetrace.attribution.node import Node
+from kubetrace.attribution.selection import Selection
 from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import Ring
 from kubetrace.engines.source import joined
-from kubetrace.host import Host
 from kubetrace.joining import Joiner
+from kubetrace.node.files import Node
+from kubetrace.node.host import Host
 from kubetrace.pipeline import Pipeline
-from kubetrace.selection import Selection
 from kubetrace.stream.layout import Layout
 from kubetrace.stream.steps import Step
 

@@ -26,9 +26,9 @@ import compile_objects
 from benchmarks.measure import Row, spread
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
+from kubetrace.attribution.selection import Selection
 from kubetrace.counting import Counting
 from kubetrace.engines.libbpf import LoadedObject
-from kubetrace.selection import Selection
 from kubetrace.stream.layout import Batch
 from kubetrace.tracers import find
 

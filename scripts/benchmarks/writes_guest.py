@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from kubetrace import tracers
-from kubetrace.attribution.node import Node
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from kubetrace.host import Host
+from kubetrace.node.files import Node
+from kubetrace.node.host import Host
 
 BASE = "/run/writes"
 WRITES = 500

@@ -65,7 +65,7 @@ def _tracer_command(name: str) -> click.Command:
 
     def run(**given: Any) -> None:
         from kubetrace import session
-        from kubetrace.selection import Selection
+        from kubetrace.attribution.selection import Selection
 
         by, sort = session.check(tracer, given["by"], given["sort"])
         session.run(

@@ -9,8 +9,8 @@ from kubetrace.stream.steps import Tick
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Layer
+    from kubetrace.attribution.whose import Attribution
     from kubetrace.counting import Counting
-    from kubetrace.pipeline import Attribution
 
 _COST_OVER_NS = 500_000_000
 

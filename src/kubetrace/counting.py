@@ -21,7 +21,7 @@ from kubetrace.stream.layout import RING_HEADER_BYTES
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
-    from kubetrace.pipeline import Selected
+    from kubetrace.attribution.selection import Selected
     from kubetrace.stream.layout import Batch, Layout
     from kubetrace.views.columns import Column, Value
 

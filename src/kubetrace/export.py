@@ -16,13 +16,13 @@ from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.selection import Selected, Selection
     from kubetrace.clock import Wall
-    from kubetrace.pipeline import Pipeline, Selected
+    from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import Span
-    from kubetrace.selection import Selection
     from kubetrace.stream.steps import Step, Tick
     from kubetrace.tracers import Counts, Tracer
 
@@ -227,12 +227,12 @@ def _opened(out: Path | None, force: bool) -> Iterator[TextIO]:
 
 
 def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
+    from kubetrace.attribution.selection import Selection
     from kubetrace.recording import parquet
     from kubetrace.recording.flat import schema_of
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import span_of, warn
-    from kubetrace.selection import Selection
 
     redactor = None
     if given["redact"] or given["redact_key"]:

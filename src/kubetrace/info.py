@@ -19,8 +19,8 @@ _MOST_PODS = 20
 
 def describe(recording: Recording) -> dict[str, Any]:
     """Reads the whole recording; the keys of `-o json` are a contract."""
-    from kubetrace.pipeline import Attribution
-    from kubetrace.selection import Selection
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.attribution.whose import Attribution
     from kubetrace.stream.steps import stream_key
 
     header = recording.header

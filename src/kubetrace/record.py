@@ -15,7 +15,7 @@ from kubetrace import options, tracers
 from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from kubetrace.pipeline import Attribution
+    from kubetrace.attribution.whose import Attribution
     from kubetrace.recording.writer import Recorder
     from kubetrace.session import Options, Stop
     from kubetrace.stream.live import LiveSource
@@ -30,11 +30,11 @@ _RING_BYTES = 16 << 20
 def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
     """Record until the duration is over or the user ends it. Raises KubetraceError."""
     from kubetrace import session
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.attribution.whose import Attribution
     from kubetrace.clock import Wall
-    from kubetrace.host import Host
-    from kubetrace.pipeline import Attribution
+    from kubetrace.node.host import Host
     from kubetrace.recording.writer import Recorder, refuse_existing
-    from kubetrace.selection import Selection
     from kubetrace.stream.live import LiveSource
     from kubetrace.tracers import Counts
 
@@ -141,7 +141,7 @@ class _Progress:
 
 def _run(what: tuple[str, ...], **given: Any) -> None:
     from kubetrace import session
-    from kubetrace.selection import Selection
+    from kubetrace.attribution.selection import Selection
     from kubetrace.views.units import parse_duration
 
     *names, file = what

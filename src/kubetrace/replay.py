@@ -19,11 +19,11 @@ from kubetrace.errors import RecordingError, UsageError
 from kubetrace.stream.layout import Batch
 
 if TYPE_CHECKING:
+    from kubetrace.attribution.selection import Both, Selection
     from kubetrace.clock import Wall
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
-    from kubetrace.selection import Both, Selection
     from kubetrace.session import Options, Stop, View
     from kubetrace.stream.steps import Step, Tick
     from kubetrace.tracers import Tracer
@@ -101,10 +101,10 @@ def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
     import struct
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.attribution.whose import Attribution
     from kubetrace.clock import Wall
     from kubetrace.counting import Counting
-    from kubetrace.pipeline import Attribution
-    from kubetrace.selection import Selection
 
     everyone = Selection()
     by = next(iter(tracer.groupings))
@@ -125,9 +125,9 @@ def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
 def fits(tracer: Tracer, found: Traced) -> None:
     """Raises RecordingError unless every event of the recording has what the tracer reads, as it reads it."""
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.attribution.whose import Attribution
     from kubetrace.clock import Wall
-    from kubetrace.pipeline import Attribution
-    from kubetrace.selection import Selection
     from kubetrace.tracers import Stateful
 
     clock = Wall("", 0)
@@ -160,7 +160,7 @@ def fits(tracer: Tracer, found: Traced) -> None:
 
 def selection_of(found: Traced, given: Selection) -> Selection | Both:
     """What was recorded, and of that what is asked for."""
-    from kubetrace.selection import Both, Selection
+    from kubetrace.attribution.selection import Both, Selection
 
     try:
         recorded = Selection.from_texts(found.selection)
@@ -351,7 +351,7 @@ def _moment(option: str, text: str, begun_ns: int) -> int:
 
 def _run(file: Path, name: str | None, **given: Any) -> None:
     from kubetrace import session
-    from kubetrace.selection import Selection
+    from kubetrace.attribution.selection import Selection
 
     if given["speed"] is not None and given["final"]:
         raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")

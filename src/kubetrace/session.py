@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from kubetrace.attribution.selection import Both, Selection
 from kubetrace.clock import OwnCost, Wall
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.selection import Both, Selection
 from kubetrace.tracers import Counts, Stateful
 from kubetrace.views.columns import Column
 from kubetrace.views.text import cut, cut_path, escape, visible, width
@@ -25,9 +25,9 @@ from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.attribution.node import Node
     from kubetrace.engines.source import KernelSource
-    from kubetrace.host import Host
+    from kubetrace.node.files import Node
+    from kubetrace.node.host import Host
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.recording.header import Header
     from kubetrace.recording.writer import Recorder
@@ -44,7 +44,7 @@ _FIRST_DRAIN_S = 0.005
 _LOOK_AGAIN_NS = 500_000_000
 # Of a name in a remedy on a terminal; JSON has the whole.
 _NAME_CELLS = 72
-_NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.attribution.node")
+_NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.node.files")
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 
 
@@ -103,7 +103,7 @@ class Stop:
 def run(tracer: Tracer, options: Options) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
     gc.disable()
-    from kubetrace.host import Host
+    from kubetrace.node.host import Host
 
     # What was asked wrongly is said before anything is attached.
     constants = constants_of(tracer, options)
@@ -253,7 +253,7 @@ def recorded(recorder: Recorder) -> str:
 
 def node_files(host: Host, options: Options) -> Node:
     """The node's files as facts."""
-    from kubetrace.attribution.node import Node
+    from kubetrace.node.files import Node
 
     return Node(host, cri_socket=options.cri_socket)
 

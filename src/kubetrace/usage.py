@@ -22,7 +22,7 @@ from kubetrace.stream.layout import RING_HEADER_BYTES, Batch, Field, Layout
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
-    from kubetrace.host import Host
+    from kubetrace.node.host import Host
 
 STREAM = "usage"
 UNKNOWN = -1

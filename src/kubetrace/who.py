@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 
 import click
 
-from kubetrace.attribution import containerd, kubelet, mountinfo
+from kubetrace.attribution import mountinfo
 from kubetrace.attribution.attributor import Attributor, Identity, Layer
-from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.facts import ContainerSeen, OverlayGone, OverlaySeen
-from kubetrace.attribution.node import Node
 from kubetrace.errors import KubetraceError, UsageError
-from kubetrace.host import Host
+from kubetrace.node import containerd, kubelet
+from kubetrace.node.bolt import BoltError
+from kubetrace.node.files import Node
+from kubetrace.node.host import Host
 
 _PREFIX = re.compile(r"[0-9a-f]{8,64}")
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")

@@ -12,7 +12,7 @@ import pytest
 
 from kubetrace.engines.source import KernelSource
 from kubetrace.engines.support import preemptible
-from kubetrace.host import Host
+from kubetrace.node.host import Host
 from kubetrace.tracers import find
 from kubetrace.tracers.writes import TRACER as WRITES
 

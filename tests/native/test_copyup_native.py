@@ -191,8 +191,8 @@ def test_it_waits_for_overlayfs_and_says_so(
     objects: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from kubetrace import session, tracers
+    from kubetrace.attribution.selection import Selection
     from kubetrace.engines import source
-    from kubetrace.selection import Selection
 
     answers = iter([False, False, True])
     monkeypatch.setattr(source, "hookable", lambda tracer: next(answers))

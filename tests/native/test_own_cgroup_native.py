@@ -14,7 +14,7 @@ from tests.vm.cgroup_pods import Container, Pod
 
 _OWN = (
     "import json, pathlib, sys\n"
-    "from kubetrace.host import Host\n"
+    "from kubetrace.node.host import Host\n"
     "print(json.dumps(Host(pathlib.Path(sys.argv[1])).own_cgroups()))"
 )
 

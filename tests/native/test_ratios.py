@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kubetrace import tracers
+from kubetrace.attribution.selection import Selection
 from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
-from kubetrace.selection import Selection
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kubetrace.attribution import containerd
-from kubetrace.attribution.bolt import BoltError, Bucket, read
 from kubetrace.attribution.facts import ContainerSeen
+from kubetrace.node import containerd
+from kubetrace.node.bolt import BoltError, Bucket, read
 from tests.nodes import captured
 
 CART = "069e7402774378d3aaa893de9da0742afbdf3ad256829817b2f226644e6c2cd0"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kubetrace.attribution import cri
-from kubetrace.attribution.cri import LIST_CONTAINERS, LIST_SANDBOXES, CriError, containers, list_containers
+from kubetrace.node import cri
+from kubetrace.node.cri import LIST_CONTAINERS, LIST_SANDBOXES, CriError, containers, list_containers
 from tests.nodes import captured
 from tests.nodes.captured import TREES
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from kubetrace.attribution import containerd, layers, mountinfo, oci
+from kubetrace.attribution import mountinfo, oci
 from kubetrace.attribution.attributor import NOT_LOOKED_UP, Attributor, Layer
-from kubetrace.attribution.bolt import BoltError
 from kubetrace.attribution.facts import (
     ContainerSeen,
     Fact,
@@ -29,9 +28,11 @@ from kubetrace.attribution.facts import (
     from_json,
     to_json,
 )
-from kubetrace.attribution.layers import Layers
-from kubetrace.attribution.node import Node
-from kubetrace.host import Host, read_regular
+from kubetrace.node import containerd, layers
+from kubetrace.node.bolt import BoltError
+from kubetrace.node.files import Node
+from kubetrace.node.host import Host, read_regular
+from kubetrace.node.layers import Layers
 from tests.nodes import captured
 
 WEB, BATCH, TOWER, BARE = (digit * 64 for digit in "abde")

@@ -12,11 +12,11 @@ import pytest
 from kubetrace.aggregate import quantile
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import MountGone, MountSeen
+from kubetrace.attribution.selection import Selection
 from kubetrace.cli import kubetrace
 from kubetrace.counting import Counting, Row
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
-from kubetrace.selection import Selection
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.steps import Step, Tick
 from kubetrace.tracers import find

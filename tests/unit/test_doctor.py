@@ -12,8 +12,8 @@ import pytest
 
 from kubetrace import doctor, errors
 from kubetrace.doctor import rules
-from kubetrace.doctor.node import NodeFacts
 from kubetrace.doctor.rules import CHECKS, Finding, findings
+from kubetrace.doctor.surroundings import NodeFacts
 from kubetrace.doctor.trial import Trial
 from kubetrace.engines.probe import KernelFacts
 from kubetrace.errors import HookMissing, KubetraceError, PermissionDenied

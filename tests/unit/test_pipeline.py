@@ -14,10 +14,10 @@ import pytest
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
+from kubetrace.attribution.selection import Selection
 from kubetrace.clock import Wall
 from kubetrace.pipeline import Derived, Pipeline, Tally
 from kubetrace.recording.reader import Recording
-from kubetrace.selection import Selection
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.stream.steps import STEP_ROWS, Joining, Step, Tick, split

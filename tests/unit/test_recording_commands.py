@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from kubetrace import session, tracers
 from kubetrace.attribution.facts import CgroupSeen, to_json
+from kubetrace.attribution.selection import Both, Selection
 from kubetrace.clock import Wall
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.redact import Redactor
-from kubetrace.selection import Both, Selection
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 
@@ -201,7 +201,7 @@ class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"termios", "resource", "fcntl", "pwd", "grp", "bcc", "elftools", "grpc"}:
             raise ModuleNotFoundError(name)
-        if name.startswith(("kubetrace.engines", "kubetrace.stream.live", "kubetrace.host")):
+        if name.startswith(("kubetrace.engines", "kubetrace.stream.live", "kubetrace.node.host")):
             raise AssertionError(name)
 sys.meta_path.insert(0, Absent())
 for name in list(sys.modules):

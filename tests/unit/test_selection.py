@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from kubetrace.attribution.selection import Selection
 from kubetrace.errors import UsageError
-from kubetrace.selection import Selection
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubetrace.attribution.facts import CgroupSeen
-from kubetrace.host import Host
+from kubetrace.node.host import Host
 from kubetrace.usage import LAYOUT, Usage
 
 UID, CID = "0f0f0f0f-1111-2222-3333-444444444444", "c" * 64

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kubetrace.errors import KubetraceError, UsageError
-from kubetrace.host import Host
+from kubetrace.node.host import Host
 from kubetrace.who import Lookup, command
 from tests.nodes import captured
 

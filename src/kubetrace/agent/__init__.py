@@ -18,8 +18,8 @@ _DEFAULT_SERIES = 2000
 
 def _run(names: tuple[str, ...], **given: Any) -> None:
     from kubetrace import session
-    from kubetrace.host import Host
-    from kubetrace.selection import Selection
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.node.host import Host
     from kubetrace.views.text import visible
     from kubetrace.views.units import parse_duration
 

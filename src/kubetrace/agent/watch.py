@@ -26,9 +26,9 @@ from kubetrace.tracers import Metered, Stateful
 from kubetrace.views.text import visible
 
 if TYPE_CHECKING:
+    from kubetrace.attribution.selection import Selection
     from kubetrace.engines.source import KernelSource
-    from kubetrace.host import Host
-    from kubetrace.selection import Selection
+    from kubetrace.node.host import Host
     from kubetrace.tracers import Tracer
 
 _LOOK_S = 1.0

@@ -1,5 +1,6 @@
 """From cgroup ids and device numbers to pods, containers and layers: facts first, conclusions from facts.
 
-One way: `node` looks (the only room with I/O on the node's files) and gives `facts`; `attributor` concludes from facts.
-It works without BPF, without a running container runtime and without the API server.
+One way: the room `node` looks and gives `facts`; `attributor` concludes from facts, `destination` where a write lands,
+`whose` asks both for an event. No I/O here: it works without BPF, without a running container runtime and without the
+API server.
 """

@@ -1,7 +1,7 @@
 """kubetrace doctor: what works on this node, found out by trying, and what to do about what does not.
 
 engines/probe.py --KernelFacts--.
-node.py ---------NodeFacts------+--> rules.py --Finding--> lines or JSON
+surroundings.py -NodeFacts------+--> rules.py --Finding--> lines or JSON
 trial.py --------Trial----------'
 """
 
@@ -18,8 +18,8 @@ import click
 from kubetrace import options
 
 if TYPE_CHECKING:
-    from kubetrace.doctor.node import NodeFacts
     from kubetrace.doctor.rules import Finding
+    from kubetrace.doctor.surroundings import NodeFacts
     from kubetrace.doctor.trial import Trial
     from kubetrace.engines.probe import KernelFacts
 
@@ -31,10 +31,10 @@ _MOST_CELLS = 100
 def run(host_root: str | None, output: str) -> int:
     """Probe, print, and give the exit status: 1 when no tracer works. Raises NodeError."""
     from kubetrace.doctor import rules
-    from kubetrace.doctor.node import node_facts
+    from kubetrace.doctor.surroundings import node_facts
     from kubetrace.doctor.trial import trials
     from kubetrace.engines.probe import kernel_facts
-    from kubetrace.host import Host
+    from kubetrace.node.host import Host
 
     host = Host.find(host_root)
     kernel, node, tried = kernel_facts(), node_facts(host), trials(host)

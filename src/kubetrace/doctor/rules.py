@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from kubetrace.views.units import format_bytes
 
 if TYPE_CHECKING:
-    from kubetrace.doctor.node import NodeFacts
+    from kubetrace.doctor.surroundings import NodeFacts
     from kubetrace.doctor.trial import Trial
     from kubetrace.engines.probe import KernelFacts
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubetrace import options, session, tracers
+from kubetrace.attribution.selection import Selection
 from kubetrace.errors import KubetraceError
-from kubetrace.selection import Selection
 
 if TYPE_CHECKING:
-    from kubetrace.host import Host
+    from kubetrace.node.host import Host
     from kubetrace.tracers import Tracer
 
 

@@ -219,10 +219,10 @@ def _table(
     tracer: Tracer, options: Mapping[str, Any], asked: Asked, kubectl: Any, nodes: Sequence[str], image: str
 ) -> int:
     from kubetrace import session
+    from kubetrace.attribution.selection import Selection
     from kubetrace.options import own_of
     from kubetrace.plugin.merge import Merged, NodeState
     from kubetrace.plugin.streams import Streams
-    from kubetrace.selection import Selection
     from kubetrace.views.plain import can_be_live
     from kubetrace.views.screen import open_table
     from kubetrace.views.units import parse_duration

@@ -71,7 +71,7 @@ class Kernel(Protocol):
 
 
 class NodeFiles(Protocol):
-    """The node's files as facts (attribution.node.Node)."""
+    """The node's files as facts (node.files.Node)."""
 
     def scan(self) -> Iterable[Fact]:
         """Everything there is now."""

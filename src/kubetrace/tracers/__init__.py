@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from kubetrace.attribution.attributor import Identity, Layer, Owners
     from kubetrace.attribution.facts import Fact
-    from kubetrace.attribution.node import Node
     from kubetrace.counting import Counted, Counting, Row
-    from kubetrace.host import Host
+    from kubetrace.node.files import Node
+    from kubetrace.node.host import Host
     from kubetrace.remedy import Remedy
     from kubetrace.stream.layout import Layout
     from kubetrace.stream.live import Gauges

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
-    from kubetrace.host import Host
+    from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
     from kubetrace.stream.live import Gauges
     from kubetrace.tracers import Advice, Clock

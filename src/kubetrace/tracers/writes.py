@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.attribution.node import Node
     from kubetrace.counting import Landing, Row
-    from kubetrace.host import Host
+    from kubetrace.node.files import Node
+    from kubetrace.node.host import Host
     from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 

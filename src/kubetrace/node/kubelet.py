@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from kubetrace.attribution.facts import PodSeen
-from kubetrace.host import Host, read_regular
+from kubetrace.node.host import Host, read_regular
 
 ROOTS = ("/var/lib/kubelet", "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet")
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Container, Iterator
 
 from kubetrace.attribution.facts import ContainerSeen, PodSeen
-from kubetrace.host import Host
+from kubetrace.node.host import Host
 
 LINKS = "/var/log/containers"
 DIRECTORIES = "/var/log/pods"

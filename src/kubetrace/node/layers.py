@@ -16,10 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from kubetrace.attribution import containerd, oci
-from kubetrace.attribution.bolt import BoltError
+from kubetrace.attribution import oci
 from kubetrace.attribution.facts import Fact, ImageSeen, LayerSeen
-from kubetrace.host import Host, read_regular
+from kubetrace.node import containerd
+from kubetrace.node.bolt import BoltError
+from kubetrace.node.host import Host, read_regular
 
 # Index, manifest and configuration of one image together: registries refuse manifests above 4 MiB (distribution,
 # maxManifestBodySize), real ones have some 10 kB. Made to be slow, that much JSON takes 0.4 s to parse.

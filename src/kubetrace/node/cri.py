@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from kubetrace.attribution.containerd import from_labels
 from kubetrace.attribution.facts import ContainerSeen
 from kubetrace.errors import NodeError
+from kubetrace.node.containerd import from_labels
 
 LIST_CONTAINERS: Final = "/runtime.v1.RuntimeService/ListContainers"
 LIST_SANDBOXES: Final = "/runtime.v1.RuntimeService/ListPodSandbox"

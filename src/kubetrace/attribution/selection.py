@@ -67,6 +67,19 @@ class Patterns:
         return ",".join([*self.wanted, *(f"!{name}" for name in self.unwanted)])
 
 
+class Selected(Protocol):
+    """Whose events are asked for (Selection, Both); false when all are."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is left out."""
+
+    def match(self, identity: Named) -> bool:
+        """Whether an event of this identity is asked for."""
+
+    def match_pod(self, identity: Named) -> bool:
+        """Whether it is of a pod that is asked for."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """All three must match."""

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kubetrace.attribution.bolt import Bucket, read
 from kubetrace.attribution.facts import ContainerSeen, Source
-from kubetrace.host import Host, read_regular
+from kubetrace.node.bolt import Bucket, read
+from kubetrace.node.host import Host, read_regular
 
 # containerd's state directory on plain nodes, k3s/RKE2, k0s and microk8s.
 STATE_DIRECTORIES = (

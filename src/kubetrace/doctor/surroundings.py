@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from kubetrace.attribution import containerd, kubelet
 from kubetrace.errors import NodeError
-from kubetrace.host import Host
+from kubetrace.node import containerd, kubelet
+from kubetrace.node.host import Host
 
 # Inode of the first PID namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"

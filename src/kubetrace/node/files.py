@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from kubetrace.attribution import containerd, cri, kubelet, logs, mountinfo
-from kubetrace.attribution.bolt import BoltError
+from kubetrace.attribution import mountinfo
 from kubetrace.attribution.cgroup_path import is_own, parse
 from kubetrace.attribution.facts import (
     KEPT_NS,
@@ -28,10 +27,12 @@ from kubetrace.attribution.facts import (
     OverlaySeen,
     PodSeen,
 )
-from kubetrace.attribution.layers import Layers
 from kubetrace.attribution.mountinfo import Mount
 from kubetrace.errors import NodeError
-from kubetrace.host import Host
+from kubetrace.node import containerd, cri, kubelet, logs
+from kubetrace.node.bolt import BoltError
+from kubetrace.node.host import Host
+from kubetrace.node.layers import Layers
 
 # The tracer's loop waits for cgroup_created(): config.json is there at the cgroup's creation (60 of 60 measured), but
 # its directory can be seen up to 4.5 ms before it.

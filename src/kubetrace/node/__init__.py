@@ -1,0 +1,13 @@
+"""All reading of the node's files; each look gives facts (attribution/facts.py), and no conclusion is drawn here.
+
+    host.py        where the node's files are, seen from this process, and how its clocks and names read
+    files.py       every look at them, at the start and at each change
+    containerd.py  bundles and databases of container runtimes
+    bolt.py        the file of such a database
+    layers.py      from an overlay's directories to the layers of an image
+    cri.py         a runtime's own socket, when asked for
+    kubelet.py     names and volumes in the kubelet's directory
+    logs.py        names in the log directories
+
+Whatever is read was written by others: it may be half there, or hostile.
+"""
