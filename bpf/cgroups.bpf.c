@@ -6,7 +6,7 @@
  * (the tracepoints behind them since 4.8 at the latest; cgroup_freeze since 5.2). Only a refused fork has
  * none.
  *
- * Not here: CPU throttling is read from cpu.stat (src/kubetrace/usage.py). throttle_cfs_rq runs per CPU and
+ * Not here: CPU throttling is read from cpu.stat (tracers/cgroups/usage.py). throttle_cfs_rq runs per CPU and
  * period, the file has the same sums, and since 6.18 it is tasks that are throttled, not run queues.
  */
 #include "kubetrace.bpf.h"
@@ -444,7 +444,7 @@ static __always_inline int activity_state(struct bpf_raw_tracepoint_args *ctx, _
 	return 0;
 }
 
-/* v2's freezer alone has tracepoints; v1's is read from freezer.state (src/kubetrace/usage.py). */
+/* v2's freezer alone has tracepoints; v1's is read from freezer.state (tracers/cgroups/usage.py). */
 KT_RAW_TP(frozen, "cgroup_freeze", activity_state(ctx, cgroups_frozen))
 KT_RAW_TP(thawed, "cgroup_unfreeze", activity_state(ctx, cgroups_thawed))
 

@@ -26,6 +26,7 @@ import click
 from kubetrace import tracers
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
+from kubetrace.kit.tracer import Counts
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 
@@ -151,7 +152,7 @@ def attached(name: str, hook: str) -> Iterator[None]:
     options = click.Command(name, params=list(tracer.options())).make_context(name, []).params
     wiring: dict[str, Any] = {}
     constants = dict(tracer.constants(options))
-    if isinstance(tracer, tracers.Counts):
+    if isinstance(tracer, Counts):
         wiring = tracer.wiring(options, next(iter(tracer.groupings)), False, host)
         constants |= wiring.pop("constants")
     with LoadedObject(
@@ -161,7 +162,7 @@ def attached(name: str, hook: str) -> Iterator[None]:
         constants=constants,
         **wiring,
     ) as loaded:
-        if isinstance(tracer, tracers.Counts):
+        if isinstance(tracer, Counts):
             tracer.prepare(_Stored(loaded).store, Node(host))
         yield
 

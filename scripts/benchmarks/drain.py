@@ -18,19 +18,19 @@ from benchmarks.measure import Row, cpu, interleaved, median, missing, spread
 from benchmarks.peers import GET_BCC, bcc_consumer, by_cgroup, by_file, by_series, c_consumer
 from benchmarks.standin import ROOT, stand_in
 from kubetrace import tracers
-from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.facts import Fact
 from kubetrace.attribution.selection import Selection
-from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import Ring
 from kubetrace.engines.source import joined
-from kubetrace.joining import Joiner
+from kubetrace.kit.context import Wall
+from kubetrace.kit.tracer import MAX, SUM
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.pipeline import Pipeline
 from kubetrace.stream.layout import Layout
 from kubetrace.stream.steps import Step
+from kubetrace.tables.joining import Joiner
 
 EVENTS = 8_000
 CGROUPS = 32

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.measure import Row, cpu, interleaved, median, spread
 from kubetrace import tracers
-from kubetrace.pipeline import sort_rows
+from kubetrace.tables.sorting import sort_rows
 from kubetrace.views.columns import Value
 from kubetrace.views.screen import LiveTable
 from kubetrace.views.table import cell

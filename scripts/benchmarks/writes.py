@@ -27,9 +27,9 @@ from benchmarks.measure import Row, spread
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
 from kubetrace.attribution.selection import Selection
-from kubetrace.counting import Counting
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.stream.layout import Batch
+from kubetrace.tables.counting import Counting
 from kubetrace.tracers import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent

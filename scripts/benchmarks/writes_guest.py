@@ -18,6 +18,7 @@ from pathlib import Path
 from kubetrace import tracers
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
+from kubetrace.kit.tracer import Counts
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 
@@ -74,7 +75,7 @@ class Writer:
 def own(hook: str, options: dict[str, bool]) -> Iterator[None]:
     """Our tracer's programs, attached; nobody reads the counters."""
     tracer = tracers.find("writes")
-    assert isinstance(tracer, tracers.Counts)
+    assert isinstance(tracer, Counts)
     host = Host.find("/")
     wiring = tracer.wiring(options, "destination", False, host)
     given = {**wiring.pop("constants"), **tracer.constants(options)}

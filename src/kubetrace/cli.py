@@ -15,6 +15,7 @@ import click
 
 from kubetrace import __version__, entry, tracers
 from kubetrace.errors import KubetraceError, UsageError
+from kubetrace.kit.tracer import Tracer
 
 _OTHERS = [name for commands in entry.OTHERS.values() for name in commands]
 
@@ -105,7 +106,7 @@ def _tracer_command(name: str) -> click.Command:
     )
 
 
-def _help(tracer: tracers.Tracer) -> str:
+def _help(tracer: Tracer) -> str:
     from kubetrace.views.columns import describe
 
     columns = [*next(iter(tracer.groupings.values())).columns, *tracer.measures]

@@ -41,27 +41,38 @@ _MOST_COLUMNS = 100
 
 
 def tracers() -> list[str]:
-    """Every tracer's name, without importing any: one module each, listed nowhere."""
+    """Every tracer's name, without importing any: one module or package each, listed nowhere."""
     try:
         files = os.listdir(_TRACERS)
     except NotADirectoryError:  # in a zip (scripts/plugin); slower to import than --help may take
         import pkgutil
 
         return sorted(module.name for module in pkgutil.iter_modules([_TRACERS]))
-    return sorted({name.partition(".")[0] for name in files if name.endswith((".py", ".pyc")) and name[0] != "_"})
+    return sorted(name.removesuffix(".py") for name in files if name[0] != "_" and _is_module(name))
+
+
+def _is_module(name: str) -> bool:
+    return name.endswith(".py") or os.path.exists(os.path.join(_TRACERS, name, "__init__.py"))
 
 
 def one_liner(tracer: str) -> str:
     """What a tracer shows, in a few words: the first line of its module's docstring."""
     try:
-        with open(os.path.join(_TRACERS, f"{tracer}.py"), "rb") as file:
-            line = file.readline()
+        line = _first_line(f"{tracer}.py")
+    except OSError:  # a package
+        line = _first_line(f"{tracer}/__init__.py")
+    text = line.decode().strip().strip('"').partition(": ")[2]
+    return text[:1].upper() + text[1:]
+
+
+def _first_line(name: str) -> bytes:
+    try:
+        with open(os.path.join(_TRACERS, name), "rb") as file:
+            return file.readline()
     except NotADirectoryError:
         import pkgutil
 
-        line = (pkgutil.get_data("kubetrace", f"tracers/{tracer}.py") or b"").partition(b"\n")[0]
-    text = line.decode().strip().strip('"').partition(": ")[2]
-    return text[:1].upper() + text[1:]
+        return (pkgutil.get_data("kubetrace", f"tracers/{name}") or b"").partition(b"\n")[0]
 
 
 def help_text(columns: int) -> str:

@@ -17,14 +17,14 @@ from kubetrace.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.selection import Selected, Selection
-    from kubetrace.clock import Wall
+    from kubetrace.kit.context import Wall
+    from kubetrace.kit.tracer import Counts, Tracer
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
     from kubetrace.replay import Span
     from kubetrace.stream.steps import Step, Tick
-    from kubetrace.tracers import Counts, Tracer
 
 _FORMATS = ("jsonl", "csv", "parquet", "perfetto")
 
@@ -103,9 +103,9 @@ class Events:
         ]
 
     def _pipeline(self, tracer: Tracer, found: Traced, selection: Selected) -> tuple[Pipeline, _Collect, _Rows | None]:
+        from kubetrace.kit.tracer import Counts
         from kubetrace.pipeline import Pipeline
         from kubetrace.replay import clock_of
-        from kubetrace.tracers import Counts
 
         latency = found.options.get("latency") == "True"
         if isinstance(tracer, Counts):

@@ -11,7 +11,7 @@ import click
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from kubetrace.tracers import Tracer
+    from kubetrace.kit.tracer import Tracer
 
 OUTPUTS = ("table", "wide", "json", "csv", "windows")
 HOOKS = ("auto", "fentry", "kprobe")

@@ -16,10 +16,10 @@ from kubetrace.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from kubetrace.attribution.whose import Attribution
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.recording.writer import Recorder
     from kubetrace.session import Options, Stop
     from kubetrace.stream.live import LiveSource
-    from kubetrace.tracers import Tracer
 
 _PROGRESS_S = 0.5
 # Of a tracer's main ring. Half a million records of 512 bytes a second fill it in 65 ms: a busy node may well let a
@@ -32,11 +32,11 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
     from kubetrace import session
     from kubetrace.attribution.selection import Selection
     from kubetrace.attribution.whose import Attribution
-    from kubetrace.clock import Wall
+    from kubetrace.kit.context import Wall
+    from kubetrace.kit.tracer import Counts
     from kubetrace.node.host import Host
     from kubetrace.recording.writer import Recorder, refuse_existing
     from kubetrace.stream.live import LiveSource
-    from kubetrace.tracers import Counts
 
     refuse_existing(file, force=asked.force)
     constants = {tracer.name: session.constants_of(tracer, asked) for tracer in chosen}

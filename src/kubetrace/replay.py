@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kubetrace import options, tracers
-from kubetrace.derived import PREFIX, Derived
 from kubetrace.errors import RecordingError, UsageError
+from kubetrace.kit.own import PREFIX, Derived
+from kubetrace.kit.tracer import Counts
 from kubetrace.stream.layout import Batch
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Both, Selection
-    from kubetrace.clock import Wall
+    from kubetrace.kit.context import Wall
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.session import Options, Stop, View
     from kubetrace.stream.steps import Step, Tick
-    from kubetrace.tracers import Tracer
 
 # A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
 _LONGEST_WAIT_S = 2.0
@@ -96,15 +97,15 @@ def _misfit(tracer: Tracer, stream: str, error: Exception) -> RecordingError:
     )
 
 
-def _fits_counters(tracer: tracers.Counts, found: Traced) -> None:
+def _fits_counters(tracer: Counts, found: Traced) -> None:
     # As `fits`, for records that explain one another: a zero of each is counted, shown and told.
     import struct
 
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.selection import Selection
     from kubetrace.attribution.whose import Attribution
-    from kubetrace.clock import Wall
-    from kubetrace.counting import Counting
+    from kubetrace.kit.context import Wall
+    from kubetrace.tables.counting import Counting
 
     everyone = Selection()
     by = next(iter(tracer.groupings))
@@ -127,11 +128,11 @@ def fits(tracer: Tracer, found: Traced) -> None:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.selection import Selection
     from kubetrace.attribution.whose import Attribution
-    from kubetrace.clock import Wall
-    from kubetrace.tracers import Stateful
+    from kubetrace.kit.context import Wall
+    from kubetrace.kit.tracer import Stateful
 
     clock = Wall("", 0)
-    if isinstance(tracer, tracers.Counts):
+    if isinstance(tracer, Counts):
         _fits_counters(tracer, found)
         return
     for stream in found.streams:
@@ -171,7 +172,7 @@ def selection_of(found: Traced, given: Selection) -> Selection | Both:
 
 def clock_of(recording: Recording) -> Wall:
     """The node's name and clock."""
-    from kubetrace.clock import Wall
+    from kubetrace.kit.context import Wall
 
     return Wall(recording.header.node, recording.header.clock_offset_ns)
 

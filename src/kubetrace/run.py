@@ -14,8 +14,8 @@ from kubetrace.errors import UsageError
 def _run(file: Path, **given: Any) -> None:
     from kubetrace import session
     from kubetrace.attribution.selection import Selection
-    from kubetrace.derived import PREFIX, Derived
     from kubetrace.engines.own_program import OwnProgram
+    from kubetrace.kit.own import PREFIX, Derived
 
     name = file.name.partition(".")[0]
     if not file.name.endswith(".bpf.c") or not name.replace("-", "_").isidentifier():

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from kubetrace.attribution.selection import Both, Selection
-from kubetrace.clock import OwnCost, Wall
 from kubetrace.errors import OutputError, UsageError
-from kubetrace.tracers import Counts, Stateful
+from kubetrace.kit.context import Wall
+from kubetrace.kit.tracer import Counts, Stateful
+from kubetrace.stream.steps import Tick
 from kubetrace.views.columns import Column
 from kubetrace.views.text import cut, cut_path, escape, visible, width
 from kubetrace.views.units import format_count, format_duration, format_elapsed, format_percent, format_time
@@ -26,14 +27,13 @@ from kubetrace.views.window import Item, Window
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.engines.source import KernelSource
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.node.files import Node
     from kubetrace.node.host import Host
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.recording.header import Header
     from kubetrace.recording.writer import Recorder
     from kubetrace.stream.live import Gauges, LiveSource
-    from kubetrace.stream.steps import Tick
-    from kubetrace.tracers import Tracer
     from kubetrace.views.columns import Value
     from kubetrace.views.keys import Keys
 
@@ -405,6 +405,26 @@ def drain(source: LiveSource, pipeline: Pipeline, *, last: bool = False) -> Tick
     tick = steps[-1].tick
     assert tick is not None
     return tick
+
+
+_COST_OVER_NS = 500_000_000
+
+
+class OwnCost:
+    """kubetrace's own CPU time, in percent of one core between two ticks."""
+
+    def __init__(self) -> None:
+        """From the first tick on."""
+        self._then = Tick(0, 0, 0)
+        self._percent: float | None = None
+
+    def percent(self, tick: Tick) -> float | None:
+        """Since the tick that was at least half a second before; None until there was one."""
+        passed = tick.elapsed_ns - self._then.elapsed_ns
+        if passed >= _COST_OVER_NS:
+            self._percent = max(0.0, 100.0 * (tick.cpu_ns - self._then.cpu_ns) / passed)
+            self._then = tick
+        return self._percent
 
 
 class Overhead:

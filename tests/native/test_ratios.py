@@ -17,8 +17,8 @@ from pathlib import Path
 
 from kubetrace import tracers
 from kubetrace.attribution.selection import Selection
-from kubetrace.clock import Wall
 from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.kit.context import Wall
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder

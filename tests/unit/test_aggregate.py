@@ -5,7 +5,8 @@ from collections.abc import Hashable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetrace.aggregate import LAST, MAX, SUM, Groups, Key
+from kubetrace.kit.tracer import LAST, MAX, SUM
+from kubetrace.tables.aggregate import Groups, Key
 
 
 def _groups(limit: int) -> Groups:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from kubetrace.aggregate import quantile
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import MountGone, MountSeen
 from kubetrace.attribution.selection import Selection
 from kubetrace.cli import kubetrace
-from kubetrace.counting import Counting, Row
+from kubetrace.kit.counted import Row
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.steps import Step, Tick
+from kubetrace.tables.aggregate import quantile
+from kubetrace.tables.counting import Counting
 from kubetrace.tracers import find
 from kubetrace.tracers.writes import Writes
 

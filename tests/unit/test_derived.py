@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from kubetrace.attribution.attributor import Identity
-from kubetrace.clock import Wall
-from kubetrace.derived import Derived
 from kubetrace.errors import UsageError
+from kubetrace.kit.context import Wall
+from kubetrace.kit.own import Derived
+from kubetrace.kit.tracer import Tracer
 from kubetrace.stream.layout import Field, Layout
-from kubetrace.tracers import Tracer
 
 WHO = (
     Field("time", 0, 8, "unsigned", "boot_ns"),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetrace.aggregate import LAST, MAX, SUM
-from kubetrace.joining import Joiner
+from kubetrace.kit.tracer import LAST, MAX, SUM
 from kubetrace.stream.layout import Field, Layout
+from kubetrace.tables.joining import Joiner
 
 LAYOUT = Layout(
     "event",

@@ -15,12 +15,14 @@ from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
 from kubetrace.attribution.selection import Selection
-from kubetrace.clock import Wall
-from kubetrace.pipeline import Derived, Pipeline, Tally
+from kubetrace.kit.context import Wall
+from kubetrace.kit.tracer import Metered
+from kubetrace.pipeline import Pipeline
 from kubetrace.recording.reader import Recording
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.stream.steps import STEP_ROWS, Joining, Step, Tick, split
+from kubetrace.tables.tally import Derived, Tally
 
 COPYUP = tracers.find("copyup")
 # The members of struct copyup_event that the tracer reads, packed by hand.
@@ -463,7 +465,7 @@ def test_joined_events_give_the_rows_of_single_ones(by: str) -> None:
 
 
 def test_metrics_are_those_of_every_event_though_only_what_they_are_of_is_looked_at() -> None:
-    assert isinstance(COPYUP, tracers.Metered)
+    assert isinstance(COPYUP, Metered)
     by = COPYUP.metered_by
     metered, whole = filled([by], joins=True, metered=True), filled([by], joins=False)
     columns = [column.key for column in whole.table(by).columns]

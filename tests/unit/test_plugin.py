@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from kubetrace import rows, tracers
+from kubetrace import tracers
 from kubetrace.errors import UsageError
+from kubetrace.kit.identity import NAMESPACE, NODE, POD
 from kubetrace.plugin.cli import parse, run
 from kubetrace.plugin.kubectl import Kubectl, check_name
 from kubetrace.plugin.merge import Merged, NodeState
@@ -17,7 +18,7 @@ from kubetrace.views.table import render
 from kubetrace.windows import parse as parse_window
 
 COPYUP = tracers.find("copyup")
-COLUMNS = [rows.NAMESPACE, rows.POD, *COPYUP.measures]
+COLUMNS = [NAMESPACE, POD, *COPYUP.measures]
 
 
 def window(*table: list[Any], **more: Any) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def test_nodes_that_have_not_begun_are_rows_too() -> None:
 
 
 def test_a_table_by_node_gets_no_second_column() -> None:
-    made = Merged("copyup", COPYUP.noun, [rows.NODE, *COPYUP.measures], "copied_bytes", None)
+    made = Merged("copyup", COPYUP.noun, [NODE, *COPYUP.measures], "copied_bytes", None)
     made.nodes = {"n1": NodeState(), "n2": NodeState("failed: x", failed=True)}
     made.take("n1", {"columns": ["node", "copies"], "rows": [["n1", 3]]})
     assert [tuple(row) for row in made.window(0).rows] == [("n1", None, 3), ("n2", "failed: x", None)]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kubetrace import session, tracers
 from kubetrace.attribution.facts import CgroupSeen, to_json
 from kubetrace.attribution.selection import Both, Selection
-from kubetrace.clock import Wall
+from kubetrace.kit.context import Wall
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
 from kubetrace.recording.reader import Recording

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetrace.remedy import Name, Offender, remedies, trigger_of
 from kubetrace.session import short_name
+from kubetrace.tracers.copyup.remedy import Name, Offender, remedies, trigger_of
 from kubetrace.views.text import escape
 
 MIB = 1 << 20

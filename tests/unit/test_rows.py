@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kubetrace import rows
+from kubetrace.kit.identity import path_of
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ from kubetrace import rows
 )
 def test_a_path_is_made_of_names_from_the_leaf_up(names: bytes, end: int, path: tuple[bytes, bool]) -> None:
     event = SimpleNamespace(path=names + b"behind it", path_bytes=len(names), path_end=end)
-    assert rows.path_of(event) == path
+    assert path_of(event) == path

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from kubetrace import tracers, usage
+from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
-from kubetrace.clock import Wall
+from kubetrace.kit.context import Wall
 from kubetrace.stream.layout import Field, Layout
-from kubetrace.tracers.cgroups import CgroupsBoard
+from kubetrace.tracers.cgroups import CgroupsBoard, usage
 from kubetrace.views.table import plain, render
 from kubetrace.views.window import Window
 

@@ -9,7 +9,7 @@ import pytest
 
 from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.node.host import Host
-from kubetrace.usage import LAYOUT, Usage
+from kubetrace.tracers.cgroups.usage import LAYOUT, Usage
 
 UID, CID = "0f0f0f0f-1111-2222-3333-444444444444", "c" * 64
 POD = f"/kubepods/burstable/pod{UID}"
@@ -170,7 +170,7 @@ def test_thousands_of_cgroups_take_turns(tmp_path: Path, monkeypatch: pytest.Mon
         write(tmp_path / ("sys/fs/cgroup" + path), cgroup__procs="")
         usage.learn(CgroupSeen(0, number, path, 1))
     # no time passes: a reading has no share of it to spend on more than it must look at
-    monkeypatch.setattr("kubetrace.usage.time.monotonic", lambda: 1.0)
+    monkeypatch.setattr("kubetrace.tracers.cgroups.usage.time.monotonic", lambda: 1.0)
 
     def seen(*, whole: bool = False) -> list[int]:
         return [record.cgroup_id for batch in usage.read(whole=whole) for record in LAYOUT.decode(batch.data)]

@@ -12,6 +12,7 @@ import click
 
 from kubetrace import options, tracers
 from kubetrace.errors import LibraryMissing, UsageError
+from kubetrace.kit.tracer import Metered, Tracer
 
 _DEFAULT_SERIES = 2000
 
@@ -81,18 +82,18 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
             server.close()
 
 
-def _metered(name: str) -> tracers.Tracer:
+def _metered(name: str) -> Tracer:
     if name not in tracers.names():
         raise UsageError(f"there is no tracer {name!r}.", do=f"kubetrace agent {'|'.join(_names())}")
     tracer = tracers.find(name)
-    if not isinstance(tracer, tracers.Metered):
+    if not isinstance(tracer, Metered):
         raise UsageError(f"{name} has no metrics.", do=f"kubetrace agent {'|'.join(_names())}")
     return tracer
 
 
-def _all_metered() -> list[tracers.Tracer]:
+def _all_metered() -> list[Tracer]:
     found = (tracers.find(name) for name in tracers.names())
-    return [tracer for tracer in found if isinstance(tracer, tracers.Metered)]
+    return [tracer for tracer in found if isinstance(tracer, Metered)]
 
 
 def _names() -> list[str]:

@@ -18,18 +18,18 @@ import click
 
 from kubetrace import options, session
 from kubetrace.agent.series import Labels, Series
-from kubetrace.clock import Wall
 from kubetrace.errors import KubetraceError
+from kubetrace.kit.context import Wall
+from kubetrace.kit.tracer import Metered, Stateful
 from kubetrace.pipeline import Pipeline
 from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
-from kubetrace.tracers import Metered, Stateful
 from kubetrace.views.text import visible
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Selection
     from kubetrace.engines.source import KernelSource
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.node.host import Host
-    from kubetrace.tracers import Tracer
 
 _LOOK_S = 1.0
 _LONGEST_S = 24 * 3600.0

@@ -12,8 +12,8 @@ from kubetrace.attribution.selection import Selection
 from kubetrace.errors import KubetraceError
 
 if TYPE_CHECKING:
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.node.host import Host
-    from kubetrace.tracers import Tracer
 
 
 @dataclass(frozen=True, slots=True)

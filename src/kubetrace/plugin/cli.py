@@ -17,9 +17,9 @@ from kubetrace import __version__, cli, tracers
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.plugin.merge import Merged
     from kubetrace.plugin.streams import Said, Streams
-    from kubetrace.tracers import Tracer
     from kubetrace.views.keys import Keys
     from kubetrace.views.plain import PlainTable
     from kubetrace.views.screen import LiveTable

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace import rows
-from kubetrace.pipeline import sort_rows
+from kubetrace.kit.identity import NODE
+from kubetrace.tables.sorting import sort_rows
 from kubetrace.views.columns import Column
 from kubetrace.views.text import visible
 from kubetrace.views.units import format_count, format_elapsed, format_percent
@@ -57,9 +57,9 @@ class Merged:
         """The table of all nodes now."""
         columns = self._shown_columns()
         statuses = any(state.status for state in self.nodes.values())
-        by_node = any(column.key == rows.NODE.key for column in columns)
+        by_node = any(column.key == NODE.key for column in columns)
         longest = max(map(len, self.nodes), default=0)
-        lead = [] if by_node else [replace(rows.NODE, min_width=min(longest, _WHOLE_NAME))]
+        lead = [] if by_node else [replace(NODE, min_width=min(longest, _WHOLE_NAME))]
         table: list[tuple[Any, ...]] = []
         for node, state in self.nodes.items():
             order = {column.key: at for at, column in enumerate(state.window.columns)}
@@ -70,7 +70,7 @@ class Merged:
         table = sort_rows(table, shown, self._sort, self._top)
         if statuses:
             # behind the names of the nodes; one that does not run says so in a row of its own
-            own = [column.key for column in shown].index(rows.NODE.key)
+            own = [column.key for column in shown].index(NODE.key)
             shown.insert(own + 1, _STATUS)
             table = [(*row[: own + 1], None, *row[own + 1 :]) for row in table]
             for node, state in self.nodes.items():

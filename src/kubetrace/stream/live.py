@@ -99,7 +99,7 @@ class NodeFiles(Protocol):
 
 
 class Gauges(Protocol):
-    """Records that are read off the node at each interval (usage.Usage); streams like those of the kernel."""
+    """Records that are read off the node at each interval (cgroups.usage.Usage); streams like those of the kernel."""
 
     layouts: Mapping[str, Layout]
 

@@ -46,7 +46,7 @@ class Step:
 
 
 class Joining(Protocol):
-    """Takes alike records as one, while they are read (joining.Joiner)."""
+    """Takes alike records as one, while they are read (tables.joining.Joiner)."""
 
     def add(self, data: bytes | memoryview) -> None:
         """Take these in; nothing of `data` is kept."""

@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace import rows
-from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.attribution.facts import ContainerSeen, OverlaySeen
-from kubetrace.tracers import Grouping, NoAdvice
+from kubetrace.kit.identity import CONTAINER, NAMESPACE, POD, identity_cells, identity_record, text_of
+from kubetrace.kit.tracer import MAX, SUM, Grouping, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_count, format_duration, format_time
 
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
+    from kubetrace.kit.tracer import Advice, Clock
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
     from kubetrace.stream.live import Gauges
-    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 _SLOWEST = Column(
@@ -164,7 +163,7 @@ class StartsBoard:
                 return
             unit.times[phase] = event.time
             unit.binds += bool(event.flags & _MS_BIND)
-            unit.memories += not event.flags & _MS_BIND and rows.text_of(event.kind) == b"tmpfs"
+            unit.memories += not event.flags & _MS_BIND and text_of(event.kind) == b"tmpfs"
         elif phase in ("namespaces", "pivot_root", "exec"):
             unit.times[phase] = event.time
 
@@ -241,7 +240,7 @@ class StartsBoard:
             for units in groups:
                 steps = [(unit, step) for unit in units for step in unit.told]
                 slowest = max(steps, key=lambda item: item[1].duration, default=None)
-                cells = rows.identity_cells(self._blank, units[0].identity if by == "container" else pod.identity)
+                cells = identity_cells(self._blank, units[0].identity if by == "container" else pod.identity)
                 name = None
                 if slowest is not None:
                     unit, step = slowest
@@ -271,7 +270,7 @@ def _remember(known: dict[str, Any], key: str, value: Any, most: int = 16_384) -
 
 
 class Starts:
-    """See `kubetrace.tracers.Tracer` and `Stateful` for what each member is."""
+    """See `kubetrace.kit.tracer.Tracer` and `Stateful` for what each member is."""
 
     name = "starts"
     summary = "Show what the start of each pod consists of, step by step with times, and which step took longest."
@@ -298,15 +297,15 @@ class Starts:
         "written": "the first write is not seen",
     }
     groupings: Mapping[str, Grouping] = {
-        "pod": Grouping((rows.NAMESPACE, rows.POD), (_SLOWEST,)),
-        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER), (_SLOWEST,)),
+        "pod": Grouping((NAMESPACE, POD), (_SLOWEST,)),
+        "container": Grouping((NAMESPACE, POD, CONTAINER), (_SLOWEST,)),
     }
     measures: Sequence[Column] = tuple(column for column, _ in _MEASURES)
     event_columns: Sequence[Column] = (
         Column("time", "TIME", "time", spare=True, help="when the step ended (local)"),
-        replace(rows.NAMESPACE, spare=True),
-        rows.POD,
-        rows.CONTAINER,
+        replace(NAMESPACE, spare=True),
+        POD,
+        CONTAINER,
         Column("phase", "STEP", "text", min_width=11, help="which step"),
         Column("duration_ns", "TOOK", "duration", help="since the step before it"),
         Column("since_ns", "AT", "duration", spare=True, help="since the pod began"),
@@ -372,13 +371,13 @@ class Starts:
 
     def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
         """By column key."""
-        return rows.identity_cells(event, identity)
+        return identity_cells(event, identity)
 
     def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
         """In the order of `event_columns`."""
         phase = _phase(event)
         cells: dict[str, Value] = {
-            **rows.identity_cells(event, identity),
+            **identity_cells(event, identity),
             "time": clock.wall_ns(event.time),
             "phase": phase,
             "duration_ns": event.duration,
@@ -397,7 +396,7 @@ class Starts:
         elif phase == "volumes":
             own = {"bind_mounts": event.binds, "tmpfs_mounts": event.memories}
         elif phase in ("exec", "first_write"):
-            own = {"pid": event.pid, "comm": rows.text_of(event.comm), "path": event.path[: event.path_bytes]}
+            own = {"pid": event.pid, "comm": text_of(event.comm), "path": event.path[: event.path_bytes]}
         if phase == "exec":
             own["namespaces"] = {
                 name: {
@@ -410,7 +409,7 @@ class Starts:
         return {
             "type": "start",
             "time": format_time(clock.wall_ns(event.time)),
-            **rows.identity_record(event, identity, clock.node),
+            **identity_record(event, identity, clock.node),
             "phase": phase,
             "duration_ns": event.duration,
             "since_ns": event.since,

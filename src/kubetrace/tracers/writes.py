@@ -9,9 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace import rows
-from kubetrace.aggregate import SUM, quantile
-from kubetrace.tracers import Grouping, Metric, NoAdvice
+from kubetrace.kit.identity import (
+    COMM,
+    CONTAINER,
+    NAMESPACE,
+    NODE,
+    PID,
+    POD,
+    identity_cells,
+    identity_record,
+    path_of,
+    text_of,
+)
+from kubetrace.kit.tracer import SUM, Grouping, Metric, NoAdvice
+from kubetrace.tables.aggregate import quantile
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time
 
@@ -19,10 +30,10 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.counting import Landing, Row
+    from kubetrace.kit.counted import Landing, Row
+    from kubetrace.kit.tracer import Advice, Clock
     from kubetrace.node.files import Node
     from kubetrace.node.host import Host
-    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 _LATENCIES = ("p50_ns", "p99_ns", "max_ns")
@@ -64,7 +75,7 @@ _MEASURES = (
 
 
 class _Counters:
-    """See `kubetrace.counting.Counted`."""
+    """See `kubetrace.kit.counted.Counted`."""
 
     def __init__(self, *, shows_all: bool = False) -> None:
         self.shows_all = shows_all
@@ -95,7 +106,7 @@ class _Counters:
         destination, mounted = landing.destination, landing.mounted
         operation = _operation(event)
         cells: dict[str, Value] = {
-            **rows.identity_cells(event, landing.identity),
+            **identity_cells(event, landing.identity),
             "destination": "(others)" if operation in _OTHERS else destination.text,
             "medium": destination.medium,
             "ephemeral": "yes" if destination.counted_as_ephemeral else "no",
@@ -107,7 +118,7 @@ class _Counters:
         if by == "file":
             cells["path"] = landing.path
         elif by == "process":
-            cells["comm"] = None if operation in _OTHERS else rows.text_of(event.comm)
+            cells["comm"] = None if operation in _OTHERS else text_of(event.comm)
         elif by == "mount":
             cells["mount"] = mounted.root if mounted is not None else None
             cells["fstype"] = mounted.fstype if mounted is not None else None
@@ -126,7 +137,7 @@ class _Counters:
 
 
 class Writes:
-    """See `kubetrace.tracers.Tracer` for what each member is."""
+    """See `kubetrace.kit.tracer.Tracer` for what each member is."""
 
     name = "writes"
     summary = "Show who writes on this node and where it lands, live, by pod and destination."
@@ -181,23 +192,23 @@ class Writes:
         for part in (("",) if group in ("aio_end", "mmap") else ("", "_begin"))
     }
     groupings: Mapping[str, Grouping] = {
-        "destination": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _DESTINATION, _MEDIUM, _KUBELET)),
-        "pod": Grouping((rows.NAMESPACE, rows.POD)),
-        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER)),
-        "process": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM, _DESTINATION)),
-        "file": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _DESTINATION, _FILE)),
+        "destination": Grouping((NAMESPACE, POD, CONTAINER, _DESTINATION, _MEDIUM, _KUBELET)),
+        "pod": Grouping((NAMESPACE, POD)),
+        "container": Grouping((NAMESPACE, POD, CONTAINER)),
+        "process": Grouping((NAMESPACE, POD, CONTAINER, PID, COMM, _DESTINATION)),
+        "file": Grouping((NAMESPACE, POD, CONTAINER, _DESTINATION, _FILE)),
         "mount": Grouping((_DEVICE, _TYPE, _MOUNT, _DESTINATION)),
-        "operation": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, _DESTINATION, _OPERATION)),
-        "node": Grouping((rows.NODE,)),
+        "operation": Grouping((NAMESPACE, POD, CONTAINER, _DESTINATION, _OPERATION)),
+        "node": Grouping((NODE,)),
     }
     measures: Sequence[Column] = _MEASURES
     event_columns: Sequence[Column] = (
         Column("time", "TIME", "time", help="when the operation ended (local)"),
-        rows.NAMESPACE,
-        rows.POD,
-        rows.CONTAINER,
-        rows.PID,
-        rows.COMM,
+        NAMESPACE,
+        POD,
+        CONTAINER,
+        PID,
+        COMM,
         _OPERATION,
         Column("bytes", "BYTES", "bytes", help="bytes written"),
         Column("duration_ns", "LATENCY", "duration", help="how long it took"),
@@ -324,12 +335,12 @@ class Writes:
 
     def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
         """By column key, of an event."""
-        path, cut = rows.path_of(event)
+        path, cut = path_of(event)
         cells: dict[str, Value] = {
-            **rows.identity_cells(event, identity),
+            **identity_cells(event, identity),
             "path": path,
             "pid": event.pid,
-            "comm": rows.text_of(event.comm),
+            "comm": text_of(event.comm),
             "node": clock.node,
             "operation": _operation(event),
             "destination": None,
@@ -363,10 +374,10 @@ class Writes:
         return {
             "type": "write",
             "time": format_time(clock.wall_ns(event.time)),
-            **rows.identity_record(event, identity, clock.node),
+            **identity_record(event, identity, clock.node),
             "pid": event.pid,
             "tid": event.tid,
-            "comm": rows.text_of(event.comm),
+            "comm": text_of(event.comm),
             "operation": cells["operation"],
             "path": cells["path"],
             "path_truncated": bool(event.path_end),
@@ -380,7 +391,7 @@ class Writes:
 
     def row_record(self, by: str, row: Row, clock: Clock, wall_ns: int, latency: bool) -> dict[str, Any]:
         """A `writes` object: what one row has come to. Keys that a row's grouping does not tell are null."""
-        identity = rows.identity_record(row.sample, row.landing.identity, clock.node)
+        identity = identity_record(row.sample, row.landing.identity, clock.node)
         if by in ("pod", "mount", "node"):
             kept = ("node", "namespace", "pod", "pod_uid", "qos_class", "names_from") if by == "pod" else ("node",)
             identity = {key: value if key in kept else None for key, value in identity.items()}
@@ -399,7 +410,7 @@ class Writes:
         elif by == "process":
             record |= {
                 "pid": None if other else row.sample.pid,
-                "comm": None if other else rows.text_of(row.sample.comm),
+                "comm": None if other else text_of(row.sample.comm),
             }
         elif by == "file":
             record["path"] = row.landing.path

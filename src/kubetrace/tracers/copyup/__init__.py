@@ -8,10 +8,25 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace import rows
-from kubetrace.aggregate import LAST, MAX, SUM, Groups, Key
-from kubetrace.remedy import Offender, remedies, trigger_of
-from kubetrace.tracers import Grouping, Metric
+from kubetrace.kit.identity import (
+    COMM,
+    CONTAINER,
+    IMAGE,
+    IMAGE_WIDE,
+    NAMESPACE,
+    NODE,
+    PID,
+    POD,
+    QOS,
+    ended,
+    identity_cells,
+    identity_record,
+    path_of,
+    text_of,
+)
+from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping, Metric
+from kubetrace.tables.aggregate import Groups, Key
+from kubetrace.tracers.copyup.remedy import Offender, remedies, trigger_of
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time, parse_size
 
@@ -19,8 +34,7 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity, Layer, Owners
-    from kubetrace.remedy import Remedy
-    from kubetrace.tracers import Advice, Clock
+    from kubetrace.kit.tracer import Advice, Clock, Remedy
     from kubetrace.views.columns import Value
 
 _KINDS = {
@@ -100,7 +114,7 @@ class _Advice:
         self._layers: dict[Key, Layer] = {}
 
     def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
-        path, cut = rows.path_of(event)
+        path, cut = path_of(event)
         if event.error or cut or identity.container_id is None:
             return
         names = (identity.namespace, identity.pod, identity.container)
@@ -114,7 +128,7 @@ class _Advice:
     def let_go(self, owners: Owners) -> None:
         def matter(key: Key) -> Hashable | None:
             names: Any = key[0]
-            return (names, key[2]) if rows.ended(owners, *names) else None
+            return (names, key[2]) if ended(owners, *names) else None
 
         # what led to copies of very many files in one container is one matter, and stays whole
         nobody: Key = ((None, None, None), b"", "other", False)
@@ -143,7 +157,7 @@ class _Advice:
 
 
 class Copyup:
-    """See `kubetrace.tracers.Tracer` for what each member is."""
+    """See `kubetrace.kit.tracer.Tracer` for what each member is."""
 
     name = "copyup"
     summary = "Show each file that is copied from an image layer into a container's writable layer, live, by pod."
@@ -172,25 +186,23 @@ class Copyup:
         "begun": "the loser of two threads that copy one file up counts as a copy",
     }
     groupings: Mapping[str, Grouping] = {
-        "file": Grouping(
-            (rows.NAMESPACE, rows.POD, rows.CONTAINER, _FILE), (_WHY, rows.IMAGE_WIDE, _LAYER_WIDE, _LINE_WIDE)
-        ),
-        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER), (rows.IMAGE_WIDE, rows.QOS)),
-        "pod": Grouping((rows.NAMESPACE, rows.POD), (rows.QOS,)),
-        "layer": Grouping((rows.IMAGE, _LAYER, _LINE)),
-        "image": Grouping((rows.IMAGE,)),
-        "process": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER, rows.PID, rows.COMM), (_WHY,)),
+        "file": Grouping((NAMESPACE, POD, CONTAINER, _FILE), (_WHY, IMAGE_WIDE, _LAYER_WIDE, _LINE_WIDE)),
+        "container": Grouping((NAMESPACE, POD, CONTAINER), (IMAGE_WIDE, QOS)),
+        "pod": Grouping((NAMESPACE, POD), (QOS,)),
+        "layer": Grouping((IMAGE, _LAYER, _LINE)),
+        "image": Grouping((IMAGE,)),
+        "process": Grouping((NAMESPACE, POD, CONTAINER, PID, COMM), (_WHY,)),
         "why": Grouping((_WHY,)),
-        "node": Grouping((rows.NODE,)),
+        "node": Grouping((NODE,)),
     }
     measures: Sequence[Column] = (_COPIES, _DIRS, _COPIED, _MAX_LATENCY, _ERRORS, _SIZE, _CLONED, _LAST)
     event_columns: Sequence[Column] = (
         Column("time", "TIME", "time", help="when the copy-up ended (local)"),
-        rows.NAMESPACE,
-        rows.POD,
-        rows.CONTAINER,
-        rows.PID,
-        rows.COMM,
+        NAMESPACE,
+        POD,
+        CONTAINER,
+        PID,
+        COMM,
         Column("trigger", "WHY", "text", min_width=10, help="what led to it"),
         Column("kind", "KIND", "text", min_width=4, help="file, directory, symlink, ..."),
         Column("size_bytes", "SIZE", "bytes", help="size in the image layer"),
@@ -285,15 +297,15 @@ class Copyup:
 
     def cells_of(self, event: Any) -> Mapping[str, Value]:
         """The path."""
-        path, cut = rows.path_of(event)
+        path, cut = path_of(event)
         return {"path": b"\xe2\x80\xa6/" + path if cut else path}
 
     def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
         """By column key."""
-        cells = rows.identity_cells(event, identity)
+        cells = identity_cells(event, identity)
         cells.update(self.cells_of(event))
         cells["pid"] = event.pid
-        cells["comm"] = rows.text_of(event.comm)
+        cells["comm"] = text_of(event.comm)
         cells["node"] = clock.node
         cells["trigger"] = _trigger(event)
         layer = clock.layer(event, identity)
@@ -321,14 +333,14 @@ class Copyup:
 
     def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
         """A `copyup` object."""
-        path, cut = rows.path_of(event)
+        path, cut = path_of(event)
         return {
             "type": self.name,
             "time": format_time(clock.wall_ns(event.time)),
-            **rows.identity_record(event, identity, clock.node),
+            **identity_record(event, identity, clock.node),
             "pid": event.pid,
             "tid": event.tid,
-            "comm": rows.text_of(event.comm),
+            "comm": text_of(event.comm),
             "path": path,
             "path_truncated": cut,
             "kind": _kind(event.mode),

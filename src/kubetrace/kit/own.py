@@ -18,10 +18,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace import rows
-from kubetrace.aggregate import MAX, SUM
 from kubetrace.errors import UsageError
-from kubetrace.tracers import Grouping, NoAdvice
+from kubetrace.kit.identity import (
+    COMM,
+    CONTAINER,
+    IMAGE_WIDE,
+    NAMESPACE,
+    NODE,
+    PID,
+    POD,
+    QOS,
+    identity_cells,
+    identity_record,
+    path_of,
+    text_of,
+)
+from kubetrace.kit.tracer import MAX, SUM, Grouping, NoAdvice
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time
 
@@ -29,8 +41,8 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity
+    from kubetrace.kit.tracer import Advice, Clock
     from kubetrace.stream.layout import Field, Layout
-    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 PREFIX = "run:"
@@ -81,10 +93,10 @@ class _Member:
         """For a table."""
         value = getattr(event, self.name)
         if self.is_path:
-            path, cut = rows.path_of(event)
+            path, cut = path_of(event)
             return b"\xe2\x80\xa6/" + path if cut else path
         if self.field.kind == "bytes":
-            return rows.text_of(value)
+            return text_of(value)
         if self.field.names:
             names = self.field.names
             return names[value] if value < len(names) else str(value)
@@ -97,7 +109,7 @@ class _Member:
     def said(self, event: Any, clock: Clock) -> Any:
         """For JSON."""
         if self.is_path:
-            return rows.path_of(event)[0]
+            return path_of(event)[0]
         value = self.cell(event, clock)
         if self.field.unit == "boot_ns":
             return format_time(int(value or 0))
@@ -110,7 +122,7 @@ def _help(field: Field) -> str:
 
 
 class Derived:
-    """See `kubetrace.tracers.Tracer` for what each member is. Raises UsageError for a struct without KT_WHO."""
+    """See `kubetrace.kit.tracer.Tracer` for what each member is. Raises UsageError for a struct without KT_WHO."""
 
     optional: Mapping[str, str] = {}
     noun = ("event", "events")
@@ -153,11 +165,11 @@ class Derived:
         self.groupings: Mapping[str, Grouping] = self._groupings()
         self.event_columns: Sequence[Column] = (
             Column("time", "TIME", "time", help="when it was (local)"),
-            rows.NAMESPACE,
-            rows.POD,
-            rows.CONTAINER,
-            rows.PID,
-            rows.COMM,
+            NAMESPACE,
+            POD,
+            CONTAINER,
+            PID,
+            COMM,
             *(replace(m.column, spare=bool(i)) for i, m in enumerate(self._members) if not m.is_path),
             *(member.column for member in self._members if member.is_path),
         )
@@ -167,15 +179,15 @@ class Derived:
         self.sorts: Mapping[str, str] = {key: key for key in ordered}
 
     def _groupings(self) -> dict[str, Grouping]:
-        pod = (rows.NAMESPACE, rows.POD)
+        pod = (NAMESPACE, POD)
         labels = [member for member in self._members if member.labels]
         found = {
-            "container": Grouping((*pod, rows.CONTAINER), (rows.IMAGE_WIDE, rows.QOS)),
-            "pod": Grouping(pod, (rows.QOS,)),
-            "process": Grouping((*pod, rows.CONTAINER, rows.PID, rows.COMM)),
-            "node": Grouping((rows.NODE,)),
+            "container": Grouping((*pod, CONTAINER), (IMAGE_WIDE, QOS)),
+            "pod": Grouping(pod, (QOS,)),
+            "process": Grouping((*pod, CONTAINER, PID, COMM)),
+            "node": Grouping((NODE,)),
         }
-        own = {m.name: Grouping((*pod, rows.CONTAINER, m.column)) for m in labels if m.name not in found}
+        own = {m.name: Grouping((*pod, CONTAINER, m.column)) for m in labels if m.name not in found}
         # what a text says is what one looks for first
         texts = [m.name for m in labels if m.name in own and (m.is_path or m.field.kind == "bytes" or m.field.names)]
         texts.sort(key=lambda name: name != "path")
@@ -217,9 +229,9 @@ class Derived:
         """By column key."""
         return {
             **{member.key: member.cell(event, clock) for member in self._members if member.labels},
-            **rows.identity_cells(event, identity),
+            **identity_cells(event, identity),
             "pid": event.pid,
-            "comm": rows.text_of(event.comm),
+            "comm": text_of(event.comm),
             "node": clock.node,
         }
 
@@ -237,10 +249,10 @@ class Derived:
         return {
             "type": self.name.removeprefix(PREFIX),
             "time": format_time(clock.wall_ns(event.time)),
-            **rows.identity_record(event, identity, clock.node),
+            **identity_record(event, identity, clock.node),
             "pid": event.pid,
             "tid": event.tid,
-            "comm": rows.text_of(event.comm),
+            "comm": text_of(event.comm),
             "device": f"{event.device >> 20}:{event.device & 0xFFFFF}" if event.device else None,
             **{member.key: member.said(event, clock) for member in self._members},
         }

@@ -13,91 +13,20 @@ import contextlib
 import gc
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
+from kubetrace.kit.counted import Landing, Row
 from kubetrace.stream.layout import RING_HEADER_BYTES
+from kubetrace.tables.sorting import sort_rows
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.attribution.selection import Selected
+    from kubetrace.kit.counted import Counted
     from kubetrace.stream.layout import Batch, Layout
     from kubetrace.views.columns import Column, Value
-
-
-class Counted(Protocol):
-    """What a tracer that counts says of its counters."""
-
-    counters: Sequence[str]
-    """Streams of counters; their records have the fields of the key first, `key_end` the last of them."""
-    histogram: str
-    """The stream of latency histograms by the same key: fields `longest` and `slots`."""
-    mounts: str
-    places: str
-    shows_all: bool
-    """Whether what is no file is shown too."""
-    key_end: str
-    values: tuple[str, str, str, str]
-    """The four fields of a value that only rise."""
-    kinds: Mapping[str, int]
-    """Operation -> which of a row's sums it is added to; those that are not here are added to the first."""
-
-    def details(self, by: str) -> Sequence[str]:
-        """The fields that a row depends on besides whose it is, the operation, the destination and the path."""
-
-    def timed(self, by: str, kind: int) -> bool:
-        """Whether the latencies of operations of a kind are those of a row."""
-
-    def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
-        """What a row's sums (of each kind, in the order of `values`) come to; the first is the number of operations."""
-
-    def cells(self, by: str, event: Any, landing: Landing, node: str) -> Mapping[str, Value]:
-        """Every cell that the grouping's columns ask for, by the column's key."""
-
-    def measures_of(self, row: Row) -> Sequence[Value]:
-        """A row's measures, in the order of the tracer's."""
-
-
-class Landing:
-    """Whose an operation is, and where it lands."""
-
-    __slots__ = ("destination", "identity", "mounted", "path")
-
-    def __init__(self, identity: Identity, destination: Destination, mounted: Mounted | None, path: str | None) -> None:
-        """`path` is the file's, where it is known."""
-        self.identity, self.destination, self.mounted, self.path = identity, destination, mounted, path
-
-    def same_as(self, other: Landing) -> bool:
-        """Whether nothing was concluded anew."""
-        return (self.identity, self.destination, self.path) == (other.identity, other.destination, other.path)
-
-    @property
-    def open(self) -> bool:
-        """Whether more may be known later."""
-        identity = self.identity
-        return (
-            identity.kind == "unknown"
-            or (identity.kind in ("container", "sandbox", "pod") and identity.pod is None)
-            or self.destination.kind in ("other", "volume")
-            # a volume whose mount has not been read yet
-            or (self.destination.kind == "tmpfs" and self.mounted is not None and not self.mounted.node)
-        )
-
-
-class Row:
-    """One line of a table: sums since the start, and what the last interval added to the totals."""
-
-    __slots__ = ("base", "elapsed_ns", "landing", "longest", "sample", "slots", "sums", "window")
-
-    def __init__(self, sums: list[list[int]], zero: Sequence[int], sample: Any, landing: Landing) -> None:
-        """`zero` are the totals of no operation at all."""
-        self.sums = sums
-        self.base = self.window = zero
-        self.elapsed_ns = 0
-        self.slots: list[int] = []
-        self.longest = 0
-        self.sample, self.landing = sample, landing
 
 
 _NOTHING: Final = (0, 0, 0, 0)
@@ -177,8 +106,6 @@ class Table:
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending."""
-        from kubetrace.pipeline import sort_rows
-
         measures = self._counted.measures_of
         count = len(self.columns)
         return sort_rows(

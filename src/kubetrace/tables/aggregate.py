@@ -6,10 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-# How a measure of a new event joins that of its row.
-SUM = "sum"
-MAX = "max"
-LAST = "last"
+from kubetrace.kit.tracer import LAST, MAX, SUM
 
 Key = tuple[Hashable, ...]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace import rows, usage
-from kubetrace.aggregate import MAX, SUM
 from kubetrace.attribution.cgroup_path import is_own
-from kubetrace.tracers import Grouping, Metric, NoAdvice
+from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, identity_record, text_of
+from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, NoAdvice
+from kubetrace.tracers.cgroups import usage
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time, parse_duration
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
+    from kubetrace.kit.tracer import Advice, Clock
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
-    from kubetrace.tracers import Advice, Clock
     from kubetrace.views.columns import Value
 
 _STATE = Column("state", "STATE", "text", min_width=7, help="running, frozen, or how its first process ended")
@@ -421,7 +421,7 @@ class CgroupsBoard:
                 yield self._cells(unit), unit.measures(self._time_ns)
 
     def _cells(self, unit: _Unit) -> dict[str, Value]:
-        cells = rows.identity_cells(self._blank, unit.identity)
+        cells = identity_cells(self._blank, unit.identity)
         return {**cells, "state": unit.state, "node": self._node}
 
     def _forget(self) -> None:
@@ -443,7 +443,7 @@ class CgroupsBoard:
 
 
 class Cgroups:
-    """See `kubetrace.tracers.Tracer` and `Stateful` for what each member is."""
+    """See `kubetrace.kit.tracer.Tracer` and `Stateful` for what each member is."""
 
     name = "cgroups"
     summary = "Show each container with what it uses, what it is denied, and how it began and ended, live, by pod."
@@ -470,20 +470,20 @@ class Cgroups:
         "thawed": "freezing is not seen",
     }
     groupings: Mapping[str, Grouping] = {
-        "container": Grouping((rows.NAMESPACE, rows.POD, rows.CONTAINER), (_STATE, _QOS)),
-        "pod": Grouping((rows.NAMESPACE, rows.POD), (_STATE, _QOS)),
+        "container": Grouping((NAMESPACE, POD, CONTAINER), (_STATE, _QOS)),
+        "pod": Grouping((NAMESPACE, POD), (_STATE, _QOS)),
         "qos": Grouping((_QOS,)),
-        "node": Grouping((rows.NODE,)),
+        "node": Grouping((NODE,)),
     }
     measures: Sequence[Column] = tuple(column for column, _ in _MEASURES)
     event_columns: Sequence[Column] = (
         Column("time", "TIME", "time", help="when it happened (local)"),
-        rows.NAMESPACE,
-        rows.POD,
-        rows.CONTAINER,
+        NAMESPACE,
+        POD,
+        CONTAINER,
         Column("event", "EVENT", "text", min_width=12, help="created, removed, attached, exec, exit, ..."),
-        replace(rows.PID, spare=True),
-        replace(rows.COMM, spare=True),
+        replace(PID, spare=True),
+        replace(COMM, spare=True),
         Column(
             "duration_ns", "DURATION", "duration", spare=True, help="of a stall or throttling; removed: its lifetime"
         ),
@@ -597,7 +597,7 @@ class Cgroups:
 
     def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
         """By column key."""
-        return {**rows.identity_cells(event, identity), "node": clock.node}
+        return {**identity_cells(event, identity), "node": clock.node}
 
     def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
         """In the order of `event_columns`."""
@@ -605,11 +605,11 @@ class Cgroups:
         what = record["event"]
         process = what in ("attached", "exec", "exit", "reclaim", "oom_kill") or event.pid
         cells: dict[str, Value] = {
-            **rows.identity_cells(event, identity),
+            **identity_cells(event, identity),
             "time": clock.wall_ns(event.time),
             "event": what,
             "pid": event.pid if process else None,
-            "comm": rows.text_of(event.comm) if process else None,
+            "comm": text_of(event.comm) if process else None,
             "duration_ns": record.get("duration_ns", record.get("lifetime_ns")),
             "exit_code": record.get("exit_code"),
             "signal": record.get("signal"),
@@ -624,7 +624,7 @@ class Cgroups:
         return {
             "type": "cgroup",
             "time": format_time(clock.wall_ns(event.time)),
-            **rows.identity_record(event, identity, clock.node),
+            **identity_record(event, identity, clock.node),
             "event": what,
             **_own_values(what, event),
         }
@@ -651,7 +651,7 @@ class Cgroups:
 
 
 def _own_values(what: str, event: Any) -> dict[str, Any]:
-    process = {"pid": event.pid, "comm": rows.text_of(event.comm)}
+    process = {"pid": event.pid, "comm": text_of(event.comm)}
     if what == "removed":
         return {"lifetime_ns": event.duration or None}
     if what == "attached":
@@ -668,7 +668,7 @@ def _own_values(what: str, event: Any) -> dict[str, Any]:
     if what == "oom_kill":
         return {
             "victim_pid": event.pid,
-            "comm": rows.text_of(event.comm),
+            "comm": text_of(event.comm),
             "memory_bytes": event.memory,
             "limit_bytes": event.limit or None,
             "memory_events": {

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.aggregate import MAX, STATEMENTS, SUM
+from kubetrace.kit.tracer import MAX, SUM
 from kubetrace.stream.layout import RING_HEADER_BYTES
+from kubetrace.tables.aggregate import STATEMENTS
 
 if TYPE_CHECKING:
     from kubetrace.stream.layout import Layout

@@ -1,0 +1,183 @@
+"""Rows added up from events, under one grouping; and those of coarser groupings, derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from kubetrace.kit.identity import HOST, ended
+from kubetrace.kit.tracer import LAST
+from kubetrace.tables.aggregate import Groups, Key
+from kubetrace.tables.sorting import sort_rows
+
+if TYPE_CHECKING:
+    from kubetrace.attribution.attributor import Owners
+    from kubetrace.kit.tracer import Board, Tracer
+    from kubetrace.views.columns import Column, Value
+
+_OTHERS = "(others)"
+_MOST_NOTES = 50_000
+# Rows of ended pods that keep their own names, by each measure.
+_ENDED_ROWS = 100
+
+
+class Tally:
+    """The rows of a tracer's table under one grouping."""
+
+    def __init__(self, tracer: Tracer, by: str, board: Board | None = None, also: Sequence[str] = ()) -> None:
+        """`by`: one of the tracer's groupings. The rows of a tracer with a board are that board's.
+
+        `also` are further notes, kept for groupings whose rows are sums of these.
+        """
+        self._tracer = tracer
+        self._by = by
+        self._board = board
+        grouping = tracer.groupings[by]
+        self._key_columns = [column.key for column in grouping.key]
+        own = [column.key for column in grouping.notes]
+        self._own_notes = len(own)
+        self._note_columns = [*own, *also]
+        self._notes_of = _chosen(self._note_columns)
+        self.columns: Sequence[Column] = [*grouping.columns, *tracer.measures]
+        weight = [column.key for column in tracer.measures].index(next(iter(tracer.sorts.values())))
+        self._groups = Groups(tracer.operations(), fold=_coarser(grouping.key), weight=lambda row: row[weight])
+        self._count = self._groups.by_cells(self._key_columns)
+        self._notes: dict[Key, tuple[Value, ...]] = {}
+
+    def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
+        """Count one event."""
+        if self._board is not None:
+            return
+        key = self._count(cells, values)
+        if self._note_columns:
+            self._notes[key] = self._notes_of(cells)
+            if len(self._notes) > _MOST_NOTES:
+                self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
+
+    def depends_on(self, names: Collection[str]) -> bool:
+        """Whether one of these cells is in its rows."""
+        return any(name in names for name in (*self._key_columns, *self._note_columns))
+
+    def let_go(self, owners: Owners) -> None:
+        """Fold the light rows of pods, and cgroups of the node, that are not among the owners any more.
+
+        Their sums go to one row for each namespace. A table that stands for weeks would else have every pod there was.
+        """
+        columns = self._tracer.groupings[self._by].key
+        at = {column.key: place for place, column in enumerate(columns)}
+        if "pod" not in at:
+            return
+        places = [at.get(name) for name in ("namespace", "pod", "container")]
+
+        def matter(key: Key) -> Hashable | None:
+            return key if ended(owners, *(None if place is None else key[place] for place in places)) else None
+
+        def fold(key: Key) -> Key:
+            host = key[at["pod"]] == HOST
+            kept = ("namespace", "pod") if host else ("namespace",)
+            return tuple(
+                [value if column.key in kept else _folded(column) for column, value in zip(columns, key, strict=True)]
+            )
+
+        weights = [lambda row, place=place: row[place] for place in range(len(self._tracer.measures))]
+        if self._groups.fold_ended(matter, fold, weights, _ENDED_ROWS):
+            self._notes = {key: notes for key, notes in self._notes.items() if key in self._groups}
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._groups) if self._board is None else len(self._board.rows(self._by))
+
+    def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
+        """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
+        blank, own = (None,) * len(self._note_columns), self._own_notes
+        rows: list[tuple[Any, ...]] = [
+            (*key, *self._notes.get(key, blank)[:own], *row) for key, row in self._groups.rows()
+        ]
+        if self._board is not None:
+            rows = [tuple(row) for row in self._board.rows(self._by)]
+        return sort_rows(rows, self.columns, sort_key, top)
+
+    def cells(self) -> tuple[list[str], list[tuple[tuple[Value, ...], list[Any]]]]:
+        """(names of the key's and all notes' columns, each row's cells of these with its numbers)."""
+        blank = (None,) * len(self._note_columns)
+        rows: list[Any] = [((*key, *self._notes.get(key, blank)), row) for key, row in self._groups.rows()]
+        return [*self._key_columns, *self._note_columns], rows
+
+
+class Derived:
+    """The rows of a coarser grouping: sums of another one's, made when they are asked for."""
+
+    def __init__(self, tracer: Tracer, by: str, of: Tally) -> None:
+        """`of` tells apart all that `by` does."""
+        self._grouping = tracer.groupings[by]
+        self._operations = tracer.operations()
+        self._of = of
+        self.columns: Sequence[Column] = [*self._grouping.columns, *tracer.measures]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows())
+
+    def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
+        """As Tally's."""
+        return sort_rows(self._rows(), self.columns, sort_key, top)
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        names, finer = self._of.cells()
+        key_at, note_at = (
+            [names.index(column.key) for column in columns] for columns in (self._grouping.key, self._grouping.notes)
+        )
+        fold = _coarser(self._grouping.key)
+        groups = Groups(self._operations, fold=fold, weight=lambda row: row[0], limit=len(finer) + 1)
+        notes: dict[Key, tuple[Value, ...]] = {}
+        for cells, row in finer:
+            key = tuple([cells[at] for at in key_at])
+            groups.add(key, row)
+            notes[key] = tuple([cells[at] for at in note_at])
+        return [(*key, *notes[key], *row) for key, row in groups.rows()]
+
+
+def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> dict[str, Tally | Derived]:
+    """For each grouping its rows: counted event by event, or derived from a finer one that is counted."""
+    if board is not None or LAST in tracer.operations():
+        return {by: Tally(tracer, by, board) for by in groupings}
+    keys = {by: {column.key for column in tracer.groupings[by].key} for by in groupings}
+    finer = {
+        by: next((of for of in groupings if keys[by] < keys[of] and not any(keys[of] < keys[o] for o in groupings)), "")
+        for by in groupings
+    }
+    found: dict[str, Tally | Derived] = {}
+    for by in groupings:
+        if not finer[by]:
+            wanted = [c.key for of in groupings if finer[of] == by for c in tracer.groupings[of].notes]
+            here = keys[by] | {column.key for column in tracer.groupings[by].notes}
+            found[by] = Tally(tracer, by, None, [key for key in dict.fromkeys(wanted) if key not in here])
+    for by in groupings:
+        if finer[by]:
+            base = found[finer[by]]
+            assert isinstance(base, Tally)
+            found[by] = Derived(tracer, by, base)
+    return {by: found[by] for by in groupings}
+
+
+def _chosen(names: Sequence[str]) -> Callable[[Mapping[str, Value]], tuple[Value, ...]]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda cells: tuple([cells[name] for name in names])
+
+
+def _folded(column: Column) -> Value:
+    """What stands for many values in a cell: no number does."""
+    return None if column.numeric or column.kind == "time" else _OTHERS
+
+
+def _coarser(columns: Sequence[Column]) -> Callable[[Key], Key]:
+    """A key without its last part that says something: file, then container, then pod."""
+    folded = tuple([_folded(column) for column in columns])
+
+    def coarser(key: Key) -> Key:
+        at = next((at for at in reversed(range(len(key))) if key[at] != folded[at]), 0)
+        return (*key[:at], folded[at], *key[at + 1 :])
+
+    return coarser
