@@ -65,18 +65,19 @@ def _tracer_command(name: str) -> click.Command:
     tracer = tracers.find(name)
 
     def run(**given: Any) -> None:
-        from kubetrace import session
         from kubetrace.attribution.selection import Selection
+        from kubetrace.session import trace
+        from kubetrace.session.options import Options, check, own_of
 
-        by, sort = session.check(tracer, given["by"], given["sort"])
-        session.run(
+        by, sort = check(tracer, given["by"], given["sort"])
+        trace.run(
             tracer,
-            session.Options(
+            Options(
                 selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
                 by=by,
                 sort=sort,
                 **options.of_run(given),
-                own=options.own_of(tracer, given),
+                own=own_of(tracer, given),
             ),
         )
 

@@ -54,7 +54,7 @@ class _Rows:
     """Of a tracer that counts in the kernel: its rows, once a second and at the end, as they are printed live."""
 
     def __init__(self, tracer: Counts, pipeline: Pipeline, collect: _Collect, *, latency: bool) -> None:
-        from kubetrace.session import Pace
+        from kubetrace.session.loop import Pace
 
         self._pipeline, self._collect, self._tracer, self._latency = pipeline, collect, tracer, latency
         self._by = next(iter(tracer.groupings))

@@ -133,11 +133,6 @@ def of_tracers(found: Iterable[Tracer]) -> list[click.Parameter]:
     return list(own.values())
 
 
-def own_of(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A tracer's own options of all that were given."""
-    return {option.name: given[option.name] for option in tracer.options() if option.name}
-
-
 def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
     """What `showing`, `lasting`, `keeping` and `attaching` came to, as session.Options has it. Raises UsageError."""
     from kubetrace.views.units import parse_duration

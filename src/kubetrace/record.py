@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from kubetrace.attribution.whose import Attribution
     from kubetrace.kit.tracer import Tracer
     from kubetrace.recording.writer import Recorder
-    from kubetrace.session import Options, Stop
+    from kubetrace.session.options import Options
+    from kubetrace.session.stop import Stop
     from kubetrace.stream.live import LiveSource
 
 _PROGRESS_S = 0.5
@@ -29,47 +30,49 @@ _RING_BYTES = 16 << 20
 
 def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
     """Record until the duration is over or the user ends it. Raises KubetraceError."""
-    from kubetrace import session
     from kubetrace.attribution.selection import Selection
     from kubetrace.attribution.whose import Attribution
     from kubetrace.kit.context import Wall
     from kubetrace.kit.tracer import Counts
     from kubetrace.node.host import Host
     from kubetrace.recording.writer import Recorder, refuse_existing
+    from kubetrace.session.attach import attach, constants_of, gauges_of, node_files, prepare, touch, wiring_of
+    from kubetrace.session.recorded import header_of, recorded
+    from kubetrace.session.stop import Stop
     from kubetrace.stream.live import LiveSource
 
     refuse_existing(file, force=asked.force)
-    constants = {tracer.name: session.constants_of(tracer, asked) for tracer in chosen}
+    constants = {tracer.name: constants_of(tracer, asked) for tracer in chosen}
     host = Host.find(asked.host_root)
     clock = Wall(host.node_name(), host.boot_to_wall_ns())
-    with session.Stop() as stop, contextlib.ExitStack() as stack:
+    with Stop() as stop, contextlib.ExitStack() as stack:
         kernels = {}
         for tracer in chosen:
-            wiring = session.wiring_of(tracer, asked, host)
+            wiring = wiring_of(tracer, asked, host)
             constants[tracer.name] |= wiring.pop("constants")
             if not isinstance(tracer, Counts):
                 wiring["sizes"] = {next(iter(tracer.streams)): _RING_BYTES}
-            kernel = session.attach(tracer, asked, constants[tracer.name], stop, None, wiring)
+            kernel = attach(tracer, asked, constants[tracer.name], stop, None, wiring)
             if kernel is None:
                 return
             stack.callback(kernel.close)
             kernels[tracer.name] = (tracer, kernel)
             for notice in dict.fromkeys(filter(None, kernel.missing.values())):
                 click.echo(f"kubetrace: {tracer.name}: {notice}", err=True)
-        files = session.node_files(host, asked)
+        files = node_files(host, asked)
         stack.callback(files.close)
-        gauges = session.gauges_of(chosen, host)
+        gauges = gauges_of(chosen, host)
         attached = {name: kernel for name, (_, kernel) in kernels.items()}
         source = LiveSource(attached, files, gauges, all_layers=True)
         # before anything is written: our own container is left out from here on
         for tracer, kernel in kernels.values():
-            session.prepare(tracer, kernel, files)
-        header = session.header_of(host, clock, kernels, asked, gauges)
+            prepare(tracer, kernel, files)
+        header = header_of(host, clock, kernels, asked, gauges)
         recorder = Recorder(file, header, force=asked.force, max_size=asked.max_size)
         with contextlib.closing(recorder):
             source.start()
             if asked.ready_file is not None:
-                session.touch(asked.ready_file)
+                touch(asked.ready_file)
             # Only to tell the kernel whose events are not wanted.
             selection = asked.selection
             attribution = Attribution(selection, source.exclude) if selection else None
@@ -81,7 +84,7 @@ def run(chosen: Sequence[Tracer], file: Path, asked: Options) -> None:
             why=f"What came before that is in {file}.",
             do=f"kubetrace replay {file} {chosen[0].name}, or record where there is room",
         )
-    click.echo(session.recorded(recorder))
+    click.echo(recorded(recorder))
 
 
 def _loop(source: LiveSource, recorder: Recorder, attribution: Attribution | None, asked: Options, stop: Stop) -> None:
@@ -140,8 +143,8 @@ class _Progress:
 
 
 def _run(what: tuple[str, ...], **given: Any) -> None:
-    from kubetrace import session
     from kubetrace.attribution.selection import Selection
+    from kubetrace.session.options import Options, own_of
     from kubetrace.views.units import parse_duration
 
     *names, file = what
@@ -160,7 +163,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
     run(
         chosen,
         Path(file),
-        session.Options(
+        Options(
             selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
             by="",
             sort="",
@@ -172,7 +175,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
             cri_socket=given["cri_socket"],
             force=given["force"],
             max_size=options.max_size(given),
-            own={name: value for tracer in chosen for name, value in options.own_of(tracer, given).items()},
+            own={name: value for tracer in chosen for name, value in own_of(tracer, given).items()},
         ),
     )
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
-    from kubetrace.session import Options, Stop, View
+    from kubetrace.session.options import Options
+    from kubetrace.session.stop import Stop
+    from kubetrace.session.view import View
     from kubetrace.stream.steps import Step, Tick
 
 # A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
@@ -179,21 +181,25 @@ def clock_of(recording: Recording) -> Wall:
 
 def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options], how: _How) -> None:
     """Show a recording. Raises KubetraceError."""
-    from kubetrace import session
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.reader import Recording
+    from kubetrace.session.attach import adapted
+    from kubetrace.session.loop import Pace
+    from kubetrace.session.open_view import open_view
+    from kubetrace.session.stop import Stop
+    from kubetrace.session.table_view import TableView
     from kubetrace.stream.steps import Tick
 
-    with Recording(file) as recording, session.Stop() as stop:
+    with Recording(file) as recording, Stop() as stop:
         tracer, found = traced(recording, name)
         asked = make(tracer, found)
-        tracer = session.adapted(tracer, asked)
+        tracer = adapted(tracer, asked)
         keep = tracer.keeps(asked.own)
         span = how.span(recording)
         clock = clock_of(recording)
-        view = session.open_view(tracer, asked, clock, recording.header.kernel)
+        view = open_view(tracer, asked, clock, recording.header.kernel)
         with contextlib.ExitStack() as stack:
-            if isinstance(view, session.TableView):
+            if isinstance(view, TableView):
                 stack.enter_context(view.open())
                 view.pause_notice = "paused: space goes on"
             pipeline = Pipeline(
@@ -211,7 +217,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options],
             view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
             tick = Tick(span.begin_ns, 0, 0)
             steps = span.cut(recording.steps(span.begin_ns))
-            pace = session.Pace(asked.interval_s)
+            pace = Pace(asked.interval_s)
             wait = _Wait(how.speed, pipeline, view, stop)
             for step, more in with_more(steps):
                 if step.tick is not None and not wait.until(step.tick):
@@ -351,16 +357,16 @@ def _moment(option: str, text: str, begun_ns: int) -> int:
 
 
 def _run(file: Path, name: str | None, **given: Any) -> None:
-    from kubetrace import session
     from kubetrace.attribution.selection import Selection
+    from kubetrace.session.options import Options, check, own_of
 
     if given["speed"] is not None and given["final"]:
         raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
 
     def make(tracer: Tracer, found: Traced) -> Options:
-        by, sort = session.check(tracer, given["by"], given["sort"])
+        by, sort = check(tracer, given["by"], given["sort"])
         selection = Selection.parse(given["namespace"], given["pod"], given["container"])
-        return session.Options(
+        return Options(
             selection=selection_of(found, selection),
             by=by,
             sort=sort,
@@ -369,7 +375,7 @@ def _run(file: Path, name: str | None, **given: Any) -> None:
             headers=not given["no_headers"],
             top=given["top"],
             interval_s=options.interval_s(given),
-            own=options.own_of(tracer, given),
+            own=own_of(tracer, given),
         )
 
     speed = None if given["final"] else given["speed"] or 1.0

@@ -12,10 +12,11 @@ from kubetrace.errors import UsageError
 
 
 def _run(file: Path, **given: Any) -> None:
-    from kubetrace import session
     from kubetrace.attribution.selection import Selection
     from kubetrace.engines.own_program import OwnProgram
     from kubetrace.kit.own import PREFIX, Derived
+    from kubetrace.session import trace
+    from kubetrace.session.options import Options, check
 
     name = file.name.partition(".")[0]
     if not file.name.endswith(".bpf.c") or not name.replace("-", "_").isidentifier():
@@ -24,10 +25,10 @@ def _run(file: Path, **given: Any) -> None:
     program = OwnProgram(file, given["engine"], given["host_root"])
     layout = program.layout({"filter_by_cgroup": int(bool(selection))})
     tracer = Derived(PREFIX + name, program.stream, layout)
-    by, sort = session.check(tracer, given["by"], given["sort"])
-    session.run(
+    by, sort = check(tracer, given["by"], given["sort"])
+    trace.run(
         tracer,
-        session.Options(
+        Options(
             selection=selection,
             by=by,
             sort=sort,

@@ -190,20 +190,20 @@ def test_in_a_pod_the_first_line_says_what_is_missing_and_the_second_what_works(
 def test_it_waits_for_overlayfs_and_says_so(
     objects: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from kubetrace import session, tracers
+    from kubetrace import tracers
     from kubetrace.attribution.selection import Selection
     from kubetrace.engines import source
+    from kubetrace.session import trace
+    from kubetrace.session.options import Options, check
 
     answers = iter([False, False, True])
     monkeypatch.setattr(source, "hookable", lambda tracer: next(answers))
-    monkeypatch.setattr(session, "_WAIT_FOR_HOOK_S", 0.01)
+    monkeypatch.setattr("kubetrace.session.attach._WAIT_FOR_HOOK_S", 0.01)
     monkeypatch.setenv("KUBETRACE_OBJECTS", str(objects))
     copyup = tracers.find("copyup")
-    by, sort = session.check(copyup, None, None)
-    options = session.Options(
-        selection=Selection(), by=by, sort=sort, output="json", duration_s=0.3, own={"min_size": "1Ei"}
-    )
-    session.run(copyup, options)
+    by, sort = check(copyup, None, None)
+    options = Options(selection=Selection(), by=by, sort=sort, output="json", duration_s=0.3, own={"min_size": "1Ei"})
+    trace.run(copyup, options)
     out, err = capsys.readouterr()
     assert err == "kubetrace: overlayfs is not loaded on this node yet; attaching when it appears\n"
     assert json.loads(out)["type"] == "summary" and next(answers, None) is None

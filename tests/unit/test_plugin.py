@@ -13,9 +13,9 @@ from kubetrace.kit.identity import NAMESPACE, NODE, POD
 from kubetrace.plugin.cli import parse, run
 from kubetrace.plugin.kubectl import Kubectl, check_name
 from kubetrace.plugin.merge import Merged, NodeState
+from kubetrace.plugin.node_window import parse as parse_window
 from kubetrace.views.columns import Column
 from kubetrace.views.table import render
-from kubetrace.windows import parse as parse_window
 
 COPYUP = tracers.find("copyup")
 COLUMNS = [NAMESPACE, POD, *COPYUP.measures]

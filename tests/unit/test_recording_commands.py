@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubetrace import session, tracers
+from kubetrace import tracers
 from kubetrace.attribution.facts import CgroupSeen, to_json
 from kubetrace.attribution.selection import Both, Selection
 from kubetrace.kit.context import Wall
@@ -25,6 +25,8 @@ from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.redact import Redactor
+from kubetrace.session.event_view import StreamView
+from kubetrace.session.options import Options
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 
@@ -60,7 +62,7 @@ def live_json(made: list[Step], selection: Selection | Both | None = None) -> st
     clock = Wall(HEADER.node, HEADER.clock_offset_ns)
     before, sys.stdout = sys.stdout, out
     try:
-        view = session.StreamView(tracer, session.Options(selection or Selection(), "file", "copied", "json"), clock)
+        view = StreamView(tracer, Options(selection or Selection(), "file", "copied", "json"), clock)
         pipeline = Pipeline(tracer, HEADER.layouts, clock, selection or Selection(), events=view)
         view.attached("fentry", [])
         for step in made:

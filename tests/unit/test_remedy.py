@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetrace.session import short_name
+from kubetrace.session.view import short_name
 from kubetrace.tracers.copyup.remedy import Name, Offender, remedies, trigger_of
 from kubetrace.views.text import escape
 

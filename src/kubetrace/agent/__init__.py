@@ -18,9 +18,10 @@ _DEFAULT_SERIES = 2000
 
 
 def _run(names: tuple[str, ...], **given: Any) -> None:
-    from kubetrace import session
     from kubetrace.attribution.selection import Selection
     from kubetrace.node.host import Host
+    from kubetrace.session.attach import touch
+    from kubetrace.session.stop import Stop
     from kubetrace.views.text import visible
     from kubetrace.views.units import parse_duration
 
@@ -57,7 +58,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
     registry = CollectorRegistry()
     registry.register(Collector(watches, host.node_name(), host.kernel_release()))
     ProcessCollector(namespace="kubetrace", registry=registry)
-    with session.Stop() as stop:
+    with Stop() as stop:
         server = Server(given["listen"], registry, lambda: health(watches))
         try:
             for watch in watches:
@@ -73,7 +74,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
                 raise failed[0][1]
             click.echo(f"kubetrace: serving {server.url}/metrics", err=True)
             if given["ready_file"] is not None:
-                session.touch(given["ready_file"])
+                touch(given["ready_file"])
             while not stop.asked:
                 time.sleep(0.2)
         finally:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubetrace import options, session
 from kubetrace.agent.series import Labels, Series
 from kubetrace.errors import KubetraceError
 from kubetrace.kit.context import Wall
 from kubetrace.kit.tracer import Metered, Stateful
 from kubetrace.pipeline import Pipeline
+from kubetrace.session.attach import adapted, attach_now, constants_of, hookable, node_files, prepare, wiring_of
+from kubetrace.session.loop import drain
+from kubetrace.session.options import Options, check, own_of
 from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.views.text import visible
 
@@ -83,12 +85,12 @@ class Watch:
         self._host = host
         given = click.Command(tracer.name, params=list(tracer.options())).make_context(tracer.name, []).params
         by = tracer.metered_by
-        _, sort = session.check(tracer, None, None)
-        self._options = session.Options(
-            selection, by, sort, hook=hook, engine=engine, cri_socket=cri_socket, own=options.own_of(tracer, given)
+        _, sort = check(tracer, None, None)
+        self._options = Options(
+            selection, by, sort, hook=hook, engine=engine, cri_socket=cri_socket, own=own_of(tracer, given)
         )
-        self._constants = session.constants_of(tracer, self._options)
-        self._tracer = session.adapted(tracer, self._options)
+        self._constants = constants_of(tracer, self._options)
+        self._tracer = adapted(tracer, self._options)
         self._series = Series(len(tracer.metric_labels), len(tracer.metrics), limit=max_series, idle_s=idle_s)
         self._standing = Standing()
         self._lock = threading.Lock()
@@ -134,7 +136,7 @@ class Watch:
 
     def _once(self) -> None:
         """Attach, and watch until it is to be attached anew."""
-        if self.tracer.needs_overlay and not session.hookable(self.tracer.name):
+        if self.tracer.needs_overlay and not hookable(self.tracer.name):
             self._tell(hook="", error=None, waits=True)
             self.first.set()
             self._stop.wait(_AGAIN_S)
@@ -142,7 +144,7 @@ class Watch:
         tracer, asked = self._tracer, self._options
         with contextlib.ExitStack() as stack:
             kernel, missing = self._attach(stack)
-            files = session.node_files(self._host, asked)
+            files = node_files(self._host, asked)
             stack.callback(files.close)
             clock = Wall(self._host.node_name(), self._host.boot_to_wall_ns())
             gauges = tracer.gauges(self._host) if isinstance(tracer, Stateful) else None
@@ -161,7 +163,7 @@ class Watch:
                 # what a row once said is in the series already; what is too much, _MOST_ROWS deals with
                 fold_ended=False,
             )
-            session.prepare(tracer, kernel, files)
+            prepare(tracer, kernel, files)
             source.start()
             self._series.begin_again()
             attached, now = self._standing.attached + 1, time.monotonic()
@@ -170,9 +172,9 @@ class Watch:
 
     def _attach(self, stack: contextlib.ExitStack) -> tuple[KernelSource, tuple[str, ...]]:
         with _ATTACHING:
-            wiring = session.wiring_of(self._tracer, self._options, self._host)
+            wiring = wiring_of(self._tracer, self._options, self._host)
             constants = self._constants | wiring.pop("constants")
-            kernel = session.attach_now(self._tracer, self._options, constants, wiring)
+            kernel = attach_now(self._tracer, self._options, constants, wiring)
         stack.callback(kernel.close)
         return kernel, tuple(kernel.missing.values())
 
@@ -186,7 +188,7 @@ class Watch:
             now = time.monotonic()
             if now < next_drain and not source.half_full:
                 continue
-            session.drain(source, pipeline)
+            drain(source, pipeline)
             next_drain = now + min(DRAIN_INTERVAL_S, source.pause_s)
             self._tell(drained_s=now)
             if now >= next_look:
@@ -196,7 +198,7 @@ class Watch:
                 self.first.set()
                 if now - begun > _LONGEST_S or rows > _MOST_ROWS:
                     break
-        session.drain(source, pipeline, last=True)
+        drain(source, pipeline, last=True)
         self._look(pipeline, base, max(seen, pipeline.counts.unattributed), time.monotonic(), last=True)
 
     def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float, *, last: bool = False) -> int:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubetrace import options, session, tracers
+from kubetrace import tracers
 from kubetrace.attribution.selection import Selection
 from kubetrace.errors import KubetraceError
+from kubetrace.session.attach import attach_now, constants_of, hookable, wiring_of
+from kubetrace.session.options import Options, check, own_of
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
@@ -44,14 +46,14 @@ def trials(host: Host) -> list[Trial]:
 
 def _try(tracer: Tracer, hook: str, host: Host) -> Trial:
     given = click.Command(tracer.name, params=list(tracer.options())).make_context(tracer.name, []).params
-    by, sort = session.check(tracer, None, None)
-    asked = session.Options(Selection(), by, sort, hook=hook, own=options.own_of(tracer, given))
+    by, sort = check(tracer, None, None)
+    asked = Options(Selection(), by, sort, hook=hook, own=own_of(tracer, given))
     try:
-        if tracer.needs_overlay and not session.hookable(tracer.name):
+        if tracer.needs_overlay and not hookable(tracer.name):
             return Trial(tracer.name, hook, "", waits=True)
-        wiring: dict[str, Any] = session.wiring_of(tracer, asked, host)
-        constants = session.constants_of(tracer, asked) | wiring.pop("constants")
-        kernel = session.attach_now(tracer, asked, constants, wiring)
+        wiring: dict[str, Any] = wiring_of(tracer, asked, host)
+        constants = constants_of(tracer, asked) | wiring.pop("constants")
+        kernel = attach_now(tracer, asked, constants, wiring)
     except KubetraceError as error:
         return Trial(tracer.name, hook, "", error=error)
     try:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.cgroup_path import is_own, parse
@@ -27,12 +28,14 @@ from kubetrace.attribution.facts import (
     OverlaySeen,
     PodSeen,
 )
-from kubetrace.attribution.mountinfo import Mount
 from kubetrace.errors import NodeError
 from kubetrace.node import containerd, cri, kubelet, logs
 from kubetrace.node.bolt import BoltError
-from kubetrace.node.host import Host
 from kubetrace.node.layers import Layers
+
+if TYPE_CHECKING:
+    from kubetrace.attribution.mountinfo import Mount
+    from kubetrace.node.host import Host
 
 # The tracer's loop waits for cgroup_created(): config.json is there at the cgroup's creation (60 of 60 measured), but
 # its directory can be seen up to 4.5 ms before it.

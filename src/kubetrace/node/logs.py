@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Iterator
+from typing import TYPE_CHECKING
 
 from kubetrace.attribution.facts import ContainerSeen, PodSeen
-from kubetrace.node.host import Host
+
+if TYPE_CHECKING:
+    from kubetrace.node.host import Host
 
 LINKS = "/var/log/containers"
 DIRECTORIES = "/var/log/pods"

@@ -185,9 +185,9 @@ def _options(asked: Asked) -> Mapping[str, Any]:
     assert command is not None
     options = command.make_context(f"kubectl kubetrace {asked.command}", list(asked.arguments)).params
     if asked.command in tracers.names():
-        from kubetrace import session
+        from kubetrace.session.options import check
 
-        session.check(tracers.find(asked.command), options["by"], options["sort"])
+        check(tracers.find(asked.command), options["by"], options["sort"])
     return options
 
 
@@ -218,17 +218,18 @@ def _nodes(asked: Asked, kubectl: Any) -> list[str]:
 def _table(
     tracer: Tracer, options: Mapping[str, Any], asked: Asked, kubectl: Any, nodes: Sequence[str], image: str
 ) -> int:
-    from kubetrace import session
     from kubetrace.attribution.selection import Selection
-    from kubetrace.options import own_of
     from kubetrace.plugin.merge import Merged, NodeState
     from kubetrace.plugin.streams import Streams
+    from kubetrace.session.attach import adapted
+    from kubetrace.session.options import Options, check, own_of
+    from kubetrace.session.stop import Stop
     from kubetrace.views.plain import can_be_live
     from kubetrace.views.screen import open_table
     from kubetrace.views.units import parse_duration
 
-    by, sort = session.check(tracer, options["by"], options["sort"])
-    tracer = session.adapted(tracer, session.Options(Selection(), by, sort, own=own_of(tracer, options)))
+    by, sort = check(tracer, options["by"], options["sort"])
+    tracer = adapted(tracer, Options(Selection(), by, sort, own=own_of(tracer, options)))
     columns = [*tracer.groupings[by].columns, *tracer.measures]
     merged = Merged(tracer.name, tracer.noun, columns, tracer.sorts[sort], options["top"])
     merged.nodes = {node: NodeState() for node in nodes}
@@ -237,7 +238,7 @@ def _table(
     interval_s = parse_duration(options["interval"])
     summaries: dict[str, Mapping[str, Any]] = {}
     keys = _keys() if can_be_live(sys.stdout) else None
-    with session.Stop() as stop, contextlib.ExitStack() as stack:
+    with Stop() as stop, contextlib.ExitStack() as stack:
         # the screen is given back before the pods are deleted, which takes a moment
         streams = stack.enter_context(Streams(kubectl, image, arguments))
         wide, headers = options["output"] == "wide", not options["no_headers"]
@@ -346,8 +347,8 @@ def _keys() -> Keys | None:
 
 
 def _lines(output: str, asked: Asked, kubectl: Any, nodes: Sequence[str], image: str) -> int:
-    from kubetrace import session
     from kubetrace.plugin.streams import END_S, Streams
+    from kubetrace.session.stop import Stop
     from kubetrace.views.output import Output
 
     arguments = {node: [asked.command, *asked.arguments] for node in nodes}
@@ -355,7 +356,7 @@ def _lines(output: str, asked: Asked, kubectl: Any, nodes: Sequence[str], image:
     form = _Lines(output, nodes)
     failed = 0
     stopped = 0.0
-    with session.Stop() as stop, Streams(kubectl, image, arguments) as streams:
+    with Stop() as stop, Streams(kubectl, image, arguments) as streams:
         while streams.running and not (stopped and time.monotonic() - stopped > END_S):
             for said in streams.read(0.1):
                 if said.ended:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.kit.identity import NODE
+from kubetrace.plugin.node_window import NodeWindow, parse
 from kubetrace.tables.sorting import sort_rows
 from kubetrace.views.columns import Column
 from kubetrace.views.text import visible
 from kubetrace.views.units import format_count, format_elapsed, format_percent
 from kubetrace.views.window import Item, Window
-from kubetrace.windows import NodeWindow, parse
 
 if TYPE_CHECKING:
     from kubetrace.views.columns import Value

@@ -1,0 +1,72 @@
+"""What a run shows itself in, and what all views say alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from kubetrace.views.text import cut, cut_path, escape, width
+
+if TYPE_CHECKING:
+    from kubetrace.pipeline import EventView, Pipeline
+    from kubetrace.session.cost import Overhead
+    from kubetrace.stream.steps import Tick
+
+# Of a name in a remedy on a terminal; JSON has the whole.
+_NAME_CELLS = 72
+# What every run imports while the kernel verifies the programs.
+NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.node.files")
+
+
+class View(Protocol):
+    """What a run shows itself in."""
+
+    overhead: Overhead | None
+    """Asked for what the programs take, where that is to be shown."""
+
+    groupings: Sequence[str]
+    events: EventView | None
+    paused: bool
+    modules: Sequence[str]
+    """What it will import when it is opened, and the run with it."""
+
+    def attached(self, hook: str, missing: Sequence[str]) -> None:
+        """The hook, and what is not seen."""
+
+    def warn(self, notice: str) -> None:
+        """Say what the user should know from now on."""
+
+    def keyboard(self) -> int | None:
+        """The descriptor of the terminal whose keys it wants."""
+
+    def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
+        """Do what the keys say; False to quit."""
+
+    def show(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over."""
+
+    def skip(self, pipeline: Pipeline, tick: Tick) -> None:
+        """An interval is over, and nobody waits for what it looked like."""
+
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
+        """All is counted."""
+
+    def end(self, pipeline: Pipeline, tick: Tick) -> None:
+        """Say the summary."""
+
+
+def print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
+    """What could be done better, the worst first."""
+    remedies = pipeline.advice.remedies()
+    if remedies:
+        print("\nWhat was copied for nothing, and what to do about it:", file=stream)
+    for remedy in remedies:
+        print(f"  {remedy.text(short_name)}", file=stream)
+
+
+def short_name(name: str | bytes) -> str:
+    """Escaped, and what is very long without its middle: a path may have thousands of bytes."""
+    shown = escape(name)
+    if shown.startswith("/") and width(shown.rpartition("/")[2]) < _NAME_CELLS // 2:
+        return cut_path(shown, _NAME_CELLS)
+    return cut(shown, _NAME_CELLS, "middle")
