@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # What kubetrace.plugin imports, and what that imports.
 _LIBRARIES = ("click", "rich", "markdown-it-py", "mdurl", "pygments")
-_MAIN = b"from kubetrace.plugin.cli import main\nmain()\n"
+_MAIN = b"from kubetrace.commands.plugin import main\nmain()\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -76,7 +76,7 @@ _APPLETS = (
     *("watch", "wc", "which", "xargs"),
 )
 # -I: neither the environment nor the working directory decide what is imported.
-_LAUNCHER = b"#!/usr/bin/python3 -IB\nfrom kubetrace.entry import main\n\nmain()\n"
+_LAUNCHER = b"#!/usr/bin/python3 -IB\nfrom kubetrace.commands.start import main\n\nmain()\n"
 
 # Run by an interpreter of the image's version: source files in, code out, in a process that did nothing else before,
 # since what marshal writes depends on which strings are known already. Unchecked hashes: the interpreter neither looks

@@ -2,6 +2,6 @@
 
 import sys
 
-from kubetrace.entry import main
+from kubetrace.commands.start import main
 
 sys.exit(main())

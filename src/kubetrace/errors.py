@@ -13,7 +13,7 @@
      └── OutputError            the terminal or file cannot be written
 
 Each that a node or its kernel is to blame for names the line of `kubetrace doctor` that explains it.
-Only cli.py prints them and exits.
+Only commands/exits.py prints them and exits.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def debug(cluster: dict[str, Any], argv: list[str]) -> int:
         time.sleep(600)
     arguments = [*how["run"], *command[2:]] if "run" in how else command[1:]
     code = subprocess.run(
-        [sys.executable, "-c", "from kubetrace.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from kubetrace.commands.group import main; main()", *arguments],
         env={**os.environ, **environment},
         check=False,
     ).returncode

@@ -159,7 +159,7 @@ class Api:
         os.write(writes, b"\n")  # kubectl's stdin
         try:
             done = subprocess.run(
-                [sys.executable, "-c", "from kubetrace.cli import main; main()", *command[1:]],
+                [sys.executable, "-c", "from kubetrace.commands.group import main; main()", *command[1:]],
                 env={**os.environ, **environment},
                 stdin=reads,
                 stdout=subprocess.PIPE,

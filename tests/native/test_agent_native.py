@@ -21,7 +21,7 @@ from tests.vm.cgroup_pods import Pod
 
 from .conftest import ROOT
 
-KUBETRACE = (sys.executable, "-c", "from kubetrace.cli import main; main()")
+KUBETRACE = (sys.executable, "-c", "from kubetrace.commands.group import main; main()")
 
 
 def agent(directory: Path, *words: str) -> Agent:
@@ -225,7 +225,7 @@ def test_the_daemon_set_has_the_least_rights_and_runs_the_agent(manifests: list[
     assert pod["hostPID"] and not pod.get("hostNetwork") and not pod.get("hostIPC")
     assert [volume["hostPath"]["path"] for volume in pod["volumes"]] == ["/sys/kernel/tracing"]
     # the agent takes these words
-    from kubetrace.agent import command
+    from kubetrace.commands.agent import command
 
     words = [*container["command"], *container["args"]]
     assert words[:2] == ["kubetrace", "agent"]

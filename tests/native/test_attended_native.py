@@ -14,7 +14,10 @@ import pytest
 
 from .conftest import DEADLINE_S
 
-CODE = "from kubetrace import attended; attended._SILENCE_S = {silence}; from kubetrace.cli import main; main()"
+CODE = (
+    "from kubetrace.plugin import attended; attended._SILENCE_S = {silence}; "
+    "from kubetrace.commands.group import main; main()"
+)
 SILENCE_S = 5.0
 
 

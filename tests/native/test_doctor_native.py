@@ -14,7 +14,7 @@ import pytest
 
 from .conftest import DEADLINE_S
 
-KUBETRACE = [sys.executable, "-c", "from kubetrace.cli import main; main()"]
+KUBETRACE = [sys.executable, "-c", "from kubetrace.commands.group import main; main()"]
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 HAS_KPROBES = Path("/sys/bus/event_source/devices/kprobe").exists()
 

@@ -20,7 +20,8 @@ from typing import Any
 import click
 import pytest
 
-from kubetrace import __version__, cli, tracers
+from kubetrace import __version__, tracers
+from kubetrace.commands import group
 from tests.vm import stage
 
 from .image_builds import ARCHITECTURES, Builds
@@ -227,7 +228,7 @@ def test_it_runs_and_writes_nothing(root: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     shown = inside(root, "kubetrace", "--version")
     assert (shown.returncode, shown.stdout.split()[-1]) == (0, __version__)
-    for name in cli.kubetrace.list_commands(click.Context(cli.kubetrace)):
+    for name in group.kubetrace.list_commands(click.Context(group.kubetrace)):
         assert inside(root, "kubetrace", name, "--help").returncode == 0, name
     # all that is imported late too, and the engine's library
     code = (
@@ -244,7 +245,7 @@ def test_it_runs_and_writes_nothing(root: Path) -> None:
 def test_nothing_is_compiled_at_start(root: Path) -> None:
     for source in root.rglob("usr/**/*.py"):
         assert [*source.parent.glob(f"__pycache__/{source.stem}.cpython-*.pyc")], source
-    done = inside(root, "python3", "-v", "-c", "import kubetrace.cli, kubetrace.session")
+    done = inside(root, "python3", "-v", "-c", "import kubetrace.commands.group, kubetrace.session.trace")
     assert "code object from" in done.stderr
     assert not re.search(r"^# (wrote|code object from '[^']*\.py'$)", done.stderr, re.MULTILINE)
 

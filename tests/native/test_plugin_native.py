@@ -24,7 +24,7 @@ from tests.vm.cgroup_pods import Pod
 from .conftest import DEADLINE_S, ROOT, until
 from .stub_api import Api
 
-PLUGIN = [sys.executable, "-c", "from kubetrace.plugin.cli import main; main()"]
+PLUGIN = [sys.executable, "-c", "from kubetrace.commands.plugin import main; main()"]
 RECORDING = str(ROOT / "tests" / "recordings" / "copyup-1.ktrace")
 REPLAY = ["replay", RECORDING, "copyup", "--final"]
 

@@ -23,12 +23,12 @@ import click
 atheris: Any = importlib.import_module("atheris")
 with atheris.instrument_imports():
     for _room in (
-        *("attribution.attributor", "counting", "export", "info", "pipeline", "recording.perfetto", "replay"),
-        *("session", "tracers", "views.plain"),
+        *("attribution.attributor", "commands.export", "commands.info", "commands.replay", "pipeline"),
+        *("recording.perfetto", "session.export", "session.replay", "tables.counting", "tracers", "views.plain"),
     ):
         importlib.import_module(f"kubetrace.{_room}")
     from kubetrace import tracers
-    from kubetrace.cli import kubetrace as commands
+    from kubetrace.commands.group import kubetrace as commands
     from kubetrace.errors import KubetraceError
     from kubetrace.recording.frames import Frame, FrameReader, pack
     from kubetrace.recording.transpose import fits, fold

@@ -12,7 +12,7 @@ import pytest
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import MountGone, MountSeen
 from kubetrace.attribution.selection import Selection
-from kubetrace.cli import kubetrace
+from kubetrace.commands.group import kubetrace
 from kubetrace.kit.counted import Row
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder

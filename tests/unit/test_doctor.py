@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kubetrace import doctor, errors
+from kubetrace import errors
 from kubetrace.doctor import rules
+from kubetrace.doctor.report import lines
 from kubetrace.doctor.rules import CHECKS, Finding, findings
 from kubetrace.doctor.surroundings import NodeFacts
 from kubetrace.doctor.trial import Trial
@@ -163,7 +164,7 @@ def test_the_lines_fit_the_width_and_show_what_is_not_ours_escaped() -> None:
         Trial("writes", "auto", "", error=HookMissing("no\x1b[2Jhook.", why="because.", do="--hook auto")),
     ]
     node = replace(NODE, name="n\x1b[31m1", kubelet_root=None)
-    text = list(doctor.lines(KERNEL, node, trials, findings(KERNEL, node, trials), 80))
+    text = list(lines(KERNEL, node, trials, findings(KERNEL, node, trials), 80))
     assert max(map(len, text)) <= 80
     assert "\x1b" not in "".join(text)
     assert text[0].startswith("kubetrace doctor · node n\\x1b[31m1 · Linux 6.1.0-56-amd64")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from kubetrace import tracers
+from kubetrace.commands.plugin import parse, run
 from kubetrace.errors import UsageError
 from kubetrace.kit.identity import NAMESPACE, NODE, POD
-from kubetrace.plugin.cli import parse, run
 from kubetrace.plugin.kubectl import Kubectl, check_name
 from kubetrace.plugin.merge import Merged, NodeState
 from kubetrace.plugin.node_window import parse as parse_window

@@ -214,7 +214,7 @@ for module, names in ((select, ["poll", "epoll", "POLLIN", "POLLPRI"]), (os, ["u
     (time, ["CLOCK_BOOTTIME", "CLOCK_MONOTONIC", "clock_gettime", "clock_gettime_ns"])):
     for name in names:
         delattr(module, name)
-from kubetrace.cli import main
+from kubetrace.commands.group import main
 main()
 """
 
@@ -244,7 +244,7 @@ def test_help_imports_next_to_nothing(arguments: list[str]) -> None:
     code = f"""
 import sys
 sys.argv[1:] = {arguments}
-from kubetrace.entry import main
+from kubetrace.commands.start import main
 status = main()
 print(status, *sys.modules)
 """
@@ -254,7 +254,12 @@ print(status, *sys.modules)
     )
     status, *loaded = out.stdout.splitlines()[-1].split()
     assert status == ("0" if arguments else "2")
-    assert {name for name in loaded if name.startswith("kubetrace")} == {"kubetrace", "kubetrace.entry"}
+    assert {name for name in loaded if name.startswith("kubetrace")} == {
+        "kubetrace",
+        "kubetrace.commands",
+        "kubetrace.commands.help",
+        "kubetrace.commands.start",
+    }
     assert not {"click", "re", "typing", "dataclasses", "json"} & set(loaded)
     shown = run("-v", "--help")[0]  # by way of click
     assert out.stdout.startswith(shown) and "\n  copyup   Files copied" in shown

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kubetrace.commands.who import command
 from kubetrace.errors import KubetraceError, UsageError
 from kubetrace.node.host import Host
-from kubetrace.who import Lookup, command
+from kubetrace.node.lookup import Lookup
 from tests.nodes import captured
 
 CART = "069e7402774378d3aaa893de9da0742afbdf3ad256829817b2f226644e6c2cd0"

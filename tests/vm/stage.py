@@ -307,7 +307,10 @@ def _stage_packages(tree: Path, packages: Iterable[importlib.metadata.Distributi
     for source in target.rglob("*.py"):
         _compile(source, shown_as=source.relative_to(target))
     (target / "checkout.pth").write_text(f"{guest.RUN}/source/src\n{guest.RUN}/source\n")
-    for name, module, function in (("kubetrace", "kubetrace.cli", "main"), ("pytest", "pytest", "console_main")):
+    for name, module, function in (
+        ("kubetrace", "kubetrace.commands.group", "main"),
+        ("pytest", "pytest", "console_main"),
+    ):
         launcher = tree / "bin" / name
         launcher.write_text(_LAUNCHER.format(module=module, function=function))
         launcher.chmod(0o755)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kubetrace.attended import VARIABLE
 from kubetrace.errors import ClusterError, UsageError
+from kubetrace.plugin.attended import VARIABLE
 
 _SESSION = "KUBETRACE_SESSION"
 _TIMEOUT_S = 60

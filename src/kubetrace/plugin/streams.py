@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from kubetrace.attended import ALIVE, BEGIN, END
 from kubetrace.errors import ClusterError, KubetraceError
+from kubetrace.plugin.attended import ALIVE, BEGIN, END
 from kubetrace.plugin.kubectl import Kubectl, last_words, missing
 
 # A pod whose container does not run by then is given up; its image may have to be pulled.

@@ -92,7 +92,7 @@ class _Pod:
 
 
 class StartsBoard:
-    """The starts of one run (tracers.Board)."""
+    """The starts of one run (kit.tracer.Board)."""
 
     def __init__(self, *, node: str, offset_ns: int, blank: Any) -> None:
         """`offset_ns` from CLOCK_BOOTTIME to 1970; `blank`: an event of zeros."""

@@ -11,7 +11,7 @@ from kubetrace.errors import OutputError
 
 
 class OutputClosed(OutputError):
-    """Whoever read the output went away (`kubetrace ... | head`): an end, not a failure; cli.py says nothing."""
+    """Whoever read the output went away (`kubetrace ... | head`): an end, not a failure; nothing is said."""
 
     exit_status = 0
 

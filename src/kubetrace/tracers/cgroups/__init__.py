@@ -208,7 +208,7 @@ def _join(all_of: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class CgroupsBoard:
-    """The pods and containers of one run: what became of them, and how they stand (tracers.Board)."""
+    """The pods and containers of one run: what became of them, and how they stand (kit.tracer.Board)."""
 
     def __init__(self, *, node: str, keep_ns: int, blank: Any, tell_refused: bool) -> None:
         """`keep_ns`: how long what ended stays; `blank`: an event of zeros; `tell_refused`: no hook does."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubetrace import __version__, cli, tracers
+from kubetrace import __version__, tracers
+from kubetrace.commands import exits, group
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def _take(asked: Asked, name: str, value: str) -> None:
 
 def run(given: Sequence[str]) -> int:
     """The exit status. Raises KubetraceError."""
-    commands = [name for name in cli.kubetrace.list_commands(click.Context(cli.kubetrace)) if name not in _NOT_THERE]
+    commands = [
+        name for name in group.kubetrace.list_commands(click.Context(group.kubetrace)) if name not in _NOT_THERE
+    ]
     asked = parse(given)
     if not given or (not asked.command and {"-h", "--help"} & set(given)):
         click.echo(_HELP.format(commands=", ".join(commands)))
@@ -143,7 +146,7 @@ def run(given: Sequence[str]) -> int:
         raise UsageError(f"there is no command {asked.command!r}.", do=f"kubectl kubetrace {'|'.join(commands)}")
     if {"-h", "--help"} & set(asked.arguments):
         return int(
-            cli.kubetrace.main([asked.command, "--help"], prog_name="kubectl kubetrace", standalone_mode=False) or 0
+            group.kubetrace.main([asked.command, "--help"], prog_name="kubectl kubetrace", standalone_mode=False) or 0
         )
     return _start(asked)
 
@@ -181,7 +184,7 @@ def _options(asked: Asked) -> Mapping[str, Any]:
                 f"{name} would write in the debug pod, which is deleted at the end.",
                 do="-o json > FILE, or kubectl debug for a pod of your own",
             )
-    command = cli.kubetrace.get_command(click.Context(cli.kubetrace), asked.command)
+    command = group.kubetrace.get_command(click.Context(group.kubetrace), asked.command)
     assert command is not None
     options = command.make_context(f"kubectl kubetrace {asked.command}", list(asked.arguments)).params
     if asked.command in tracers.names():
@@ -407,4 +410,4 @@ class _Lines:
 
 def main() -> None:
     """The console script kubectl-kubetrace, which kubectl runs as `kubectl kubetrace`."""
-    cli.run(lambda: run(sys.argv[1:]))
+    exits.run(lambda: run(sys.argv[1:]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kubetrace import options
+from kubetrace.commands import options
 from kubetrace.errors import UsageError
 
 

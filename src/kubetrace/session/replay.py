@@ -1,4 +1,4 @@
-"""kubetrace replay: a recording through the pipeline and views of a live run; needs no Linux, no root, no cluster."""
+"""A recording through the pipeline and views of a live run; needs no Linux, no root, no cluster."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kubetrace import options, tracers
+from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.kit.own import PREFIX, Derived
 from kubetrace.kit.tracer import Counts
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
 _LONGEST_WAIT_S = 2.0
 _MOST_DAMAGE_SHOWN = 5
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def clock_of(recording: Recording) -> Wall:
     return Wall(recording.header.node, recording.header.clock_offset_ns)
 
 
-def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options], how: _How) -> None:
+def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options], how: How) -> None:
     """Show a recording. Raises KubetraceError."""
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.reader import Recording
@@ -304,8 +305,8 @@ class _Wait:
 
 
 @dataclass(frozen=True)
-class _How:
-    """`speed`: 1 is as recorded, None at once."""
+class How:
+    """How fast and how much of a recording is shown; `speed`: 1 is as recorded, None at once."""
 
     speed: float | None
     final: bool
@@ -330,9 +331,6 @@ def span_of(recording: Recording, begin: str | None, end: str | None) -> Span:
     return Span(max(0, begin_ns), end_ns)
 
 
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
-
-
 def _moment(option: str, text: str, begun_ns: int) -> int:
     """Nanoseconds since the recording began, of `90s`, `2026-11-23T18:02:03Z` or a local `18:02:03`."""
     from kubetrace.views.units import parse_duration
@@ -354,75 +352,3 @@ def _moment(option: str, text: str, begun_ns: int) -> int:
             why="A moment is a time since the beginning, a time of day (local), or a date with a time.",
             do=f"{option} 90s, {option} 18:02:03 or {option} 2026-11-23T18:02:03Z",
         ) from error
-
-
-def _run(file: Path, name: str | None, **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.session.options import Options, check, own_of
-
-    if given["speed"] is not None and given["final"]:
-        raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
-
-    def make(tracer: Tracer, found: Traced) -> Options:
-        by, sort = check(tracer, given["by"], given["sort"])
-        selection = Selection.parse(given["namespace"], given["pod"], given["container"])
-        return Options(
-            selection=selection_of(found, selection),
-            by=by,
-            sort=sort,
-            output=given["output"],
-            events=given["events"],
-            headers=not given["no_headers"],
-            top=given["top"],
-            interval_s=options.interval_s(given),
-            own=own_of(tracer, given),
-        )
-
-    speed = None if given["final"] else given["speed"] or 1.0
-    run(file, name, make, _How(speed, given["final"], given["begin"], given["end"]))
-
-
-def spanning() -> list[click.Parameter]:
-    """--from and --to."""
-    moment = "90s from its beginning, a local 18:02:03, or 2026-11-23T18:02:03Z."
-    return [
-        click.Option(["--from", "begin"], metavar="TIME", help=f"Leave out what was before: {moment}"),
-        click.Option(["--to", "end"], metavar="TIME", help="Leave out what was after."),
-    ]
-
-
-_HELP = """Show the recording FILE as it was shown live, or as it would have been with other options.
-
-Runs anywhere: no Linux, no root, no cluster. Each pod has the name that it had. A recording of several tracers needs
-the TRACER to show.
-
-\b
-Examples:
-  kubetrace replay node.ktrace                          the table, at the speed of then
-  kubetrace replay node.ktrace --final --by pod         the last table, at once
-  kubetrace replay node.ktrace --final -o json          every event
-  kubetrace replay node.ktrace --from 18:02 --speed 10  from that (local) time on, ten times as fast
-"""
-
-
-def _command() -> click.Command:
-    params: list[click.Parameter] = [
-        click.Argument(["file"], type=click.Path(path_type=Path)),
-        click.Argument(["name"], required=False, metavar="[TRACER]"),
-        *options.selecting(),
-        *options.of_tracers(tracers.find(name) for name in tracers.names()),
-        *options.showing(),
-        click.Option(
-            ["--speed"],
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="N",
-            help="N times as fast as it was.  [default: 1]",
-        ),
-        click.Option(["--final"], is_flag=True, help="Do not wait: the last table, or all the lines, at once."),
-        *spanning(),
-        *options.verbose(),
-    ]
-    return click.Command("replay", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
-
-
-command = _command()

@@ -107,6 +107,15 @@ def costing() -> list[click.Parameter]:
     ]
 
 
+def spanning() -> list[click.Parameter]:
+    """--from and --to."""
+    moment = "90s from its beginning, a local 18:02:03, or 2026-11-23T18:02:03Z."
+    return [
+        click.Option(["--from", "begin"], metavar="TIME", help=f"Leave out what was before: {moment}"),
+        click.Option(["--to", "end"], metavar="TIME", help="Leave out what was after."),
+    ]
+
+
 def keeping() -> list[click.Parameter]:
     """What becomes of the recording's file."""
     return [
@@ -134,7 +143,7 @@ def of_tracers(found: Iterable[Tracer]) -> list[click.Parameter]:
 
 
 def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `showing`, `lasting`, `keeping` and `attaching` came to, as session.Options has it. Raises UsageError."""
+    """What `showing`, `lasting`, `keeping` and `attaching` came to, for session.options.Options. Raises UsageError."""
     from kubetrace.views.units import parse_duration
 
     return {

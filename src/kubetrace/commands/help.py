@@ -1,13 +1,8 @@
-"""The console script: --help from what is here, everything else through cli.py.
-
-Importing click takes longer than Python itself does to start, so who only asks for help does not wait for it.
-"""
+"""The text of kubetrace --help, from names and first lines of files: no command is imported for it."""
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 
 # Commands besides the tracers: module of the same name with `command`, and what each is for.
 OTHERS = {
@@ -36,7 +31,7 @@ _OPTIONS = {
     "-v, --verbose": "Show the kernel's own words behind an error.",
     "-h, --help": "Show this message and exit.",
 }
-_TRACERS = os.path.join(os.path.dirname(__file__), "tracers")
+_TRACERS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "tracers")
 _MOST_COLUMNS = 100
 
 
@@ -110,21 +105,3 @@ def columns() -> int:
         return os.get_terminal_size(1).columns or 80
     except OSError:
         return 80
-
-
-def main() -> int:
-    """The exit status: 0; 2 where a command is missing. Whatever is not a call for help is cli.py's."""
-    asked = sys.argv[1:]
-    if asked in ([], ["-h"], ["--help"]):
-        try:
-            print(help_text(columns()), flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0 if asked else 2
-    # Nothing of what an import makes is ever garbage: looking for it takes 5 ms of the way to the first row.
-    gc.disable()
-    from kubetrace.cli import main as everything
-
-    gc.enable()
-    everything()
-    return 0

@@ -1,32 +1,23 @@
-"""kubetrace export: a recording's events in a format that other tools read."""
+"""A recording's events as objects, and these in the formats that other tools read."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import click
-
-from kubetrace import options
-from kubetrace.errors import OutputError, UsageError
+from kubetrace.kit.tracer import Counts
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.selection import Selected, Selection
     from kubetrace.kit.context import Wall
-    from kubetrace.kit.tracer import Counts, Tracer
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
     from kubetrace.recording.redact import Redactor
-    from kubetrace.replay import Span
+    from kubetrace.session.replay import Span
     from kubetrace.stream.steps import Step, Tick
-
-_FORMATS = ("jsonl", "csv", "parquet", "perfetto")
 
 
 class _Collect:
@@ -88,7 +79,7 @@ class Events:
         self, recording: Recording, names: Sequence[str], selection: Selection, span: Span, redactor: Redactor | None
     ) -> None:
         """Raises RecordingError and UsageError as replay does. `names`: of tracers; none means all."""
-        from kubetrace.replay import clock_of, selection_of, traced
+        from kubetrace.session.replay import clock_of, selection_of, traced
 
         self.lost = 0
         """Events that the recording lacks, as far as it was read."""
@@ -105,7 +96,7 @@ class Events:
     def _pipeline(self, tracer: Tracer, found: Traced, selection: Selected) -> tuple[Pipeline, _Collect, _Rows | None]:
         from kubetrace.kit.tracer import Counts
         from kubetrace.pipeline import Pipeline
-        from kubetrace.replay import clock_of
+        from kubetrace.session.replay import clock_of
 
         latency = found.options.get("latency") == "True"
         if isinstance(tracer, Counts):
@@ -124,7 +115,7 @@ class Events:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], int | None]]:
         """(object, nanoseconds of CLOCK_BOOTTIME) in order; for a loss the time is None."""
-        from kubetrace.replay import with_more
+        from kubetrace.session.replay import with_more
 
         losses: dict[str, Mapping[str, int]] = {}
         runs = [self._pipeline(*of) for of in self._traced]
@@ -200,102 +191,8 @@ def _perfetto(events: Events, stream: TextIO, recording: Recording) -> None:
     trace.close(events.lost)
 
 
-_WRITERS: dict[str, Callable[[Events, TextIO, Recording], None]] = {
+WRITERS: dict[str, Callable[[Events, TextIO, Recording], None]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "perfetto": _perfetto,
 }
-
-
-@contextlib.contextmanager
-def _opened(out: Path | None, force: bool) -> Iterator[TextIO]:
-    if out is None or str(out) == "-":
-        yield sys.stdout
-        return
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
-    try:
-        stream = open(os.open(out, flags, 0o600), "w", encoding="utf-8", newline="\n")  # noqa: SIM115
-    except FileExistsError:
-        raise UsageError(f"{out} exists.", do="another -o OUT, or --force to replace it") from None
-    except OSError as error:
-        raise OutputError(f"cannot create {out}: {error.strerror}.") from error
-    try:
-        with stream:
-            yield stream
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}.") from error
-
-
-def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.recording import parquet
-    from kubetrace.recording.flat import schema_of
-    from kubetrace.recording.reader import Recording
-    from kubetrace.recording.redact import Redactor
-    from kubetrace.replay import span_of, warn
-
-    redactor = None
-    if given["redact"] or given["redact_key"]:
-        redactor = Redactor(given["redact_key"])
-    with Recording(file) as recording:
-        events = Events(
-            recording,
-            names,
-            Selection.parse(given["namespace"], given["pod"], given["container"]),
-            span_of(recording, given["begin"], given["end"]),
-            redactor,
-        )
-        out: Path | None = given["out"]
-        if given["format"] == "parquet":
-            if out is None:
-                raise UsageError("Parquet is not for a terminal.", do="-o FILE.parquet")
-            if out.exists() and not given["force"]:
-                raise UsageError(f"{out} exists.", do="another -o OUT, or --force to replace it")
-            parquet.write(out, schema_of(events.flat()), events.flat())
-        else:
-            with _opened(out, given["force"]) as stream:
-                _WRITERS[given["format"]](events, stream, recording)
-        if events.lost:
-            click.echo(f"kubetrace: {events.lost} events were lost when it was recorded", err=True)
-        warn(recording, whole=given["end"] is None)
-
-
-_HELP = """Turn the recording FILE into a format that other tools read.
-
-jsonl holds the objects that -o json prints live (pandas, DuckDB, jq); csv and parquet a column for each of their keys;
-perfetto a timeline with a group for each pod: open it at https://ui.perfetto.dev (the file stays in your browser).
-
---redact replaces the names of nodes, namespaces, pods, containers, images, threads and files by tokens (equal names
-have equal ones), so that the result can be shared. Numbers, times and the depth of paths stay.
-
-\b
-Examples:
-  kubetrace export node.ktrace --format jsonl | jq .path
-  kubetrace export node.ktrace --format perfetto -o node.json
-  kubetrace export node.ktrace --format parquet -o node.parquet --redact
-"""
-
-
-def _command() -> click.Command:
-    from kubetrace.replay import spanning
-
-    params: list[click.Parameter] = [
-        click.Argument(["file"], type=click.Path(path_type=Path)),
-        click.Argument(["names"], nargs=-1, metavar="[TRACER...]"),
-        click.Option(["--format"], type=click.Choice(_FORMATS), required=True, help="What to write."),
-        click.Option(
-            ["-o", "out"], type=click.Path(path_type=Path), metavar="OUT", help="Write to OUT.  [default: stdout]"
-        ),
-        click.Option(["--force"], is_flag=True, help="Replace OUT if it exists."),
-        click.Option(["--redact"], is_flag=True, help="Replace names and paths by tokens, others in each export."),
-        click.Option(
-            ["--redact-key"], metavar="TEXT", help="Redact with the same tokens wherever TEXT is the same (a secret)."
-        ),
-        *options.selecting(),
-        *spanning(),
-        *options.verbose(),
-    ]
-    return click.Command("export", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
-
-
-command = _command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubetrace import options
+from kubetrace.commands import options
 
 if TYPE_CHECKING:
     from kubetrace.recording.reader import Recording

@@ -1,4 +1,4 @@
-"""kubetrace record: what tracers see, to a file and nothing else; records are compressed as they come, not decoded."""
+"""What tracers see, to a file and nothing else; records are compressed as they come, not decoded."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kubetrace import options, tracers
-from kubetrace.errors import OutputError, UsageError
+from kubetrace.errors import OutputError
 
 if TYPE_CHECKING:
     from kubetrace.attribution.whose import Attribution
@@ -140,71 +139,3 @@ class _Progress:
         """Leave no line."""
         if self._terminal:
             click.echo("\r\x1b[K", err=True, nl=False)
-
-
-def _run(what: tuple[str, ...], **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.session.options import Options, own_of
-    from kubetrace.views.units import parse_duration
-
-    *names, file = what
-    known = tracers.names()
-    usage = f"kubetrace record {'|'.join(known)} FILE"
-    if not names:
-        raise UsageError("record needs at least one tracer and a FILE.", do=usage)
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no tracer {name!r}.", do=usage)
-    if file in known:
-        raise UsageError(f"{file!r} is a tracer; the last argument is the FILE to write.", do=usage)
-    if len(set(names)) != len(names):
-        raise UsageError("a tracer is named twice.", do=usage)
-    chosen = [tracers.find(name) for name in names]
-    run(
-        chosen,
-        Path(file),
-        Options(
-            selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
-            by="",
-            sort="",
-            duration_s=parse_duration(given["duration"]) if given["duration"] else None,
-            ready_file=given["ready_file"],
-            hook=given["hook"],
-            engine=given["engine"],
-            host_root=given["host_root"],
-            cri_socket=given["cri_socket"],
-            force=given["force"],
-            max_size=options.max_size(given),
-            own={name: value for tracer in chosen for name, value in own_of(tracer, given).items()},
-        ),
-    )
-
-
-_HELP = """Record what tracers see to FILE, for later and elsewhere.
-
-Every event is kept as the kernel gave it, with all that is known of its pod (names, image, layers) and with what was
-lost: a replay needs neither the node nor the cluster. The file is written at least once a second and is readable
-whatever happens to the recorder. It is created for its owner only (mode 0600).
-
-\b
-Examples:
-  kubetrace record copyup node.ktrace -d 60              one minute
-  kubetrace record copyup node.ktrace --max-size 100Mi   for days: the newest 100 to 200 MiB
-  kubetrace record copyup shop.ktrace -n shop            one namespace
-"""
-
-
-def _command() -> click.Command:
-    params: list[click.Parameter] = [
-        click.Argument(["what"], nargs=-1, required=True, metavar="TRACER... FILE"),
-        *options.selecting(),
-        *options.of_tracers(tracers.find(name) for name in tracers.names()),
-        *options.lasting(),
-        *options.keeping(),
-        *options.attaching(),
-        *options.verbose(),
-    ]
-    return click.Command("record", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
-
-
-command = _command()

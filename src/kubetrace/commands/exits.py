@@ -1,0 +1,54 @@
+"""Run a command, print its error, exit. Only this module does either of the last two."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from kubetrace.errors import KubetraceError
+
+
+def run(command: Callable[[], object]) -> NoReturn:
+    """Run a command and exit: 0, or the number that it gives, 1 for what failed, 2 for what was asked wrongly."""
+    from kubetrace.errors import OutputError
+
+    try:
+        status = command()
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except KubetraceError as error:
+        if error.exit_status:
+            _print_error(error)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # the reader of stdout is gone: nothing is left to say, and Python's own flush must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _print_error(OutputError(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")))
+        sys.exit(1)
+
+
+def _print_error(error: KubetraceError) -> None:
+    from kubetrace.views.text import escape
+
+    click.echo("Error: " + escape(error.what), err=True)
+    if error.why:
+        click.echo(escape(error.why), err=True)
+    if error.do:
+        click.echo("Try:  " + escape(error.do), err=True)
+    if error.see:
+        click.echo("See:  " + escape(error.see), err=True)
+    if error.detail and {"-v", "--verbose"} & set(sys.argv[1:]):
+        click.echo("\n".join(escape(line.strip()) for line in error.detail.splitlines()), err=True)

@@ -1,0 +1,81 @@
+"""kubetrace replay: a recording through the pipeline and views of a live run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubetrace import tracers
+from kubetrace.commands import options
+from kubetrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from kubetrace.kit.tracer import Tracer
+    from kubetrace.recording.header import Traced
+    from kubetrace.session.options import Options
+
+
+def _run(file: Path, name: str | None, **given: Any) -> None:
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.session.options import Options, check, own_of
+    from kubetrace.session.replay import How, run, selection_of
+
+    if given["speed"] is not None and given["final"]:
+        raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
+
+    def make(tracer: Tracer, found: Traced) -> Options:
+        by, sort = check(tracer, given["by"], given["sort"])
+        selection = Selection.parse(given["namespace"], given["pod"], given["container"])
+        return Options(
+            selection=selection_of(found, selection),
+            by=by,
+            sort=sort,
+            output=given["output"],
+            events=given["events"],
+            headers=not given["no_headers"],
+            top=given["top"],
+            interval_s=options.interval_s(given),
+            own=own_of(tracer, given),
+        )
+
+    speed = None if given["final"] else given["speed"] or 1.0
+    run(file, name, make, How(speed, given["final"], given["begin"], given["end"]))
+
+
+_HELP = """Show the recording FILE as it was shown live, or as it would have been with other options.
+
+Runs anywhere: no Linux, no root, no cluster. Each pod has the name that it had. A recording of several tracers needs
+the TRACER to show.
+
+\b
+Examples:
+  kubetrace replay node.ktrace                          the table, at the speed of then
+  kubetrace replay node.ktrace --final --by pod         the last table, at once
+  kubetrace replay node.ktrace --final -o json          every event
+  kubetrace replay node.ktrace --from 18:02 --speed 10  from that (local) time on, ten times as fast
+"""
+
+
+def _command() -> click.Command:
+    params: list[click.Parameter] = [
+        click.Argument(["file"], type=click.Path(path_type=Path)),
+        click.Argument(["name"], required=False, metavar="[TRACER]"),
+        *options.selecting(),
+        *options.of_tracers(tracers.find(name) for name in tracers.names()),
+        *options.showing(),
+        click.Option(
+            ["--speed"],
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="N",
+            help="N times as fast as it was.  [default: 1]",
+        ),
+        click.Option(["--final"], is_flag=True, help="Do not wait: the last table, or all the lines, at once."),
+        *options.spanning(),
+        *options.verbose(),
+    ]
+    return click.Command("replay", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
+
+
+command = _command()

@@ -1,0 +1,76 @@
+"""kubetrace TRACER: what a tracer sees, live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kubetrace import tracers
+from kubetrace.commands import options
+
+if TYPE_CHECKING:
+    from kubetrace.kit.tracer import Tracer
+
+
+def command_of(name: str) -> click.Command:
+    """A tracer's command."""
+    tracer = tracers.find(name)
+
+    def run(**given: Any) -> None:
+        from kubetrace.attribution.selection import Selection
+        from kubetrace.session import trace
+        from kubetrace.session.options import Options, check, own_of
+
+        by, sort = check(tracer, given["by"], given["sort"])
+        trace.run(
+            tracer,
+            Options(
+                selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
+                by=by,
+                sort=sort,
+                **options.of_run(given),
+                own=own_of(tracer, given),
+            ),
+        )
+
+    params: list[click.Parameter] = [
+        *options.selecting(),
+        *tracer.options(),
+        *options.showing(list(tracer.groupings), list(tracer.sorts)),
+        *options.lasting(),
+        click.Option(
+            ["--record"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Record everything to FILE too; kubetrace replay FILE shows it again.",
+        ),
+        *options.keeping(),
+        *options.attaching(),
+        *options.costing(),
+        *options.verbose(),
+    ]
+    return click.Command(
+        name,
+        params=params,
+        callback=run,
+        short_help=tracer.summary,
+        help=_help(tracer),
+        context_settings=options.SETTINGS,
+    )
+
+
+def _help(tracer: Tracer) -> str:
+    from kubetrace.views.columns import describe
+
+    columns = [*next(iter(tracer.groupings.values())).columns, *tracer.measures]
+    titles = [f"  {title:<12} {text}" for title, text in describe(columns)]
+    width = max(len(command) for command, _ in tracer.examples)
+    examples = [f"  {command:<{width}}  {text}" for command, text in tracer.examples]
+    return (
+        f"{tracer.summary}\n\n{tracer.explanation}\n\n\b\nColumns:\n"
+        + "\n".join(titles)
+        + "\n\n\b\nExamples:\n"
+        + "\n".join(examples)
+    )
