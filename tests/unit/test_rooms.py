@@ -1,4 +1,4 @@
-"""The rooms keep to themselves (DESIGN): who may import what, and one tracer = one file here and there."""
+"""The rooms keep to themselves: who may import what, no circles, and a tracer here is one there."""
 
 import ast
 from collections.abc import Collection, Mapping
@@ -12,63 +12,48 @@ from kubetrace.commands import help
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "src" / "kubetrace"
 
-# room -> packages that none of its modules may import, at any depth
+# Every room, from above: each may use what stands below it, and neither what is above nor its neighbour on its line.
+ROOMS = (
+    ("commands",),
+    ("agent", "doctor", "plugin"),
+    ("session",),
+    ("pipeline", "tracers"),
+    ("tables",),
+    ("kit",),
+    ("engines", "node"),
+    ("recording",),
+    ("stream",),
+    ("attribution", "views"),
+    ("errors", "objects"),
+)
+# What stands beside the rooms' packages.
+FILES = {"__init__.py", "__main__.py", "errors.py", "pipeline.py"}
+
+# Room or module -> what it does not import although it stands below, or is no room; for types it may.
 FORBIDDEN = {
-    "views": (
-        "kubetrace.engines",
-        "kubetrace.attribution",
-        "kubetrace.tables",
-        "kubetrace.tracers",
-        "ctypes",
-    ),
-    "attribution": (
-        "kubetrace.engines",
-        "kubetrace.views",
-        "kubetrace.tables",
-        "kubetrace.tracers",
-        "ctypes",
-    ),
-    "tracers": ("kubetrace.engines", "kubetrace.pipeline", "kubetrace.session", "ctypes"),
-    "engines": ("kubetrace.attribution", "kubetrace.views", "kubetrace.pipeline", "kubetrace.session", "click", "rich"),
-    "recording": (
-        "kubetrace.engines",
-        "kubetrace.views",
-        "kubetrace.tables",
-        "kubetrace.tracers",
-        "kubetrace.pipeline",
-        "kubetrace.session",
-        "kubetrace.stream.live",
-        "kubetrace.attribution.attributor",
-        "kubetrace.node.files",
-        "ctypes",
-        "click",
-        "rich",
-    ),
-    "stream/layout.py": ("kubetrace.engines", "ctypes"),
-    "tables/aggregate.py": ("kubetrace.engines", "kubetrace.views", "kubetrace.attribution", "ctypes"),
-    "pipeline.py": (
-        "kubetrace.engines",
-        "kubetrace.session",
-        "kubetrace.stream.live",
-        "ctypes",
-        "click",
-        "rich",
-        "time",
-    ),
-    "stream/steps.py": ("kubetrace.engines", "kubetrace.stream.live", "kubetrace.views", "ctypes"),
-    "doctor/rules.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.node.host", "ctypes", "click"),
-    "plugin": ("kubetrace.engines", "kubetrace.stream.live", "kubetrace.node.files", "kubetrace.node.host", "ctypes"),
-    "plugin/merge.py": ("kubetrace.session", "kubetrace.plugin.streams", "click", "rich", "time", "subprocess"),
     "agent": ("kubetrace.engines", "ctypes", "rich"),
     "agent/series.py": ("kubetrace", "time", "threading", "prometheus_client"),
-    "stream/live.py": (
-        "kubetrace.engines",
+    "doctor/rules.py": ("kubetrace.engines", "kubetrace.session", "kubetrace.node", "ctypes", "click"),
+    "plugin": ("kubetrace.engines", "kubetrace.stream.live", "kubetrace.node", "ctypes"),
+    "plugin/merge.py": ("kubetrace.session", "kubetrace.plugin.streams", "click", "rich", "time", "subprocess"),
+    "pipeline.py": ("kubetrace.engines", "kubetrace.stream.live", "ctypes", "click", "rich", "time"),
+    "tracers": ("kubetrace.engines", "ctypes"),
+    "tables": ("kubetrace.engines", "kubetrace.node", "kubetrace.stream.live", "ctypes", "click", "rich", "time"),
+    "tables/aggregate.py": ("kubetrace.views", "kubetrace.attribution"),
+    "kit": ("kubetrace.engines", "kubetrace.node", "kubetrace.stream.live", "ctypes", "rich", "time"),
+    "engines": ("kubetrace.attribution", "kubetrace.recording", "kubetrace.views", "click", "rich"),
+    "node": ("kubetrace.stream", "kubetrace.recording", "kubetrace.views", "ctypes", "click", "rich"),
+    "recording": (
+        "kubetrace.stream.live",
+        "kubetrace.attribution.attributor",
         "kubetrace.views",
-        "kubetrace.pipeline",
-        "kubetrace.session",
         "ctypes",
         "click",
+        "rich",
     ),
+    "stream": ("kubetrace.attribution.attributor", "kubetrace.views", "ctypes", "click"),
+    "attribution": ("ctypes", "click", "rich", "time"),
+    "views": ("ctypes",),
 }
 
 
@@ -93,7 +78,7 @@ def _imports(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)
-def test_a_room_never_reaches_back(room: str) -> None:
+def test_a_room_leaves_alone_what_is_none_of_its_business(room: str) -> None:
     for path in _modules(room):
         for name in _imports(path):
             assert not name.startswith(FORBIDDEN[room]), f"{path.relative_to(ROOT)} imports {name}"
@@ -135,10 +120,46 @@ def _circles(arrows: Mapping[str, Collection[str]]) -> list[set[str]]:
     return circles
 
 
-def test_no_modules_import_one_another_in_a_circle() -> None:
+def _arrows() -> dict[str, set[str]]:
     modules = {_name(path): path for path in PACKAGE.rglob("*.py")}
-    arrows = {name: _named_by(path, modules) - {name} for name, path in modules.items()}
-    assert not _circles(arrows)
+    return {name: _named_by(path, modules) - {name} for name, path in modules.items()}
+
+
+def _room(module: str) -> str:
+    return module.partition(".")[2].partition(".")[0]
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert not _circles(_arrows())
+
+
+def test_every_arrow_points_down() -> None:
+    height = {room: -number for number, line in enumerate(ROOMS) for room in line}
+    up = [
+        f"{module} -> {other}"
+        for module, others in _arrows().items()
+        for other in others
+        if _room(module) in height and _room(other) not in ("", _room(module))
+        if height[_room(other)] >= height[_room(module)]
+    ]
+    assert not up
+
+
+def test_the_package_is_rooms_and_nothing_else() -> None:
+    there = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there == {room for line in ROOMS for room in line} - {"errors", "pipeline"} | FILES
+
+
+def test_no_two_modules_have_one_name() -> None:
+    # but for a command, which may be called as what it runs, and packages' own files
+    rooms = {room for line in ROOMS for room in line}
+    names = [
+        path.stem
+        for path in PACKAGE.rglob("*.py")
+        if path.stem not in ("__init__", "__main__") and path.parent.name != "commands" and path.parent != PACKAGE
+    ]
+    names += [path.parent.name for path in PACKAGE.rglob("*/*/__init__.py")]
+    assert not [name for name in names if names.count(name) > 1 or name in rooms]
 
 
 def test_a_circle_is_found_wherever_it_is_entered() -> None:
