@@ -24,9 +24,8 @@ from kubetrace.recording.reader import Recording
 from kubetrace.recording.writer import Recorder
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
-
-from .recordings import HEADER, Found, frame, frames, record, steps
-from .test_pipeline import EVENT, event
+from tests.unit.recordings import HEADER, Found, frame, frames, record, steps
+from tests.unit.test_pipeline import EVENT, event
 
 
 def read(path: Path) -> tuple[list[Step], Recording]:
@@ -54,7 +53,7 @@ def same(one: Step, other: Step) -> bool:
 def test_the_page_of_the_format_is_in_the_documentation() -> None:
     page = recording.__doc__
     assert page is not None
-    assert f"```text\n{page.strip()}\n```" in (Path(__file__).parents[2] / "docs" / "recording.md").read_text()
+    assert f"```text\n{page.strip()}\n```" in (Path(__file__).parents[3] / "docs" / "recording.md").read_text()
 
 
 def test_a_recording_gives_back_every_step(tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ from kubetrace.recording.transpose import fits, fold, room, split_of, unfold
 from kubetrace.recording.writer import Recorder
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.steps import Step, Tick
-
-from .recordings import Found, frames
-from .test_pipeline import BIRTH, EVENT
+from tests.unit.recordings import Found, frames
+from tests.unit.test_pipeline import BIRTH, EVENT
 
 # Four records of two bytes and a text of three, of which the third has the first one's; by the format's page.
 RECORDS = b"".join([b"\x01\x02abc", b"\x03\x04xyz", b"\x05\x06abc", b"\x07\x08\0\0\0"])

@@ -10,7 +10,7 @@ from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, translate
 from kubetrace.engines.kernel_types import asked_for
 from kubetrace.errors import LoadRefused
 
-BPF = Path(__file__).parent.parent.parent / "bpf"
+BPF = Path(__file__).parents[3] / "bpf"
 
 
 def of(tmp_path: Path, source: str, **constants: int) -> Translated:

@@ -29,11 +29,10 @@ from kubetrace.session.event_view import StreamView
 from kubetrace.session.options import Options
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
+from tests.unit.recordings import HEADER, HOSTILE, frame, record, steps
+from tests.unit.test_pipeline import EVENT, WEB, event
 
-from .recordings import HEADER, HOSTILE, frame, record, steps
-from .test_pipeline import EVENT, WEB, event
-
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 KUBETRACE = [sys.executable, "-m", "kubetrace"]
 ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "COLUMNS": "80"}
 
@@ -248,7 +247,7 @@ from kubetrace.commands.start import main
 status = main()
 print(status, *sys.modules)
 """
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
     out = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, env=environment, check=True
     )

@@ -103,7 +103,7 @@ def test_head_ends_a_pipe_without_a_word() -> None:
         "except OutputClosed:\n"
         "    sys.exit(0)\n"
     )
-    source = Path(__file__).resolve().parents[2] / "src"
+    source = Path(__file__).resolve().parents[3] / "src"
     run = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -330,7 +330,7 @@ def test_a_terminal_without_a_size_has_a_usual_one(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("module", ["json", "csv", "lines", "plain", "screen", "keys", "table", "units"])
 def test_no_view_imports_rich_or_click_before_it_is_used(module: str) -> None:
-    source = Path(__file__).resolve().parents[2] / "src"
+    source = Path(__file__).resolve().parents[3] / "src"
     found = subprocess.run(
         [
             sys.executable,

@@ -432,7 +432,7 @@ def test_ctrl_z_gives_the_terminal_back_and_fg_takes_it_again() -> None:
     pid, main = pty.fork()
     if pid == 0:  # pragma: no cover
         try:
-            shell(str(Path(__file__).resolve().parents[2] / "src"))
+            shell(str(Path(__file__).resolve().parents[3] / "src"))
         finally:
             os._exit(0)
     data = b""
