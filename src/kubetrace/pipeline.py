@@ -20,7 +20,7 @@ from kubetrace.kit.tracer import Joins, NoAdvice, Stateful, counted_of
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, stream_key
 from kubetrace.tables.aggregate import joining
-from kubetrace.tables.tally import Derived, Tally, tallies
+from kubetrace.tables.tally import Coarser, Tally, tallies
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
@@ -250,7 +250,7 @@ class Pipeline:
                 devices[event.device] = None
         return [fact for device in devices for fact in asked.layers(device)]
 
-    def table(self, by: str) -> Tally | Derived | Table:
+    def table(self, by: str) -> Tally | Coarser | Table:
         """The rows of a grouping."""
         return self.tallies[by] if self.counting is None else self.counting.table(by)
 

@@ -22,7 +22,7 @@ from kubetrace.recording.reader import Recording
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.stream.steps import STEP_ROWS, Joining, Step, Tick, split
-from kubetrace.tables.tally import Derived, Tally
+from kubetrace.tables.tally import Coarser, Tally
 
 COPYUP = tracers.find("copyup")
 # The members of struct copyup_event that the tracer reads, packed by hand.
@@ -520,7 +520,7 @@ def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool, monke
 def test_rows_derived_from_finer_ones_are_those_counted_alone(by: str) -> None:
     together, alone = filled(list(COPYUP.groupings), joins=True), filled([by], joins=True)
     assert isinstance(alone.table(by), Tally)
-    assert isinstance(together.table(by), Derived if by in ("container", "pod", "image") else Tally)
+    assert isinstance(together.table(by), Coarser if by in ("container", "pod", "image") else Tally)
     assert rows_of(together, by) == rows_of(alone, by)
     assert len(together.table(by)) == len(alone.table(by))
 

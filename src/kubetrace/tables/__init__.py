@@ -4,6 +4,7 @@
     joining.py    alike records as one, before anything is decoded
     tally.py      rows added up from events
     counting.py   rows of counters in the kernel: differences are taken here
+    snapshot.py   records of counters taken apart, for counting.py
     sorting.py    their order
 
 Nothing here does I/O or knows a source or a view.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
 from kubetrace.kit.counted import Landing, Row
-from kubetrace.stream.layout import RING_HEADER_BYTES
+from kubetrace.tables.snapshot import Reader
 from kubetrace.tables.sorting import sort_rows
 
 if TYPE_CHECKING:
@@ -44,51 +44,6 @@ class _Group:
         self.sample, self.kind, self.landing = sample, kind, landing
         self.row: Row | None = None
         self.into: list[int] | None = None
-
-
-class _Reader:
-    """Takes records of one stream apart: their keys, and of their values what is asked for."""
-
-    def __init__(self, layout: Layout, key_end: str, names: Sequence[str], prefix: bytes) -> None:
-        """`key_end` is the last field of the key; the prefix tells the keys of one map from those of another."""
-        fields = {field.name: field for field in layout.fields}
-        begin = layout.fields[1].offset
-        end = fields[key_end].offset + fields[key_end].size
-        self._keys = struct.Struct(f"<{RING_HEADER_BYTES + begin}x{end - begin}s{layout.size - end}x").iter_unpack
-        self._prefix = prefix
-        self._place, self._device = (
-            slice(len(prefix) + field.offset - begin, len(prefix) + field.offset + field.size - begin)
-            for field in (fields["place"], fields["device"])
-        )
-        # of a key, before and behind the place
-        self.head, self.tail = slice(self._place.start), slice(self._place.stop, None)
-        # Without a named tuple for each.
-        parts, at = [f"<{RING_HEADER_BYTES}x"], 0
-        for name in names:
-            field = fields[name]
-            parts.append(f"{field.offset - at}x{field.code}")
-            at = field.offset + field.size
-        parts.append(f"{layout.size - at}x")
-        self.values = struct.Struct("".join(parts)).iter_unpack
-        self._layout = layout
-
-    def keys(self, data: bytes) -> list[bytes]:
-        """Of each record."""
-        if self._prefix:
-            return [self._prefix + key for (key,) in self._keys(data)]
-        return [key for (key,) in self._keys(data)]
-
-    def raw(self, key: bytes) -> bytes:
-        """A key as the kernel has it."""
-        return key.removeprefix(self._prefix)
-
-    def place_of(self, key: bytes) -> tuple[int, int]:
-        """(device, place)."""
-        return int.from_bytes(key[self._device], "little"), int.from_bytes(key[self._place], "little")
-
-    def sample(self, data: bytes, at: int) -> Any:
-        """The record at this place, whole."""
-        return self._layout.decode_one(data, at)
 
 
 class Table:
@@ -159,7 +114,7 @@ class Counting:
         self.destinations = Destinations()
         self._news = False
         self._concluded: dict[tuple[int, int], Destination] = {}
-        self._readers: dict[str, _Reader] = {}
+        self._readers: dict[str, Reader] = {}
 
     # Learning.
 
@@ -261,12 +216,12 @@ class Counting:
             self._measure(data)
         return [batch for batch in given if batch.stream not in own]
 
-    def _reader(self, stream: str, names: Sequence[str]) -> _Reader:
+    def _reader(self, stream: str, names: Sequence[str]) -> Reader:
         known = self._readers.get(stream)
         if known is None:
             # the keys of the rest's own map are told apart from those of the first
             prefix = stream.encode() if stream in self._counted.counters[1:] else b""
-            known = self._readers[stream] = _Reader(self._layouts[stream], self._counted.key_end, names, prefix)
+            known = self._readers[stream] = Reader(self._layouts[stream], self._counted.key_end, names, prefix)
         return known
 
     def _sums(self) -> list[list[int]]:
@@ -296,7 +251,7 @@ class Counting:
         touched = set(map(groups.__getitem__, numbers))
         self._touched.update([group.row for group in touched if group.row is not None])
 
-    def _number_new(self, known: Sequence[int | None], keys: Sequence[bytes], reader: _Reader, data: bytes) -> None:
+    def _number_new(self, known: Sequence[int | None], keys: Sequence[bytes], reader: Reader, data: bytes) -> None:
         # Those that are new have come to nothing yet.
         numbers, groups, places, find = self._numbers, self._groups, self._places, self._shared.get
         head, tail = reader.head, reader.tail

@@ -105,7 +105,7 @@ class Tally:
         return [*self._key_columns, *self._note_columns], rows
 
 
-class Derived:
+class Coarser:
     """The rows of a coarser grouping: sums of another one's, made when they are asked for."""
 
     def __init__(self, tracer: Tracer, by: str, of: Tally) -> None:
@@ -138,7 +138,7 @@ class Derived:
         return [(*key, *notes[key], *row) for key, row in groups.rows()]
 
 
-def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> dict[str, Tally | Derived]:
+def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> dict[str, Tally | Coarser]:
     """For each grouping its rows: counted event by event, or derived from a finer one that is counted."""
     if board is not None or LAST in tracer.operations():
         return {by: Tally(tracer, by, board) for by in groupings}
@@ -147,7 +147,7 @@ def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> di
         by: next((of for of in groupings if keys[by] < keys[of] and not any(keys[of] < keys[o] for o in groupings)), "")
         for by in groupings
     }
-    found: dict[str, Tally | Derived] = {}
+    found: dict[str, Tally | Coarser] = {}
     for by in groupings:
         if not finer[by]:
             wanted = [c.key for of in groupings if finer[of] == by for c in tracer.groupings[of].notes]
@@ -157,7 +157,7 @@ def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> di
         if finer[by]:
             base = found[finer[by]]
             assert isinstance(base, Tally)
-            found[by] = Derived(tracer, by, base)
+            found[by] = Coarser(tracer, by, base)
     return {by: found[by] for by in groupings}
 
 
