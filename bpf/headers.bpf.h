@@ -6,8 +6,8 @@
  *
  * Packages of headers leave out what is private to fs/: those structs are written down here, up to the last
  * member that is read. Each block says which kernels have it so; a kernel that none of them knows has no such
- * struct here, and a tracer that needs it does not load. tests/kernel/test_headers.py holds these offsets to
- * the BTF of the kernel that runs.
+ * struct here, and a tracer that needs it does not load. tests/native/test_headers_native.py holds these
+ * offsets to the BTF of a kernel that has both.
  */
 #include <linux/version.h>
 #include <linux/fs.h>

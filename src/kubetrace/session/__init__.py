@@ -7,6 +7,9 @@
     view.py        what a run shows itself in: table_view.py, event_view.py, window_view.py; open_view.py chooses
     recorded.py    what a recording says of itself, and what is said of it
     trace.py       one tracer, live; with a recording beside it when asked for
+    record.py      several tracers into a file, and nothing shown
+    replay.py      a file as it was shown live
+    export.py      a file's events for other tools
 
 Nothing is imported here: a run pays only for its own view.
 """
