@@ -19,14 +19,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
 
 import click
 
 from kubetrace import tracers
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from kubetrace.kit.tracer import Counts
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 
@@ -150,20 +148,16 @@ def attached(name: str, hook: str) -> Iterator[None]:
     tracer = tracers.find(name)
     host = Host.find("/")
     options = click.Command(name, params=list(tracer.options())).make_context(name, []).params
-    wiring: dict[str, Any] = {}
-    constants = dict(tracer.constants(options))
-    if isinstance(tracer, Counts):
-        wiring = tracer.wiring(options, next(iter(tracer.groupings)), False, host)
-        constants |= wiring.pop("constants")
+    wiring = tracer.wiring(options, next(iter(tracer.groupings)), False, host)
     with LoadedObject(
         object_path(name),
         hook=hook,
         optional=tracer.optional,
-        constants=constants,
-        **wiring,
+        constants={**tracer.constants(options), **wiring.constants},
+        sizes=wiring.sizes,
+        unneeded=wiring.unneeded,
     ) as loaded:
-        if isinstance(tracer, Counts):
-            tracer.prepare(_Stored(loaded).store, Node(host))
+        tracer.prepare(_Stored(loaded).store, Node(host))
         yield
 
 

@@ -19,17 +19,16 @@ from benchmarks.peers import GET_BCC, bcc_consumer, by_cgroup, by_file, by_serie
 from benchmarks.standin import ROOT, stand_in
 from kubetrace import tracers
 from kubetrace.attribution.facts import Fact
-from kubetrace.attribution.selection import Selection
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.ring import Ring
 from kubetrace.engines.source import joined
-from kubetrace.kit.context import Wall
+from kubetrace.kit.context import Context
 from kubetrace.kit.tracer import MAX, SUM
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.pipeline import Pipeline
 from kubetrace.stream.layout import Layout
-from kubetrace.stream.steps import Step
+from kubetrace.stream.steps import Joining, Step
 from kubetrace.tables.joining import Joiner
 
 EVENTS = 8_000
@@ -168,7 +167,7 @@ def _unlike(loaded: LoadedObject, ring: Ring, layout: Layout, directory: Path, r
 
     found = interleaved({what: filled(act) for what, act in ways.items()}, rounds)
     for what, values in found.items():
-        rows = len(files if what == _BCC_FILE else made[what].table("file" if what == _TABLE else "container"))
+        rows = len(files if what == _BCC_FILE else made[what].table.rows("file" if what == _TABLE else "container"))
         if rows != (1 if what == _AGENT else EVENTS):
             raise RuntimeError(f"{what}: {rows} rows")
         note = f"{spread(values)} ns"
@@ -189,13 +188,12 @@ class _Product(Pipeline):
 
     def __init__(self, loaded: LoadedObject, layout: Layout, *, metered: bool = False) -> None:
         tracer = tracers.find("copyup")
-        groupings = [tracer.metered_by] if metered else list(tracer.groupings)  # type: ignore[attr-defined]  # Metered
+        groupings = [tracer.metered_by] if metered else list(tracer.groupings)
         layouts = {_STREAM: layout, "copyup/copyup_long": loaded.layout("copyup_long_event")}
-        everything = Selection.parse((), (), ())
-        super().__init__(tracer, layouts, Wall("node", 0), everything, groupings=groupings, metered=metered, asked=self)
+        super().__init__(tracer, layouts, Context("node", 0), groupings=groupings, metered=metered, asked=self)
         self.take(Step(facts=list(Node(Host.find(None)).scan())))
 
-    def join(self, joiners: Mapping[str, Joiner]) -> None:
+    def join(self, joiners: Mapping[str, Joining]) -> None:
         self.joiner = joiners[_STREAM]
 
     def ask(self, unknown: bool) -> Sequence[Fact]:
@@ -203,6 +201,3 @@ class _Product(Pipeline):
 
     def layers(self, device: int) -> Sequence[Fact]:
         return []
-
-    def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
-        pass

@@ -18,18 +18,18 @@ import statistics
 import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import compile_objects
 
 from benchmarks.measure import Row, spread
-from kubetrace.attribution.attributor import Attributor, Identity
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen
-from kubetrace.attribution.selection import Selection
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, Fact
 from kubetrace.engines.libbpf import LoadedObject
+from kubetrace.kit.context import Context
 from kubetrace.stream.layout import Batch
-from kubetrace.tables.counting import Counting
+from kubetrace.tables.contract import Run
+from kubetrace.tables.counted import Counted
 from kubetrace.tracers import find
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -69,27 +69,23 @@ def _write(slots: mmap.mmap, step: int) -> None:
         struct.pack_into("<QQ", slots, at, count + 1, size + 4096)
 
 
-def _attributor() -> Attributor:
-    made = Attributor()
+def _facts() -> Iterator[Fact]:
     for number in range(CGROUPS):
         container_id = f"{number:064x}"
         uid = f"00000000-0000-0000-0000-{number // 3:012x}"
-        made.learn(CgroupSeen(0, 100 + number, f"/kubepods/pod{uid}/{container_id}", 0))
-        made.learn(
-            ContainerSeen(
-                container_id,
-                "container",
-                "shop",
-                f"pod-{number // 3}",
-                f"c{number % 3}",
-                uid,
-                None,
-                None,
-                "config.json",
-                0,
-            )
+        yield CgroupSeen(0, 100 + number, f"/kubepods/pod{uid}/{container_id}", 0)
+        yield ContainerSeen(
+            container_id,
+            "container",
+            "shop",
+            f"pod-{number // 3}",
+            f"c{number % 3}",
+            uid,
+            None,
+            None,
+            "config.json",
+            0,
         )
-    return made
 
 
 def run(rounds: int) -> list[Row]:
@@ -134,17 +130,8 @@ def snapshots(rounds: int) -> list[Row]:
     sizes = dict.fromkeys(("writes", "writes_keys"), 131072)
     with LoadedObject(path, hook="kprobe", attach=False, sizes=sizes, optional=tracer.optional) as loaded:
         layouts = {name: loaded.layout(struct_name) for name, struct_name in tracer.streams.items()}
-        attributor = _attributor()
-
-        def identify(event: object) -> Identity:
-            return attributor.identify(
-                cgroup_id=event.cgroup_id,  # type: ignore[attr-defined]
-                memory_cgroup_id=0,
-                memory_hierarchy=0,
-                device=None,
-                time_ns=0,
-            )
-
+        context = Context("node", 0)
+        context.attribution.learn(_facts())
         told, root = layouts["writes_mounts"], b"cache\0kubernetes.io~empty-dir\0volumes\0u\0pods\0"
         record = struct.Struct(f"<8x{told.format[1:]}")
         mounts = b"".join(
@@ -156,18 +143,17 @@ def snapshots(rounds: int) -> list[Row]:
 
         def begin() -> Callable[[], None]:
             ring = loaded.stream("writes", layouts["writes"].size)
-            counting = Counting(
-                tracer, layouts, identify, lambda _uid, _name: None, Selection.parse((), (), ()), "node", BY
-            )
-            counting.take([Batch("writes_mounts", mounts)])
+            table = Counted(Run(tracer, context, layouts, by=BY))
+            table.read([Batch("writes_mounts", mounts)])
             # as a session does once it has begun
             gc.collect()
             gc.freeze()
 
             def window() -> None:
-                counting.take([Batch("writes", ring.read())])
-                counting.tick(1_000_000_000)
-                counting.table(BY).rows("bytes", 50)
+                table.read([Batch("writes", ring.read())])
+                table.count(None)
+                table.tick(1_000_000_000)
+                table.rows(BY).rows("bytes", 50)
 
             return window
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from kubetrace import tracers
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from kubetrace.kit.tracer import Counts
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 
@@ -75,11 +74,16 @@ class Writer:
 def own(hook: str, options: dict[str, bool]) -> Iterator[None]:
     """Our tracer's programs, attached; nobody reads the counters."""
     tracer = tracers.find("writes")
-    assert isinstance(tracer, Counts)
     host = Host.find("/")
     wiring = tracer.wiring(options, "destination", False, host)
-    given = {**wiring.pop("constants"), **tracer.constants(options)}
-    with LoadedObject(object_path("writes"), hook=hook, optional=tracer.optional, constants=given, **wiring) as loaded:
+    with LoadedObject(
+        object_path("writes"),
+        hook=hook,
+        optional=tracer.optional,
+        constants={**wiring.constants, **tracer.constants(options)},
+        sizes=wiring.sizes,
+        unneeded=wiring.unneeded,
+    ) as loaded:
         tracer.prepare(Stored(loaded).store, Node(host))
         yield
 

@@ -95,10 +95,18 @@ def device_of(path: str) -> int:
 @pytest.mark.one_kernel(on="7.2")
 def test_a_crowds_writes_are_counted_once_each(hook: str, latency: bool) -> None:
     wiring = WRITES.wiring({"latency": latency}, "pod", False, Host(Path("/")))
-    wiring["constants"]["latency"] = int(latency)
+    constants = {**wiring.constants, "latency": int(latency)}
     group = Path("/sys/fs/cgroup/preempted-writers")
     group.mkdir()
-    source = KernelSource("writes", WRITES.streams, optional=WRITES.optional, hook=hook, **wiring)
+    source = KernelSource(
+        "writes",
+        WRITES.streams,
+        optional=WRITES.optional,
+        hook=hook,
+        constants=constants,
+        sizes=wiring.sizes,
+        unneeded=wiring.unneeded,
+    )
     try:
         arguments = ["python3", "-S", "-c", WRITER, str(group)]
         crowd = [subprocess.Popen([*arguments, str(one)]) for one in range(WRITERS)]

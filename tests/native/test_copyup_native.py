@@ -191,10 +191,9 @@ def test_it_waits_for_overlayfs_and_says_so(
     objects: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from kubetrace import tracers
-    from kubetrace.attribution.selection import Selection
     from kubetrace.engines import source
     from kubetrace.session import trace
-    from kubetrace.session.options import Options, check
+    from kubetrace.session.options import Attach, Keep, Last, Show, check
 
     answers = iter([False, False, True])
     monkeypatch.setattr(source, "hookable", lambda tracer: next(answers))
@@ -202,8 +201,8 @@ def test_it_waits_for_overlayfs_and_says_so(
     monkeypatch.setenv("KUBETRACE_OBJECTS", str(objects))
     copyup = tracers.find("copyup")
     by, sort = check(copyup, None, None)
-    options = Options(selection=Selection(), by=by, sort=sort, output="json", duration_s=0.3, own={"min_size": "1Ei"})
-    trace.run(copyup, options)
+    asked = Attach(own={"min_size": "1Ei"})
+    trace.run(copyup, asked, Show(by, sort, output="json"), Keep(), Last(duration_s=0.3))
     out, err = capsys.readouterr()
     assert err == "kubetrace: overlayfs is not loaded on this node yet; attaching when it appears\n"
     assert json.loads(out)["type"] == "summary" and next(answers, None) is None

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kubetrace import tracers
-from kubetrace.attribution.selection import Selection
 from kubetrace.engines.libbpf import LoadedObject
-from kubetrace.kit.context import Wall
+from kubetrace.kit.context import Context
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
+from kubetrace.tables.summed import Summed
 
 from .conftest import Workload
 
@@ -74,11 +74,9 @@ def test_alike_events_cost_a_tenth_of_single_ones(objects: Path, workload: Workl
     tracer = tracers.find("copyup")
     with loaded:
         layouts = {"copyup/copyup": loaded.layout("copyup_event"), "copyup/copyup_long": loaded.layout("copyup_event")}
-    joined, single = (
-        Pipeline(tracer, layouts, Wall("n", 0), Selection.parse((), (), ()), groupings=list(tracer.groupings))
-        for _ in range(2)
-    )
-    single._joiners = {}
+    joined, single = (Pipeline(tracer, layouts, Context("n", 0), groupings=list(tracer.groupings)) for _ in range(2))
+    assert isinstance(single.table, Summed)
+    single.table._joiners = {}
     step = Step(batches=[Batch("copyup/copyup", data)])
     assert ratio(lambda: single.take(step), lambda: joined.take(step)) > 10
     assert joined.counts.events == single.counts.events == 7 * EVENTS
@@ -98,9 +96,7 @@ def test_events_that_differ_in_what_is_not_metered_cost_a_tenth_of_single_ones(
         changed[at : at + 4] = b"%04x" % number
     layouts = {"copyup/copyup": layout, "copyup/copyup_long": layout}
     metered, whole = (
-        Pipeline(
-            tracer, layouts, Wall("n", 0), Selection.parse((), (), ()), groupings=["container"], metered=is_metered
-        )
+        Pipeline(tracer, layouts, Context("n", 0), groupings=["container"], metered=is_metered)
         for is_metered in (True, False)
     )
     step = Step(batches=[Batch("copyup/copyup", bytes(changed))])

@@ -15,13 +15,14 @@ from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, Fact, LayerSeen, OverlaySeen
 from kubetrace.attribution.selection import Selection
-from kubetrace.kit.context import Wall
-from kubetrace.kit.tracer import Metered
+from kubetrace.attribution.whose import Attribution
+from kubetrace.kit.context import Context
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.reader import Recording
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
 from kubetrace.stream.steps import STEP_ROWS, Joining, Step, Tick, split
+from kubetrace.tables.summed import Summed
 from kubetrace.tables.tally import Coarser, Tally
 
 COPYUP = tracers.find("copyup")
@@ -201,11 +202,11 @@ class Driven(Pipeline):
 
     def __init__(self, source: ListSource, selection: Selection, kept: Kept) -> None:
         self.live = LiveSource({"copyup": source}, Files())
+        self.context = Context("node1", 0, Attribution(selection, self.live.exclude))
         super().__init__(
             COPYUP,
             self.live.layouts,
-            Wall("node1", 0),
-            selection,
+            self.context,
             groupings=["file", "pod"],
             events=kept,
             asked=self.live,
@@ -231,14 +232,14 @@ def test_events_are_named_and_counted_by_file_and_pod() -> None:
         ("shop", "web-0", "app", b"/app/log", "chmod", 2, 0, 71, 11, 0),
         ("shop", "web-0", "app", b"/etc", "chmod", 1, 0, 0, 11, 0),
     ]
-    (pod,) = made.tallies["pod"].rows("copied_bytes", None)
+    (pod,) = made.table.rows("pod").rows("copied_bytes", None)
     assert pod[:6] == ("shop", "web-0", None, 3, 0, 71)
     assert (made.counts.events, made.counts.unattributed, made.counts.lost) == (3, 0, 0)
-    assert made.total()["copied_bytes"] == 71
+    assert made.table.total()["copied_bytes"] == 71
 
 
 def _file_rows(made: Pipeline) -> list[tuple[object, ...]]:
-    tally = made.tallies["file"]
+    tally = made.table.rows("file")
     shown = [at for at, column in enumerate(tally.columns) if not column.wide]
     return [tuple(row[at] for at in shown) for row in tally.rows("copied_bytes", None)]
 
@@ -297,7 +298,7 @@ def test_a_process_of_the_host_in_a_containers_root_is_shown_as_host() -> None:
     (_, inside), (_, outside) = kept.seen
     assert (inside.pod, inside.host, inside.attributed_by) == ("web-0", True, "overlay")
     assert (outside.kind, outside.pod) == ("host", None)
-    cells = COPYUP.key_cells(kept.seen[0][0], inside, Wall("n", 0))
+    cells = COPYUP.key_cells(kept.seen[0][0], inside, Context("n", 0))
     assert (cells["pod"], cells["container"]) == ("web-0", "app (host)")
 
 
@@ -306,7 +307,7 @@ def test_what_cannot_be_attributed_is_shown_and_counted() -> None:
     source.put("copyup", event(1, 8123, b"/a", 1, device=99))
     made.drain()
     assert made.counts.unattributed == 1
-    cells = COPYUP.key_cells(kept.seen[0][0], kept.seen[0][1], Wall("n", 0))
+    cells = COPYUP.key_cells(kept.seen[0][0], kept.seen[0][1], Context("n", 0))
     assert cells["pod"] == "cgroup:8123"
 
 
@@ -315,7 +316,7 @@ def test_a_selection_holds_in_user_space_and_tells_the_kernel() -> None:
     assert source.excluded == [(0, 21)]
     source.put("copyup", event(1, 21, b"/a", 1), event(2, 8123, b"/a", 1, device=99))
     made.drain()
-    assert (kept.seen, made.counts.events, made.attribution.matched) == ([], 0, False)
+    assert (kept.seen, made.counts.events, made.context.attribution.matched) == ([], 0, False)
 
 
 def test_a_recorder_looks_up_the_layers_of_every_container_without_events() -> None:
@@ -372,7 +373,7 @@ def test_errors_are_named(code: int, name: str | None) -> None:
     made, source, kept = pipeline()
     source.put("copyup", event(1, 21, b"/a", 1, error=code))
     made.drain()
-    record = COPYUP.record(*kept.seen[0], Wall("node1", 0))
+    record = COPYUP.record(*kept.seen[0], Context("node1", 0))
     assert record["error"] == name
 
 
@@ -380,7 +381,7 @@ def test_a_json_object_keeps_its_contract() -> None:
     made, source, kept = pipeline()
     source.put("copyup", event(1_500_000_000, 21, b"/app/\xff\n", 13, mode=0o040755))
     made.drain()
-    record = COPYUP.record(*kept.seen[0], Wall("node1", 0))
+    record = COPYUP.record(*kept.seen[0], Context("node1", 0))
     assert {
         "type": "copyup",
         "time": "1970-01-01T00:00:01.500000000Z",
@@ -418,14 +419,14 @@ def filled(groupings: Sequence[str], *, joins: bool, metered: bool = False) -> P
     pipeline = Pipeline(
         COPYUP,
         {"copyup/copyup": EVENT, "copyup/copyup_long": EVENT},
-        Wall("node1", 0),
-        Selection.parse((), (), ()),
+        Context("node1", 0),
         groupings=groupings,
         metered=metered,
     )
-    assert pipeline._joiners
+    table = pipeline.table
+    assert isinstance(table, Summed) and table.joiners
     if not joins:
-        pipeline._joiners = {}
+        table._joiners = {}
     facts: list[Fact] = [
         CgroupSeen(0, 1 + at, f"/kubepods/poduid-{at}/{name}", 0) for at, name in enumerate((WEB, BATCH))
     ]
@@ -452,7 +453,7 @@ def filled(groupings: Sequence[str], *, joins: bool, metered: bool = False) -> P
 
 
 def rows_of(pipeline: Pipeline, by: str) -> list[str]:
-    return sorted(map(repr, pipeline.table(by).rows("copied_bytes", None)))
+    return sorted(map(repr, pipeline.table.rows(by).rows("copied_bytes", None)))
 
 
 @pytest.mark.parametrize("by", COPYUP.groupings)
@@ -460,25 +461,24 @@ def test_joined_events_give_the_rows_of_single_ones(by: str) -> None:
     joined, single = filled([by], joins=True), filled([by], joins=False)
     assert rows_of(joined, by) and rows_of(joined, by) == rows_of(single, by)
     assert len(rows_of(joined, by)) == {"file": 6, "process": 6, "container": 2, "pod": 2, "why": 3}.get(by, 1)
-    assert joined.total() == single.total()
+    assert joined.table.total() == single.table.total()
     assert (joined.counts.events, joined.counts.folded) == (300, single.counts.folded) == (300, 15)
 
 
 def test_metrics_are_those_of_every_event_though_only_what_they_are_of_is_looked_at() -> None:
-    assert isinstance(COPYUP, Metered)
     by = COPYUP.metered_by
     metered, whole = filled([by], joins=True, metered=True), filled([by], joins=False)
-    columns = [column.key for column in whole.table(by).columns]
+    columns = [column.key for column in whole.table.rows(by).columns]
     served = [columns.index(key) for key in (*COPYUP.metric_labels, *(metric.measure for metric in COPYUP.metrics))]
 
     def series(pipeline: Pipeline) -> list[list[object]]:
-        return [[row[at] for at in served] for row in pipeline.table(by).rows("copied_bytes", None)]
+        return [[row[at] for at in served] for row in pipeline.table.rows(by).rows("copied_bytes", None)]
 
     # of 150 events each 8 and 7 are parents; the 13th failed, and a parent that fails is no longer folded
     assert [row[1:3] for row in series(whole)] == [["web", "app"], ["batch", "worker"]]
     assert series(metered) == series(whole)
     assert (metered.counts.events, metered.counts.folded) == (300, 15)
-    assert metered.advice.remedies() == [] != whole.advice.remedies()
+    assert metered.table.remedies()[1] == [] != whole.table.remedies()[1]
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -491,8 +491,7 @@ def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool, monke
     made = Pipeline(
         COPYUP,
         live.layouts,
-        Wall("node1", 0),
-        Selection(),
+        Context("node1", 0),
         groupings=["file", "pod"],
         asked=live,
         record=steps.append if recorded else None,
@@ -508,10 +507,10 @@ def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool, monke
     assert sum(len(batch.data) for step in steps for batch in step.batches) == recorded * len(b"".join(events))
     # fuller rings are read sooner, however little is left of what was in them
     assert live.pause_s < DRAIN_INTERVAL_S
-    single = Pipeline(COPYUP, live.layouts, Wall("node1", 0), Selection(), groupings=["file", "pod"], events=Kept())
+    single = Pipeline(COPYUP, live.layouts, Context("node1", 0), groupings=["file", "pod"], events=Kept())
     single.take(Step(facts=list(Files().scan()), batches=[Batch("copyup/copyup", b"".join(events))]))
     assert made.counts.events == single.counts.events == 9000
-    assert made.total() == single.total() and made.total()["copied_bytes"] == sum(range(9000))
+    assert made.table.total() == single.table.total() and made.table.total()["copied_bytes"] == sum(range(9000))
     for by in ("file", "pod"):
         assert rows_of(made, by) == rows_of(single, by)
 
@@ -519,10 +518,10 @@ def test_what_is_joined_as_it_is_read_counts_as_one_by_one(recorded: bool, monke
 @pytest.mark.parametrize("by", COPYUP.groupings)
 def test_rows_derived_from_finer_ones_are_those_counted_alone(by: str) -> None:
     together, alone = filled(list(COPYUP.groupings), joins=True), filled([by], joins=True)
-    assert isinstance(alone.table(by), Tally)
-    assert isinstance(together.table(by), Coarser if by in ("container", "pod", "image") else Tally)
+    assert isinstance(alone.table.rows(by), Tally)
+    assert isinstance(together.table.rows(by), Coarser if by in ("container", "pod", "image") else Tally)
     assert rows_of(together, by) == rows_of(alone, by)
-    assert len(together.table(by)) == len(alone.table(by))
+    assert len(together.table.rows(by)) == len(alone.table.rows(by))
 
 
 def test_a_step_holds_so_many_records_with_their_counts() -> None:
@@ -561,9 +560,7 @@ def churn(seconds: int) -> Iterator[Step]:
 
 def counted(steps: Iterable[Step], *, fold_ended: bool = True) -> Pipeline:
     layouts = {"copyup/copyup": EVENT, "copyup/copyup_long": EVENT}
-    made = Pipeline(
-        COPYUP, layouts, Wall("node1", 0), Selection(), groupings=list(COPYUP.groupings), fold_ended=fold_ended
-    )
+    made = Pipeline(COPYUP, layouts, Context("node1", 0), groupings=list(COPYUP.groupings), fold_ended=fold_ended)
     for step in steps:
         made.take(step)
     return made
@@ -574,7 +571,7 @@ def test_what_is_folded_is_no_word_in_a_column_of_numbers() -> None:
     (start, *_) = churn(6)
     records = b"".join([event(number, 101, b"/srv/a", 1, pid=number) for number in range(1, 20_011)])
     made = counted([start, Step([], [Batch("copyup/copyup", records)], {}, Tick(20_011, 20_011, 0))])
-    table = made.table("process")
+    table = made.table.rows("process")
     keys = [column.key for column in table.columns]
     rows = table.rows("", None)
     pids = [row[keys.index("pid")] for row in rows]
@@ -586,9 +583,9 @@ def test_what_is_folded_is_no_word_in_a_column_of_numbers() -> None:
 
 def test_a_pod_a_second_for_an_hour_leaves_few_rows_and_exact_sums() -> None:
     made, kept = counted(churn(3607)), counted(churn(3607), fold_ended=False)
-    assert len(kept.table("file")) == 2 * 3607
+    assert len(kept.table.rows("file")) == 2 * 3607
     for by in ("file", "container", "pod", "process"):
-        table = made.table(by)
+        table = made.table.rows(by)
         # two minutes' pods and cgroups, a look's, and the heaviest by each measure of both
         assert len(table) < 2 * 120 + 256 + 3 * 100, by
         columns = [column.key for column in table.columns]
@@ -596,7 +593,7 @@ def test_a_pod_a_second_for_an_hour_leaves_few_rows_and_exact_sums() -> None:
         for pipeline in (made, kept):
             for key in ("namespace", "node"):
                 found: dict[object, list[int]] = {}
-                for row in pipeline.table(by).rows("copied_bytes", None):
+                for row in pipeline.table.rows(by).rows("copied_bytes", None):
                     group = row[columns.index(key)] if key in columns else None
                     measured = found.setdefault(group, [0, 0, 0])
                     for at, name in enumerate(("copies", "copied_bytes", "errors")):
@@ -606,7 +603,7 @@ def test_a_pod_a_second_for_an_hour_leaves_few_rows_and_exact_sums() -> None:
                 sums.setdefault(key, []).append(found)
         assert all(pair[0] == pair[1] for pair in sums.values())
         assert len(sums["namespace"][0]) == 4
-    rows = made.table("file").rows("copied_bytes", None)
+    rows = made.table.rows("file").rows("copied_bytes", None)
     # heavy, failed and new pods have their names yet; a light one that ended half an hour ago has not
     pods = {row[1] for row in rows}
     assert rows[0][:4] == ("ns-2", "job-17", "app", b"/srv/17")
@@ -615,15 +612,17 @@ def test_a_pod_a_second_for_an_hour_leaves_few_rows_and_exact_sums() -> None:
         *((f"ns-{at}", "(others)", "(others)", "(others)") for at in range(3)),
         (None, "(host)", "(others)", "(others)"),
     }
-    assert made.total() == kept.total()
-    assert made.advice.remedies() == kept.advice.remedies()
+    assert made.table.total() == kept.table.total()
+    assert made.table.remedies() == kept.table.remedies()
 
 
 def test_a_pod_that_is_there_keeps_its_rows_whatever_ends_around_it() -> None:
     facts: list[Fact] = [CgroupSeen(0, 21, f"/kubepods/podweb/{WEB}", 0), container(WEB, "shop", "web-0", "app")]
     first = Step(facts, [Batch("copyup/copyup", event(1, 21, b"/one", 0))], {}, Tick(0, 0, 0))
     made = counted([first, *churn(1009)])
-    assert any(row[:4] == ("shop", "web-0", "app", b"/one") for row in made.table("file").rows("copied_bytes", None))
+    assert any(
+        row[:4] == ("shop", "web-0", "app", b"/one") for row in made.table.rows("file").rows("copied_bytes", None)
+    )
 
 
 def test_a_replay_folds_what_the_live_table_did(tmp_path: Path) -> None:
@@ -635,5 +634,5 @@ def test_a_replay_folds_what_the_live_table_did(tmp_path: Path) -> None:
     with Recording(tmp_path / "x.ktrace") as recording:
         replayed = counted(recording.steps())
     for by in COPYUP.groupings:
-        assert live.table(by).rows("", None) == replayed.table(by).rows("", None)
-    assert any("(others)" in row for row in live.table("process").rows("", None))
+        assert live.table.rows(by).rows("", None) == replayed.table.rows(by).rows("", None)
+    assert any("(others)" in row for row in live.table.rows("process").rows("", None))

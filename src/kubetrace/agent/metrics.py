@@ -37,8 +37,8 @@ class Collector:
 
 
 def _of_tracer(watch: Watch, standing: Standing) -> Iterator[Family]:
-    names = list(watch.metered.metric_labels)
-    for at, metric in enumerate(watch.metered.metrics):
+    names = list(watch.tracer.metric_labels)
+    for at, metric in enumerate(watch.tracer.metrics):
         family = CounterMetricFamily(f"kubetrace_{watch.tracer.name}_{metric.name}", metric.help, labels=names)
         for labels, sums in standing.series.items():
             family.add_metric(labels, sums[at])

@@ -7,31 +7,25 @@ happens in the second between is not seen.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from kubetrace.agent.series import Labels, Series
 from kubetrace.errors import KubetraceError
-from kubetrace.kit.context import Wall
-from kubetrace.kit.tracer import Metered, Stateful
 from kubetrace.pipeline import Pipeline
-from kubetrace.session.attach import adapted, attach_now, constants_of, hookable, node_files, prepare, wiring_of
-from kubetrace.session.loop import drain
-from kubetrace.session.options import Options, check, own_of
-from kubetrace.stream.live import DRAIN_INTERVAL_S, LiveSource
+from kubetrace.session.attach import Attachment
+from kubetrace.session.loop import drain, moments
+from kubetrace.session.options import Attach, own_defaults
 from kubetrace.views.text import visible
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Selection
-    from kubetrace.engines.source import KernelSource
     from kubetrace.kit.tracer import Tracer
     from kubetrace.node.host import Host
+    from kubetrace.stream.live import LiveSource
 
 _LOOK_S = 1.0
 _LONGEST_S = 24 * 3600.0
@@ -78,19 +72,10 @@ class Watch:
         max_series: int,
         idle_s: float,
     ) -> None:
-        """Nothing is attached yet. `tracer` has to be Metered."""
-        assert isinstance(tracer, Metered)
+        """Nothing is attached yet. `tracer` has to have metrics."""
         self.tracer = tracer
-        self.metered: Metered = tracer
         self._host = host
-        given = click.Command(tracer.name, params=list(tracer.options())).make_context(tracer.name, []).params
-        by = tracer.metered_by
-        _, sort = check(tracer, None, None)
-        self._options = Options(
-            selection, by, sort, hook=hook, engine=engine, cri_socket=cri_socket, own=own_of(tracer, given)
-        )
-        self._constants = constants_of(tracer, self._options)
-        self._tracer = adapted(tracer, self._options)
+        self._asked = Attach(selection, own_defaults(tracer), hook=hook, engine=engine, cri_socket=cri_socket)
         self._series = Series(len(tracer.metric_labels), len(tracer.metrics), limit=max_series, idle_s=idle_s)
         self._standing = Standing()
         self._lock = threading.Lock()
@@ -136,60 +121,43 @@ class Watch:
 
     def _once(self) -> None:
         """Attach, and watch until it is to be attached anew."""
-        if self.tracer.needs_overlay and not hookable(self.tracer.name):
-            self._tell(hook="", error=None, waits=True)
-            self.first.set()
-            self._stop.wait(_AGAIN_S)
-            return
-        tracer, asked = self._tracer, self._options
-        with contextlib.ExitStack() as stack:
-            kernel, missing = self._attach(stack)
-            files = node_files(self._host, asked)
-            stack.callback(files.close)
-            clock = Wall(self._host.node_name(), self._host.boot_to_wall_ns())
-            gauges = tracer.gauges(self._host) if isinstance(tracer, Stateful) else None
-            source = LiveSource({tracer.name: kernel}, files, {tracer.name: gauges} if gauges is not None else {})
+        by = self.tracer.metered_by
+        with Attachment([self.tracer], self._asked, host=self._host, by=by) as attachment:
+            if attachment.waits:
+                self._tell(hook="", error=None, waits=True)
+                self.first.set()
+                self._stop.wait(_AGAIN_S)
+                return
+            with _ATTACHING:
+                attachment.attach()
+            (tracer,) = attachment.tracers
+            source = attachment.open()
             pipeline = Pipeline(
                 tracer,
                 source.layouts,
-                clock,
-                asked.selection,
-                groupings=[asked.by],
+                attachment.context,
+                groupings=[by],
                 asked=source,
-                by=asked.by,
-                own=asked.own,
-                missing=missing,
+                by=by,
+                own=self._asked.own,
+                missing=attachment.missing(tracer),
                 metered=True,
                 # what a row once said is in the series already; what is too much, _MOST_ROWS deals with
                 fold_ended=False,
             )
-            prepare(tracer, kernel, files)
             source.start()
             self._series.begin_again()
             attached, now = self._standing.attached + 1, time.monotonic()
-            self._tell(hook=kernel.hook, error=None, waits=False, attached=attached, drained_s=now)
+            hook = attachment.kernels[tracer.name].hook
+            self._tell(hook=hook, error=None, waits=False, attached=attached, drained_s=now)
             self._watch(source, pipeline)
 
-    def _attach(self, stack: contextlib.ExitStack) -> tuple[KernelSource, tuple[str, ...]]:
-        with _ATTACHING:
-            wiring = wiring_of(self._tracer, self._options, self._host)
-            constants = self._constants | wiring.pop("constants")
-            kernel = attach_now(self._tracer, self._options, constants, wiring)
-        stack.callback(kernel.close)
-        return kernel, tuple(kernel.missing.values())
-
     def _watch(self, source: LiveSource, pipeline: Pipeline) -> None:
-        begun = time.monotonic()
-        next_drain = next_look = begun
+        begun = next_look = time.monotonic()
         base = self.standing()
         seen = 0
-        while not self._stop.is_set():
-            source.wait(next_drain - time.monotonic())
+        for _ in moments(source, pipeline.take, stop=self._stop.is_set):
             now = time.monotonic()
-            if now < next_drain and not source.half_full:
-                continue
-            drain(source, pipeline)
-            next_drain = now + min(DRAIN_INTERVAL_S, source.pause_s)
             self._tell(drained_s=now)
             if now >= next_look:
                 next_look = now + _LOOK_S
@@ -198,15 +166,15 @@ class Watch:
                 self.first.set()
                 if now - begun > _LONGEST_S or rows > _MOST_ROWS:
                     break
-        drain(source, pipeline, last=True)
+        drain(source, pipeline.take, last=True)
         self._look(pipeline, base, max(seen, pipeline.counts.unattributed), time.monotonic(), last=True)
 
     def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float, *, last: bool = False) -> int:
         """Take in the table as it stands; how much is remembered."""
-        table = pipeline.table(self._options.by)
+        table = pipeline.table.rows(self.tracer.metered_by)
         at = {column.key: place for place, column in enumerate(table.columns)}
-        labels = [at[name] for name in self.metered.metric_labels]
-        values = [(at[metric.measure], metric.scale) for metric in self.metered.metrics]
+        labels = [at[name] for name in self.tracer.metric_labels]
+        values = [(at[metric.measure], metric.scale) for metric in self.tracer.metrics]
         rows = table.rows("", None)
         self._series.absorb(
             (
@@ -227,7 +195,7 @@ class Watch:
             series=self._series.read(),
             overflowed=self._series.overflowed,
         )
-        return max(len(rows), len(pipeline.counting) if pipeline.counting is not None else 0)
+        return max(len(rows), len(pipeline.table))
 
 
 def _label(value: Any) -> str:

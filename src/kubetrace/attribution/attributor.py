@@ -56,6 +56,11 @@ class Identity:
     attributed_by: AttributedBy = "none"
     names_from: Source | None = None
 
+    @property
+    def nameless(self) -> bool:
+        """Whether the node may know more: nothing was found, or a container whose pod has no name yet."""
+        return self.kind == "unknown" or (self.pod is None and self.kind in ("container", "sandbox", "pod"))
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:

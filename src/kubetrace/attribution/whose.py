@@ -31,7 +31,7 @@ class Attribution:
     def __init__(self, selection: Selected, exclude: Excluding | None = None) -> None:
         """`exclude` is told every cgroup whose container is known and not selected, and again when that is gone."""
         self._attributor = Attributor()
-        self._selection = selection
+        self.selection = selection
         self._exclude = exclude
         self._excluded: set[tuple[int, int]] = set()
         self._undecided: dict[tuple[int, int], int] = {}
@@ -44,9 +44,9 @@ class Attribution:
         for fact in facts:
             learned += 1
             self._attributor.learn(fact)
-            if self._selection and isinstance(fact, CgroupSeen):
+            if self.selection and isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
-            elif self._selection and isinstance(fact, CgroupGone):
+            elif self.selection and isinstance(fact, CgroupGone):
                 self._gone(fact.hierarchy, fact.cgroup_id)
         if self._undecided:
             self._decide(learned + _JUDGED_AT_ONCE)
@@ -105,7 +105,7 @@ class Attribution:
                 if identity.pod is None or (identity.kind == "container" and identity.container is None):
                     self._undecided[hierarchy, number] = time_ns  # its turn comes again
                     continue
-                if self._selection.match(identity):
+                if self.selection.match(identity):
                     self.matched = True
                 elif (hierarchy, number) not in self._excluded:
                     self._excluded.add((hierarchy, number))

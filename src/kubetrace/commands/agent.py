@@ -10,7 +10,7 @@ import click
 from kubetrace import tracers
 from kubetrace.commands import options
 from kubetrace.errors import LibraryMissing, UsageError
-from kubetrace.kit.tracer import Metered, Tracer
+from kubetrace.kit.tracer import Tracer
 
 _DEFAULT_SERIES = 2000
 
@@ -18,7 +18,7 @@ _DEFAULT_SERIES = 2000
 def _run(names: tuple[str, ...], **given: Any) -> None:
     from kubetrace.attribution.selection import Selection
     from kubetrace.node.host import Host
-    from kubetrace.session.attach import touch
+    from kubetrace.session.loop import touch
     from kubetrace.session.stop import Stop
     from kubetrace.views.text import visible
     from kubetrace.views.units import parse_duration
@@ -85,14 +85,14 @@ def _metered(name: str) -> Tracer:
     if name not in tracers.names():
         raise UsageError(f"there is no tracer {name!r}.", do=f"kubetrace agent {'|'.join(_names())}")
     tracer = tracers.find(name)
-    if not isinstance(tracer, Metered):
+    if not tracer.metrics:
         raise UsageError(f"{name} has no metrics.", do=f"kubetrace agent {'|'.join(_names())}")
     return tracer
 
 
 def _all_metered() -> list[Tracer]:
     found = (tracers.find(name) for name in tracers.names())
-    return [tracer for tracer in found if isinstance(tracer, Metered)]
+    return [tracer for tracer in found if tracer.metrics]
 
 
 def _names() -> list[str]:

@@ -37,7 +37,6 @@ def _opened(out: Path | None, force: bool) -> Iterator[TextIO]:
 
 
 def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
     from kubetrace.recording import parquet
     from kubetrace.recording.flat import schema_of
     from kubetrace.recording.reader import Recording
@@ -52,7 +51,7 @@ def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
         events = Events(
             recording,
             names,
-            Selection.parse(given["namespace"], given["pod"], given["container"]),
+            options.selected(given),
             span_of(recording, given["begin"], given["end"]),
             redactor,
         )

@@ -11,7 +11,9 @@ import click
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
+    from kubetrace.attribution.selection import Selection
     from kubetrace.kit.tracer import Tracer
+    from kubetrace.session.options import Attach, Keep, Last, Show
 
 OUTPUTS = ("table", "wide", "json", "csv", "windows")
 HOOKS = ("auto", "fentry", "kprobe")
@@ -142,27 +144,60 @@ def of_tracers(found: Iterable[Tracer]) -> list[click.Parameter]:
     return list(own.values())
 
 
-def of_run(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `showing`, `lasting`, `keeping` and `attaching` came to, for session.options.Options. Raises UsageError."""
+def selected(given: Mapping[str, Any]) -> Selection:
+    """What `selecting` came to. Raises UsageError."""
+    from kubetrace.attribution.selection import Selection
+
+    return Selection.parse(given["namespace"], given["pod"], given["container"])
+
+
+def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
+    """What `showing` and `costing` came to. Raises UsageError."""
+    from kubetrace.session.options import Show, check
+
+    by, sort = check(tracer, given["by"], given["sort"])
+    return Show(
+        by=by,
+        sort=sort,
+        output=given["output"],
+        events=given["events"],
+        headers=not given["no_headers"],
+        top=given["top"],
+        interval_s=interval_s(given),
+        overhead=given.get("overhead", False),
+    )
+
+
+def attached(given: Mapping[str, Any], own: Mapping[str, Any]) -> Attach:
+    """What `selecting` and `attaching` came to; `own` are the tracers' own options. Raises UsageError."""
+    from kubetrace.session.options import Attach
+
+    return Attach(
+        selection=selected(given),
+        own=own,
+        hook=given["hook"],
+        engine=given["engine"],
+        host_root=given["host_root"],
+        cri_socket=given["cri_socket"],
+    )
+
+
+def kept(given: Mapping[str, Any]) -> Keep:
+    """What --record and `keeping` came to. Raises UsageError."""
+    from kubetrace.session.options import Keep
+
+    return Keep(file=given["record"], force=given["force"], max_size=max_size(given))
+
+
+def lasted(given: Mapping[str, Any]) -> Last:
+    """What `lasting` came to. Raises UsageError."""
+    from kubetrace.session.options import Last
     from kubetrace.views.units import parse_duration
 
-    return {
-        "output": given["output"],
-        "events": given["events"],
-        "headers": not given["no_headers"],
-        "top": given["top"],
-        "interval_s": interval_s(given),
-        "duration_s": parse_duration(given["duration"]) if given["duration"] else None,
-        "ready_file": given["ready_file"],
-        "hook": given["hook"],
-        "engine": given["engine"],
-        "host_root": given["host_root"],
-        "cri_socket": given["cri_socket"],
-        "record": given["record"],
-        "force": given["force"],
-        "max_size": max_size(given),
-        "overhead": given["overhead"],
-    }
+    return Last(
+        duration_s=parse_duration(given["duration"]) if given["duration"] else None,
+        ready_file=given["ready_file"],
+    )
 
 
 def max_size(given: Mapping[str, Any]) -> int | None:

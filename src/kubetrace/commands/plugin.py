@@ -221,18 +221,16 @@ def _nodes(asked: Asked, kubectl: Any) -> list[str]:
 def _table(
     tracer: Tracer, options: Mapping[str, Any], asked: Asked, kubectl: Any, nodes: Sequence[str], image: str
 ) -> int:
-    from kubetrace.attribution.selection import Selection
     from kubetrace.plugin.merge import Merged, NodeState
     from kubetrace.plugin.streams import Streams
-    from kubetrace.session.attach import adapted
-    from kubetrace.session.options import Options, check, own_of
+    from kubetrace.session.options import check, own_of
     from kubetrace.session.stop import Stop
     from kubetrace.views.plain import can_be_live
     from kubetrace.views.screen import open_table
     from kubetrace.views.units import parse_duration
 
     by, sort = check(tracer, options["by"], options["sort"])
-    tracer = adapted(tracer, Options(Selection(), by, sort, own=own_of(tracer, options)))
+    tracer = tracer.with_options(own_of(tracer, options))
     columns = [*tracer.groupings[by].columns, *tracer.measures]
     merged = Merged(tracer.name, tracer.noun, columns, tracer.sorts[sort], options["top"])
     merged.nodes = {node: NodeState() for node in nodes}

@@ -13,10 +13,8 @@ from kubetrace.errors import UsageError
 
 
 def _run(what: tuple[str, ...], **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.session.options import Options, own_of
+    from kubetrace.session.options import Keep, own_of
     from kubetrace.session.record import run
-    from kubetrace.views.units import parse_duration
 
     *names, file = what
     known = tracers.names()
@@ -31,24 +29,9 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
     if len(set(names)) != len(names):
         raise UsageError("a tracer is named twice.", do=usage)
     chosen = [tracers.find(name) for name in names]
-    run(
-        chosen,
-        Path(file),
-        Options(
-            selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
-            by="",
-            sort="",
-            duration_s=parse_duration(given["duration"]) if given["duration"] else None,
-            ready_file=given["ready_file"],
-            hook=given["hook"],
-            engine=given["engine"],
-            host_root=given["host_root"],
-            cri_socket=given["cri_socket"],
-            force=given["force"],
-            max_size=options.max_size(given),
-            own={name: value for tracer in chosen for name, value in own_of(tracer, given).items()},
-        ),
-    )
+    own = {name: value for tracer in chosen for name, value in own_of(tracer, given).items()}
+    keep = Keep(Path(file), given["force"], options.max_size(given))
+    run(chosen, options.attached(given, own), keep, options.lasted(given))
 
 
 _HELP = """Record what tracers see to FILE, for later and elsewhere.

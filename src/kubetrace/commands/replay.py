@@ -14,31 +14,19 @@ from kubetrace.errors import UsageError
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
     from kubetrace.recording.header import Traced
-    from kubetrace.session.options import Options
+    from kubetrace.session.options import Attach, Show
 
 
 def _run(file: Path, name: str | None, **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.session.options import Options, check, own_of
+    from kubetrace.session.options import Attach, own_of
     from kubetrace.session.replay import How, run, selection_of
 
     if given["speed"] is not None and given["final"]:
         raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
 
-    def make(tracer: Tracer, found: Traced) -> Options:
-        by, sort = check(tracer, given["by"], given["sort"])
-        selection = Selection.parse(given["namespace"], given["pod"], given["container"])
-        return Options(
-            selection=selection_of(found, selection),
-            by=by,
-            sort=sort,
-            output=given["output"],
-            events=given["events"],
-            headers=not given["no_headers"],
-            top=given["top"],
-            interval_s=options.interval_s(given),
-            own=own_of(tracer, given),
-        )
+    def make(tracer: Tracer, found: Traced) -> tuple[Attach, Show]:
+        asked = Attach(selection_of(found, options.selected(given)), own_of(tracer, given))
+        return asked, options.shown(tracer, given)
 
     speed = None if given["final"] else given["speed"] or 1.0
     run(file, name, make, How(speed, given["final"], given["begin"], given["end"]))

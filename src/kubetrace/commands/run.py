@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,18 @@ from kubetrace.errors import UsageError
 
 
 def _run(file: Path, **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
     from kubetrace.engines.own_program import OwnProgram
     from kubetrace.kit.own import PREFIX, Derived
     from kubetrace.session import trace
-    from kubetrace.session.options import Options, check
 
     name = file.name.partition(".")[0]
     if not file.name.endswith(".bpf.c") or not name.replace("-", "_").isidentifier():
         raise UsageError(f"{file.name} is not called NAME.bpf.c.", do="kubetrace run unlink.bpf.c")
-    selection = Selection.parse(given["namespace"], given["pod"], given["container"])
     program = OwnProgram(file, given["engine"], given["host_root"])
-    layout = program.layout({"filter_by_cgroup": int(bool(selection))})
+    layout = program.layout({"filter_by_cgroup": int(bool(options.selected(given)))})
     tracer = Derived(PREFIX + name, program.stream, layout)
-    by, sort = check(tracer, given["by"], given["sort"])
-    trace.run(
-        tracer,
-        Options(
-            selection=selection,
-            by=by,
-            sort=sort,
-            program=program.path,
-            **{**options.of_run(given), "engine": program.engine},
-        ),
-    )
+    asked = replace(options.attached(given, {}), program=program.path, engine=program.engine)
+    trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
 
 
 _HELP = """Show the events of a tracer of your own, NAME.bpf.c, live, by pod.

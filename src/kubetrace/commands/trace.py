@@ -19,21 +19,11 @@ def command_of(name: str) -> click.Command:
     tracer = tracers.find(name)
 
     def run(**given: Any) -> None:
-        from kubetrace.attribution.selection import Selection
         from kubetrace.session import trace
-        from kubetrace.session.options import Options, check, own_of
+        from kubetrace.session.options import own_of
 
-        by, sort = check(tracer, given["by"], given["sort"])
-        trace.run(
-            tracer,
-            Options(
-                selection=Selection.parse(given["namespace"], given["pod"], given["container"]),
-                by=by,
-                sort=sort,
-                **options.of_run(given),
-                own=own_of(tracer, given),
-            ),
-        )
+        asked = options.attached(given, own_of(tracer, given))
+        trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
 
     params: list[click.Parameter] = [
         *options.selecting(),

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from kubetrace import tracers
-from kubetrace.attribution.selection import Selection
 from kubetrace.errors import KubetraceError
-from kubetrace.session.attach import attach_now, constants_of, hookable, wiring_of
-from kubetrace.session.options import Options, check, own_of
+from kubetrace.session.attach import Attachment
+from kubetrace.session.options import Attach, own_defaults
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
@@ -45,19 +42,12 @@ def trials(host: Host) -> list[Trial]:
 
 
 def _try(tracer: Tracer, hook: str, host: Host) -> Trial:
-    given = click.Command(tracer.name, params=list(tracer.options())).make_context(tracer.name, []).params
-    by, sort = check(tracer, None, None)
-    asked = Options(Selection(), by, sort, hook=hook, own=own_of(tracer, given))
     try:
-        if tracer.needs_overlay and not hookable(tracer.name):
-            return Trial(tracer.name, hook, "", waits=True)
-        wiring: dict[str, Any] = wiring_of(tracer, asked, host)
-        constants = constants_of(tracer, asked) | wiring.pop("constants")
-        kernel = attach_now(tracer, asked, constants, wiring)
+        asked = Attach(own=own_defaults(tracer), hook=hook)
+        with Attachment([tracer], asked, host=host, by=next(iter(tracer.groupings))) as attachment:
+            if attachment.waits:
+                return Trial(tracer.name, hook, "", waits=True)
+            attachment.attach()
+            return Trial(tracer.name, hook, attachment.kernels[tracer.name].hook, tuple(attachment.notices(tracer)))
     except KubetraceError as error:
         return Trial(tracer.name, hook, "", error=error)
-    try:
-        missing = tuple(dict.fromkeys(what for what in kernel.missing.values() if what))
-        return Trial(tracer.name, hook, kernel.hook, missing)
-    finally:
-        kernel.close()

@@ -1,29 +1,32 @@
-"""The node's name and clock, known before anything is attached; and who knows its files and counters by now."""
+"""What a run knows of its node before anything is counted; made once, and passed in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from kubetrace.attribution.selection import Selection
+from kubetrace.attribution.whose import Attribution
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Layer
-    from kubetrace.attribution.whose import Attribution
-    from kubetrace.kit.counted import Lands
 
 
-@dataclass
-class Wall:
-    """The node's name and clock."""
+@dataclass(frozen=True)
+class Context:
+    """The node's name and clock, and whose is what on it by the facts so far.
+
+    `offset_ns` is what CLOCK_REALTIME is ahead of CLOCK_BOOTTIME, in nanoseconds.
+    """
 
     node: str
     offset_ns: int
-    attribution: Attribution | None = None
-    counting: Lands | None = None
+    attribution: Attribution = field(default_factory=lambda: Attribution(Selection()))
 
     def wall_ns(self, boot_ns: int) -> int:
-        """Nanoseconds since 1970."""
+        """Nanoseconds since 1970 of a moment of CLOCK_BOOTTIME."""
         return boot_ns + self.offset_ns
 
     def layer(self, event: Any, identity: Identity) -> Layer | None:
-        """The image layer that an event's file came from."""
-        return None if self.attribution is None else self.attribution.layer(event, identity)
+        """The image layer that the event's `layer_index` means on its `device`; None where nothing is known."""
+        return self.attribution.layer(event, identity)

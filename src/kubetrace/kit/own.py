@@ -14,7 +14,7 @@ Those that attribute an event (KT_WHO) are the identity's columns.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +33,13 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import MAX, SUM, Grouping, NoAdvice
+from kubetrace.kit.tracer import MAX, SUM, Grouping, Tracer
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time
 
 if TYPE_CHECKING:
-    import click
-
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.kit.tracer import Advice, Clock
+    from kubetrace.kit.context import Context
     from kubetrace.stream.layout import Field, Layout
     from kubetrace.views.columns import Value
 
@@ -89,7 +87,7 @@ class _Member:
         """Whether rows can be told apart by it."""
         return not (self.sums or self.longest or self.is_error or self.field.unit == "boot_ns")
 
-    def cell(self, event: Any, clock: Clock) -> Value:
+    def cell(self, event: Any, context: Context) -> Value:
         """For a table."""
         value = getattr(event, self.name)
         if self.is_path:
@@ -103,14 +101,14 @@ class _Member:
         if self.is_error:
             return errno.errorcode.get(-value, str(-value)) if value else None
         if self.field.unit == "boot_ns":
-            return clock.wall_ns(value)
+            return context.wall_ns(value)
         return int(value)
 
-    def said(self, event: Any, clock: Clock) -> Any:
+    def said(self, event: Any, context: Context) -> Any:
         """For JSON."""
         if self.is_path:
             return path_of(event)[0]
-        value = self.cell(event, clock)
+        value = self.cell(event, context)
         if self.field.unit == "boot_ns":
             return format_time(int(value or 0))
         return bool(value) if self.field.kind == "bool" else value
@@ -121,13 +119,8 @@ def _help(field: Field) -> str:
     return unit or ("one of " + ", ".join(field.names) if field.names else "as the struct has it")
 
 
-class Derived:
-    """See `kubetrace.kit.tracer.Tracer` for what each member is. Raises UsageError for a struct without KT_WHO."""
-
-    optional: Mapping[str, str] = {}
-    noun = ("event", "events")
-    needs_overlay = False
-    examples: Sequence[tuple[str, str]] = ()
+class Derived(Tracer):
+    """See `kit.tracer.Tracer` for what each member is. Raises UsageError for a struct without KT_WHO."""
 
     def __init__(self, name: str, stream: str, layout: Layout) -> None:
         """`name` begins with PREFIX."""
@@ -193,28 +186,12 @@ class Derived:
         texts.sort(key=lambda name: name != "path")
         return {name: own[name] for name in texts[:1]} | found | own
 
-    def options(self) -> Sequence[click.Option]:
-        """None."""
-        return ()
-
-    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
-        """None."""
-        return {}
-
-    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
-        """All."""
-        return None
-
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""
         sums, longest = [SUM] * len(self._sums), [MAX] * len(self._longest)
         return (SUM, *sums, *longest, *((SUM,) if self._failing else ()), MAX)
 
-    def folded(self, event: Any) -> bool:
-        """None is."""
-        return False
-
-    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+    def values(self, event: Any, context: Context) -> Sequence[Any]:
         """In the order of `measures`."""
         failed = any(getattr(event, member.name) for member in self._failing)
         return (
@@ -222,44 +199,40 @@ class Derived:
             *(int(getattr(event, member.name)) for member in self._sums),
             *(int(getattr(event, member.name)) for member in self._longest),
             *((int(failed),) if self._failing else ()),
-            clock.wall_ns(event.time),
+            context.wall_ns(event.time),
         )
 
-    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
         return {
-            **{member.key: member.cell(event, clock) for member in self._members if member.labels},
+            **{member.key: member.cell(event, context) for member in self._members if member.labels},
             **identity_cells(event, identity),
             "pid": event.pid,
             "comm": text_of(event.comm),
-            "node": clock.node,
+            "node": context.node,
         }
 
-    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
         """In the order of `event_columns`."""
         cells: dict[str, Value] = {
-            **{member.key: member.cell(event, clock) for member in self._members},
-            **self.key_cells(event, identity, clock),
-            "time": clock.wall_ns(event.time),
+            **{member.key: member.cell(event, context) for member in self._members},
+            **self.key_cells(event, identity, context),
+            "time": context.wall_ns(event.time),
         }
         return [cells[column.key] for column in self.event_columns]
 
-    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
         """An object of the tracer's name."""
         return {
             "type": self.name.removeprefix(PREFIX),
-            "time": format_time(clock.wall_ns(event.time)),
-            **identity_record(event, identity, clock.node),
+            "time": format_time(context.wall_ns(event.time)),
+            **identity_record(event, identity, context.node),
             "pid": event.pid,
             "tid": event.tid,
             "comm": text_of(event.comm),
             "device": f"{event.device >> 20}:{event.device & 0xFFFFF}" if event.device else None,
-            **{member.key: member.said(event, clock) for member in self._members},
+            **{member.key: member.said(event, context) for member in self._members},
         }
-
-    def advice(self) -> Advice:
-        """None."""
-        return NoAdvice()
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """The measures but the last."""

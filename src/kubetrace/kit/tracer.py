@@ -1,17 +1,18 @@
-"""What the pipeline, the views and the command line ask of a tracer; and what a tracer is given."""
+"""What a tracer is: its declarations, and what a run asks of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity, Layer, Owners
+    from kubetrace.attribution.attributor import Identity, Owners
     from kubetrace.attribution.facts import Fact
-    from kubetrace.kit.counted import Counted, Lands, Row
+    from kubetrace.kit.context import Context
+    from kubetrace.kit.landing import Counters, Row
     from kubetrace.node.files import Node
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
@@ -37,22 +38,6 @@ class Grouping:
         return (*self.key, *self.notes)
 
 
-class Clock(Protocol):
-    """What a tracer may know of the node when it describes an event."""
-
-    node: str
-
-    @property
-    def counting(self) -> Lands | None:
-        """The counters of a tracer that has some."""
-
-    def wall_ns(self, boot_ns: int) -> int:
-        """Nanoseconds since 1970 of a moment of CLOCK_BOOTTIME."""
-
-    def layer(self, event: Any, identity: Identity) -> Layer | None:
-        """The image layer that the event's `layer_index` means on its `device`; None where nothing is known."""
-
-
 class Remedy(Protocol):
     """One line of advice."""
 
@@ -63,136 +48,17 @@ class Remedy(Protocol):
 class Advice(Protocol):
     """Collects what could be done better, and says it at the end."""
 
-    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
-        """Take one event in, or one that stands for `count` (Joins)."""
+    title: str
+    """The line in front of the remedies."""
 
-    def let_go(self, owners: Owners) -> None:
-        """Forget what is light of pods that are not among the `owners` any more: so it does not grow with time."""
+    def add(self, event: Any, identity: Identity, context: Context, count: int = 1) -> None:
+        """Note one event, or one that stands for `count` alike ones."""
+
+    def forget_ended(self, owners: Owners) -> None:
+        """Forget what matters little of pods that are not among the `owners` any more, so that memory is bounded."""
 
     def remedies(self) -> Sequence[Remedy]:
         """The worst first."""
-
-
-class NoAdvice:
-    """Of a tracer that has none to give."""
-
-    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
-        """Nothing."""
-
-    def let_go(self, owners: Owners) -> None:
-        """Nothing."""
-
-    def remedies(self) -> Sequence[Remedy]:
-        """None."""
-        return ()
-
-
-class Tracer(Protocol):
-    """What the pipeline, the views and the command line ask of a tracer; everything else is its own."""
-
-    name: str
-    summary: str
-    """One sentence on what the user will see."""
-    explanation: str
-    """The rest of --help: what is counted, what is not seen."""
-    examples: Sequence[tuple[str, str]]
-    """(command line, what it shows)."""
-    streams: Mapping[str, str]
-    """Ring buffer -> event struct."""
-    optional: Mapping[str, str]
-    """Program groups that may be missing -> what is then not seen."""
-    groupings: Mapping[str, Grouping]
-    """--by NAME -> what makes a row; the first is the default."""
-    measures: Sequence[Column]
-    """The columns behind the key, for every grouping."""
-    event_columns: Sequence[Column]
-    """The columns of --events."""
-    sorts: Mapping[str, str]
-    """--sort NAME -> the key of the column it sorts by; the first is the default. Descending, names ascending."""
-    noun: tuple[str, str]
-    """One of what is counted, and many."""
-    needs_overlay: bool
-    """Whether there is nothing to attach to before overlayfs is in the kernel."""
-
-    def options(self) -> Sequence[click.Option]:
-        """The tracer's own options."""
-
-    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
-        """What goes into the object's .rodata for these options."""
-
-    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
-        """What these options leave of a recording's events, as the kernel would have; None: all. Raises UsageError."""
-
-    def operations(self) -> Sequence[str]:
-        """How each measure joins (SUM, MAX or LAST), in the order of `measures`."""
-
-    def folded(self, event: Any) -> bool:
-        """Whether the event is told by another one's row, and has none of its own."""
-
-    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
-        """An event's measures."""
-
-    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
-        """Every cell that a grouping's columns may ask for, by the column's key."""
-
-    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
-        """The cells of `event_columns`."""
-
-    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
-        """The event as an object of JSON Lines; its keys are a contract."""
-
-    def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """The tracer's own keys of the closing summary object, given the sums of all measures by key."""
-
-    def advice(self) -> Advice:
-        """A new collection of what to change, told behind the summary."""
-
-    def summary_text(self, totals: Mapping[str, Any]) -> str:
-        """The same for a person."""
-
-
-@runtime_checkable
-class Joins(Tracer, Protocol):
-    """A tracer of which many events that are alike can be counted as one, and told of with what many have in common."""
-
-    alike: Mapping[str, str]
-    """The fields in which such events differ -> how these join (SUM, MAX or LAST); all others are equal."""
-    unmetered: Collection[str]
-    """Of all fields those that none of its metrics and their labels depends on (Metered)."""
-
-    own_cells: Collection[str]
-    """The key cells that are an event's own; all others depend on its `kind` alone."""
-
-    def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
-        """The measures of an event that stands for `count`: `values`, where that is one."""
-
-    def kind(self, event: Any, identity: Identity, clock: Clock) -> tuple[Hashable, ...]:
-        """Equal for events of one identity whose key cells are equal but for their own."""
-
-    def cells_of(self, event: Any) -> Mapping[str, Value]:
-        """The cells named in `own_cells`."""
-
-
-@runtime_checkable
-class Counts(Tracer, Protocol):
-    """A tracer that counts in the kernel: its rows come from counters, not from events."""
-
-    counted: Counted
-
-    def with_options(self, options: Mapping[str, Any]) -> Tracer:
-        """Itself with the columns that these options ask for."""
-
-    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> dict[str, Any]:
-        """Further arguments for KernelSource: constants by grouping and node, map sizes, programs without work."""
-
-    def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
-        """Fill the maps that tell the kernel about the node."""
-
-    def others(self, by: str) -> Sequence[str]:
-        """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
-
-    def row_record(self, by: str, row: Row, clock: Clock, wall_ns: int, latency: bool) -> dict[str, Any]:
-        """What one row has come to, as an object of JSON Lines."""
 
 
 @dataclass(frozen=True)
@@ -207,20 +73,16 @@ class Metric:
     """What a value is multiplied by: Prometheus counts in bytes and seconds."""
 
 
-@runtime_checkable
-class Metered(Protocol):
-    """A tracer with metrics for `kubetrace agent`."""
+@dataclass(frozen=True)
+class Wiring:
+    """What the engine is told of a tracer for one run (engines.source.KernelSource)."""
 
-    metered_by: str
-    """The grouping whose rows are served."""
-    metric_labels: Sequence[str]
-    """Of that grouping's columns."""
-    metrics: Sequence[Metric]
-
-
-def counted_of(tracer: Tracer) -> Counted | None:
-    """What a tracer says of its counters; None for one whose rows are added up from events."""
-    return tracer.counted if isinstance(tracer, Counts) else None
+    constants: Mapping[str, int] = field(default_factory=dict)
+    """Name of a `const volatile` variable of the object -> its value."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Map -> its number of entries, or of bytes for a ring."""
+    unneeded: Collection[str] = ()
+    """Programs that have nothing to do."""
 
 
 class Board(Protocol):
@@ -236,17 +98,149 @@ class Board(Protocol):
         """The table under one of the tracer's groupings: key, notes and measures."""
 
 
-@runtime_checkable
-class Stateful(Protocol):
-    """A tracer whose rows a board keeps; the others' are sums of `values`."""
+class Tracer:
+    """What the pipeline, the views and the commands ask of a tracer, with defaults; everything else is its own.
+
+    Its `table` says what keeps its rows (tables/): "summed" adds up its events, "counted" reads counters that the
+    kernel keeps (`counters` describes them), "board" hands each event to a board of the tracer's own (`board`).
+    """
+
+    name: str
+    summary: str
+    """One sentence on what the user will see."""
+    explanation: str = ""
+    """The rest of --help: what is counted, what is not seen."""
+    examples: Sequence[tuple[str, str]] = ()
+    """(command line, what it shows)."""
+    streams: Mapping[str, str]
+    """Ring buffer -> event struct."""
+    optional: Mapping[str, str] = {}
+    """Program groups that may be missing -> what is then not seen."""
+    groupings: Mapping[str, Grouping]
+    """--by NAME -> what makes a row; the first is the default."""
+    measures: Sequence[Column]
+    """The columns behind the key, for every grouping."""
+    event_columns: Sequence[Column]
+    """The columns of --events."""
+    sorts: Mapping[str, str]
+    """--sort NAME -> the key of the column it sorts by; the first is the default. Descending, names ascending."""
+    noun: tuple[str, str] = ("event", "events")
+    """One of what is counted, and many."""
+    needs_overlay: bool = False
+    """Whether there is nothing to attach to before overlayfs is in the kernel."""
+    table: Literal["summed", "counted", "board"] = "summed"
+
+    # For `kubetrace agent`; a tracer without metrics is not served.
+    metered_by: str = ""
+    """The grouping whose rows are served."""
+    metric_labels: Sequence[str] = ()
+    """Of that grouping's columns."""
+    metrics: Sequence[Metric] = ()
+
+    # For a summed table: many events that are alike are counted as one, and what many have in common is looked up once.
+    alike: Mapping[str, str] = {}
+    """The fields in which such events differ -> how these join (SUM, MAX or LAST); all others are equal. Empty: no
+    event is joined with another."""
+    unmetered: Collection[str] = ()
+    """Of all fields those that none of the metrics and their labels depends on."""
+    own_cells: Collection[str] = ()
+    """The key cells that are an event's own; all others depend on its `kind` alone."""
+
+    counters: Counters
+    """For a counted table."""
+
+    def options(self) -> Sequence[click.Option]:
+        """The tracer's own options."""
+        return ()
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """Itself with the columns that these options ask for."""
+        return self
+
+    def as_recorded(self, texts: Mapping[str, str]) -> Self:
+        """Itself as it was recorded: `texts` are its options' values in the recording's header."""
+        return self
+
+    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
+        """What goes into the object's .rodata for these options. Raises UsageError."""
+        return {}
+
+    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> Wiring:
+        """What the engine is told for this grouping on this node; `events`: each is told."""
+        return Wiring()
+
+    def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
+        """Fill the maps that tell the kernel about the node: `store` takes map, key and value."""
 
     def gauges(self, host: Host) -> Gauges | None:
-        """What to read at each interval."""
+        """What is read off the node at each interval; None: nothing."""
+        return None
+
+    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
+        """What these options leave of a recording's events, as the kernel would have; None: all. Raises UsageError."""
+        return None
+
+    def others(self, by: str) -> Sequence[str]:
+        """The groupings that a table can change over to from this one."""
+        return list(self.groupings)
+
+    def operations(self) -> Sequence[str]:
+        """How each measure joins (SUM, MAX or LAST), in the order of `measures`."""
+        return (SUM,) * len(self.measures)
+
+    def folded(self, event: Any) -> bool:
+        """Whether the event is told by another one's row, and has none of its own."""
+        return False
+
+    def values(self, event: Any, context: Context) -> Sequence[Any]:
+        """An event's measures."""
+        raise NotImplementedError
+
+    def joined_values(self, event: Any, context: Context, count: int) -> Sequence[Any]:
+        """The measures of an event that stands for `count`: `values`, where that is one."""
+        raise NotImplementedError
+
+    def kind(self, event: Any, identity: Identity, context: Context) -> tuple[Hashable, ...]:
+        """Equal for events of one identity whose key cells are equal but for their own."""
+        raise NotImplementedError
+
+    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
+        """Every cell that a grouping's columns may ask for, by the column's key."""
+        raise NotImplementedError
+
+    def cells_of(self, event: Any) -> Mapping[str, Value]:
+        """The cells named in `own_cells`."""
+        raise NotImplementedError
+
+    def event_cells(self, event: Any, of: Any, context: Context) -> Sequence[Value]:
+        """The cells of `event_columns`. `of` is whose the event is, as its table found: an Identity, or a Landing."""
+        raise NotImplementedError
+
+    def record(self, event: Any, of: Any, context: Context) -> dict[str, Any]:
+        """The event as an object of JSON Lines; its keys are a contract. `of` as for `event_cells`."""
+        raise NotImplementedError
+
+    def row_record(self, by: str, row: Row, context: Context, wall_ns: int) -> dict[str, Any]:
+        """For a counted table: what one row has come to, as an object of JSON Lines."""
+        raise NotImplementedError
 
     def board(
-        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], context: Context
     ) -> Board:
         """For one run with these options of its own (those left out have their defaults); `missing`: what is not seen.
 
         `layouts` by the names of the tracer's own streams.
         """
+        raise NotImplementedError
+
+    def advice(self) -> Advice | None:
+        """A new collection of what to change, told behind the summary; None: there is none to give."""
+        return None
+
+    def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """The tracer's own keys of the closing summary object, given the sums of all measures by key."""
+        raise NotImplementedError
+
+    def summary_text(self, totals: Mapping[str, Any]) -> str:
+        """The same for a person."""
+        raise NotImplementedError

@@ -1,133 +1,189 @@
-"""From a tracer and what was asked for to its programs in the kernel, and to the node's files around it."""
+"""From tracers and what was asked for to an attachment: their programs in the kernel, and the node around them."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
-from kubetrace.errors import OutputError
-from kubetrace.kit.tracer import Counts, Stateful
+from kubetrace.attribution.selection import Selection
+from kubetrace.attribution.whose import Attribution
+from kubetrace.kit.context import Context
 
 if TYPE_CHECKING:
     from kubetrace.engines.source import KernelSource
     from kubetrace.kit.tracer import Tracer
-    from kubetrace.node.files import Node
     from kubetrace.node.host import Host
-    from kubetrace.session.options import Options
-    from kubetrace.session.stop import Stop
-    from kubetrace.session.table_view import TableView
-    from kubetrace.stream.live import Gauges
+    from kubetrace.recording.header import Header
+    from kubetrace.session.options import Attach
+    from kubetrace.stream.live import Gauges, LiveSource
 
 _WAIT_FOR_HOOK_S = 0.5
+_WAITING = "overlayfs is not loaded on this node yet; attaching when it appears"
 
 
-def constants_of(tracer: Tracer, options: Options) -> dict[str, int]:
-    """What goes into the tracer's object for these options. Raises UsageError."""
-    return {**tracer.constants(options.own), "filter_by_cgroup": int(bool(options.selection))}
+class Attachment:
+    """One or several tracers in the kernel and the node's files around them, for one run.
 
+    It is made in three steps, as a run may have to wait or to say something between them: here, `attach`, `open`; and
+    closed in one.
+    """
 
-def adapted(tracer: Tracer, options: Options) -> Tracer:
-    """The tracer with the columns that these options ask for."""
-    return tracer.with_options(options.own) if isinstance(tracer, Counts) else tracer
+    def __init__(
+        self, tracers: Sequence[Tracer], asked: Attach, *, host: Host | None = None, by: str = "", events: bool = False
+    ) -> None:
+        """Nothing is attached yet. `by` is the grouping that counters begin with; `events`: each is told.
 
+        Raises UsageError for options that make no sense, and KubetraceError where the node is not found.
+        """
+        from kubetrace.node.host import Host
 
-def wiring_of(tracer: Tracer, options: Options, host: Host) -> dict[str, Any]:
-    """What the engine is told of a tracer besides its options: `constants`, and KernelSource's `sizes`, `unneeded`."""
-    found: dict[str, Any] = {"constants": {}}
-    if isinstance(tracer, Counts):
-        found = tracer.wiring(options.own, options.by, options.events, host)
-    if host.own_cgroups():
-        found["constants"] = {**found["constants"], "filter_by_cgroup": 1}
-    return found
+        self._asked, self._by, self._events = asked, by, events
+        self._constants = {tracer.name: tracer.constants(asked.own) for tracer in tracers}
+        self.tracers = [tracer.with_options(asked.own) for tracer in tracers]
+        self.host = host if host is not None else Host.find(asked.host_root)
+        self.context = Context(
+            self.host.node_name(), self.host.boot_to_wall_ns(), Attribution(asked.selection, self._exclude)
+        )
+        self.kernels: dict[str, KernelSource] = {}
+        self._gauges: dict[str, Gauges] = {}
+        self._stack = contextlib.ExitStack()
 
+    def __enter__(self) -> Self:
+        """To be closed at the end."""
+        return self
 
-def prepare(tracer: Tracer, kernel: KernelSource, files: Node) -> None:
-    """Leave out this process's own container, whose writes tell nothing of the node; then what a tracer's maps need."""
-    for hierarchy, number in files.host.own_cgroups():
-        kernel.exclude(hierarchy, number)
-    if isinstance(tracer, Counts):
-        tracer.prepare(kernel.store, files)
+    def __exit__(self, *_error: object) -> None:
+        """Detach."""
+        self.close()
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing to attach to before overlayfs is in the kernel."""
+        if not any(tracer.needs_overlay for tracer in self.tracers):
+            return False
+        from kubetrace.engines.source import hookable
 
-def gauges_of(chosen: Sequence[Tracer], host: Host) -> dict[str, Gauges]:
-    """What is read at each interval, of the tracers that have such."""
-    found = {tracer.name: tracer.gauges(host) for tracer in chosen if isinstance(tracer, Stateful)}
-    return {name: gauges for name, gauges in found.items() if gauges is not None}
+        return not all(hookable(tracer.name) for tracer in self.tracers if tracer.needs_overlay)
 
+    def attach(self, modules: Sequence[str] = (), ring_bytes: int | None = None) -> None:
+        """Load and attach every tracer; `modules` are imported while the kernel verifies the programs.
 
-def node_files(host: Host, options: Options) -> Node:
-    """The node's files as facts."""
-    from kubetrace.node.files import Node
+        `ring_bytes`: for the main ring of each tracer whose events come by one. Raises KubetraceError.
+        """
+        meanwhile = threading.Thread(target=lambda: [importlib.import_module(name) for name in modules])
+        meanwhile.start()
+        try:
+            for tracer in self.tracers:
+                kernel = self._attached(tracer, ring_bytes)
+                self._stack.callback(kernel.close)
+                self.kernels[tracer.name] = kernel
+        finally:
+            meanwhile.join()
 
-    return Node(host, cri_socket=options.cri_socket)
+    def _attached(self, tracer: Tracer, ring_bytes: int | None) -> KernelSource:
+        from kubetrace.engines.source import KernelSource
 
-
-def touch(path: Path) -> None:
-    """Create the ready file. Raises OutputError."""
-    try:
-        path.touch()
-    except OSError as error:
-        raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error
-
-
-def hookable(tracer: str) -> bool:
-    """Whether overlayfs is in the kernel."""
-    from kubetrace.engines import source
-
-    return source.hookable(tracer)
-
-
-def attach_now(
-    tracer: Tracer,
-    options: Options,
-    constants: Mapping[str, int],
-    wiring: Mapping[str, Any],
-    modules: Sequence[str] = (),
-) -> KernelSource:
-    """Attach; `modules` are imported while the kernel verifies the programs."""
-    from kubetrace.engines import source
-
-    meanwhile = threading.Thread(target=lambda: [importlib.import_module(name) for name in modules])
-    meanwhile.start()
-    try:
-        return source.KernelSource(
+        asked = self._asked
+        wiring = tracer.wiring(asked.own, self._by, self._events, self.host)
+        if ring_bytes is not None and tracer.table != "counted":
+            wiring = replace(wiring, sizes={**wiring.sizes, next(iter(tracer.streams)): ring_bytes})
+        # also for our own container: see `open`
+        filtered = int(bool(asked.selection) or bool(self.host.own_cgroups()))
+        return KernelSource(
             tracer.name,
             tracer.streams,
-            constants=constants,
+            constants={**self._constants[tracer.name], **wiring.constants, "filter_by_cgroup": filtered},
             optional=tracer.optional,
-            hook=options.hook,
-            engine=options.engine,
-            host_root=options.host_root,
-            program=options.program,
-            **wiring,
+            hook=asked.hook,
+            engine=asked.engine,
+            host_root=asked.host_root,
+            program=asked.program,
+            sizes=wiring.sizes,
+            unneeded=wiring.unneeded,
         )
-    finally:
-        meanwhile.join()
+
+    def open(self, *, interval_s: float = 1.0, all_layers: bool = False) -> LiveSource:
+        """The source of steps; not started yet. The words are those of stream.live.LiveSource.
+
+        From here on this process's own container is left out, as what it writes says nothing of the node.
+        """
+        from kubetrace.node.files import Node
+        from kubetrace.stream.live import LiveSource
+
+        files = Node(self.host, cri_socket=self._asked.cri_socket)
+        self._stack.callback(files.close)
+        for tracer in self.tracers:
+            kernel = self.kernels[tracer.name]
+            for hierarchy, number in self.host.own_cgroups():
+                kernel.exclude(hierarchy, number)
+            tracer.prepare(kernel.store, files)
+            if (gauges := tracer.gauges(self.host)) is not None:
+                self._gauges[tracer.name] = gauges
+        return LiveSource(self.kernels, files, self._gauges, interval_s=interval_s, all_layers=all_layers)
+
+    def _exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
+        for kernel in self.kernels.values():
+            kernel.exclude(hierarchy, cgroup_id, excluded=excluded)
+
+    def missing(self, tracer: Tracer) -> tuple[str, ...]:
+        """What is not seen, a text for each group of programs that could not be attached; some are empty."""
+        return tuple(self.kernels[tracer.name].missing.values())
+
+    def notices(self, tracer: Tracer) -> list[str]:
+        """What is not seen, each once, for the user."""
+        return [what for what in dict.fromkeys(self.missing(tracer)) if what]
+
+    def header(self) -> Header:
+        """What a recording of this run says of itself; after `open`."""
+        from kubetrace.recording.header import Header, Stream, Traced
+
+        number, traced = 0, []
+        for tracer in self.tracers:
+            kernel, streams = self.kernels[tracer.name], []
+            layouts = {name: kernel.layouts[name] for name in tracer.streams}
+            if tracer.name in self._gauges:
+                layouts |= self._gauges[tracer.name].layouts
+            for name, layout in layouts.items():
+                number += 1
+                streams.append(Stream(number, name, layout))
+            traced.append(
+                Traced(
+                    tracer.name,
+                    kernel.hook,
+                    self.missing(tracer),
+                    self._asked.selection.texts() if isinstance(self._asked.selection, Selection) else {},
+                    _texts(tracer, self._asked.own),
+                    tuple(streams),
+                )
+            )
+        return Header(self.context.node, self.host.kernel_release(), self.context.offset_ns, tuple(traced))
+
+    def close(self) -> None:
+        """Detach, and close the node's files."""
+        self._stack.close()
 
 
-def attach(
-    tracer: Tracer,
-    options: Options,
-    constants: Mapping[str, int],
-    stop: Stop,
-    screen: TableView | None,
-    wiring: Mapping[str, Any],
-) -> KernelSource | None:
-    """Attach now, or as soon as overlayfs is in the kernel; None when the user gave up before."""
-    begun, told = time.monotonic(), False
-    while tracer.needs_overlay and not hookable(tracer.name):
-        notice = "overlayfs is not loaded on this node yet; attaching when it appears"
-        if screen is not None:
-            screen.waiting(notice)
-        elif not told:
-            print(f"kubetrace: {notice}", file=sys.stderr, flush=True)
-            told = True
+def _texts(tracer: Tracer, own: Mapping[str, object]) -> dict[str, str]:
+    names = {option.name for option in tracer.options()}
+    return {name: str(value) for name, value in own.items() if value is not None and name in names}
+
+
+def wait_for_overlay(
+    attachment: Attachment, tell: Callable[[str], None], stop: Callable[[], bool], duration_s: float | None
+) -> bool:
+    """Until there is something to attach to; False when the user gave up before, or the duration was over.
+
+    `tell` is called with a notice every half second.
+    """
+    begun = time.monotonic()
+    while attachment.waits:
+        tell(_WAITING)
         time.sleep(_WAIT_FOR_HOOK_S)
-        if stop.asked or (options.duration_s is not None and time.monotonic() - begun >= options.duration_s):
-            return None
-    return attach_now(tracer, options, constants, wiring)
+        if stop() or (duration_s is not None and time.monotonic() - begun >= duration_s):
+            return False
+    return True

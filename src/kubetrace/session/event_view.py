@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.kit.tracer import Counts
 from kubetrace.session.view import NODE_MODULES, print_remedies
 from kubetrace.views.columns import Column
 from kubetrace.views.text import escape, visible
 from kubetrace.views.units import format_elapsed, format_time
 
 if TYPE_CHECKING:
-    from kubetrace.attribution.attributor import Identity
-    from kubetrace.kit.context import Wall
+    from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.session.cost import Overhead
-    from kubetrace.session.options import Options
+    from kubetrace.session.options import Attach, Show
     from kubetrace.stream.steps import Tick
     from kubetrace.views.columns import Value
 
@@ -31,36 +30,49 @@ class StreamView:
 
     groupings: Sequence[str] = ()
     paused = False
+    pause_notice = ""
     modules: Sequence[str] = NODE_MODULES
 
-    def __init__(self, tracer: Tracer, options: Options, clock: Wall) -> None:
+    def __init__(self, tracer: Tracer, asked: Attach, show: Show, context: Context) -> None:
         """Write to stdout."""
         self._tracer = tracer
-        self._options = options
-        self._clock = clock
+        self._show = show
+        self._selection = asked.selection
+        self._context = context
         self._json: Any = None
         self._rows: Any = None
-        self._warned = False
+        self._warned = self._waits = False
         self.overhead: Overhead | None = None
-        if options.output == "json":
+        if show.output == "json":
             from kubetrace.views.json import JsonLines
 
             self._json = JsonLines(sys.stdout)
-        elif options.output == "csv":
+        elif show.output == "csv":
             from kubetrace.views.csv import CsvLines
 
             sys.stdout.reconfigure(newline="")  # type: ignore[union-attr]  # csv.writer ends lines itself
-            self._rows = CsvLines(sys.stdout, self._columns(), headers=options.headers)
+            self._rows = CsvLines(sys.stdout, self._columns(), headers=show.headers)
         else:
             from kubetrace.views.lines import Lines
 
-            self._rows = Lines(sys.stdout, tracer.event_columns, wide=options.output == "wide", headers=options.headers)
+            self._rows = Lines(sys.stdout, tracer.event_columns, wide=show.output == "wide", headers=show.headers)
         self.events: EventView | None = self
 
     def _columns(self) -> Sequence[Column]:
-        if not isinstance(self._tracer, Counts) or self._options.events:
+        if self._tracer.table != "counted" or self._show.events:
             return self._tracer.event_columns
-        return [_TIME, *self._tracer.groupings[self._options.by].columns, *self._tracer.measures]
+        return [_TIME, *self._tracer.groupings[self._show.by].columns, *self._tracer.measures]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[StreamView]:
+        """Nothing is taken."""
+        yield self
+
+    def waiting(self, notice: str) -> None:
+        """Once on stderr."""
+        if not self._waits:
+            self._waits = True
+            self.warn(notice)
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
         """The hook, and what is not seen."""
@@ -83,9 +95,9 @@ class StreamView:
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """Nothing of events, they are out already; of counters the rows that the interval touched."""
-        if self._options.selection and not pipeline.attribution.matched and not self._warned:
+        if self._selection and not self._context.attribution.matched and not self._warned:
             self._warned = True
-            print(f"kubetrace: no container matches {self._options.selection} yet; waiting", file=sys.stderr)
+            print(f"kubetrace: no container matches {self._selection} yet; waiting", file=sys.stderr)
         self._show_rows(pipeline, tick, last=False)
 
     def skip(self, pipeline: Pipeline, tick: Tick) -> None:
@@ -93,26 +105,25 @@ class StreamView:
         self._show_rows(pipeline, tick, last=False)
 
     def _show_rows(self, pipeline: Pipeline, tick: Tick, *, last: bool) -> None:
-        counting, by = pipeline.counting, self._options.by
-        if counting is None or not isinstance(self._tracer, Counts) or self._options.events:
+        table = pipeline.table
+        if not table.tells_rows or self._show.events:
             return
-        counting.tick(tick.elapsed_ns)
+        table.tick(tick.elapsed_ns)
         if self._json is not None:
-            latency = bool(self._options.own.get("latency"))
-            for row in counting.all_rows() if last else counting.changed():
-                self._json.write(self._tracer.row_record(by, row, self._clock, tick.wall_ns, latency))
+            for record in table.records(last=last, wall_ns=tick.wall_ns):
+                self._json.write(record)
         else:
-            sort = self._tracer.sorts[self._options.sort]
-            for cells in pipeline.table(by).rows(sort, self._options.top):
+            sort = self._tracer.sorts[self._show.sort]
+            for cells in table.rows(self._show.by).rows(sort, self._show.top):
                 self._rows.write((tick.wall_ns, *cells))
         self.flush()
 
-    def event(self, event: Any, identity: Identity) -> None:
+    def event(self, event: Any, of: Any) -> None:
         """One line."""
         if self._json is not None:
-            self._json.write(self._tracer.record(event, identity, self._clock))
+            self._json.write(self._tracer.record(event, of, self._context))
         else:
-            cells: Sequence[Value] = self._tracer.event_cells(event, identity, self._clock)
+            cells: Sequence[Value] = self._tracer.event_cells(event, of, self._context)
             self._rows.write(cells)
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
@@ -122,7 +133,7 @@ class StreamView:
                 {
                     "type": "lost",
                     "time": format_time(wall_ns),
-                    "node": self._clock.node,
+                    "node": self._context.node,
                     "lost": sum(losses.values()),
                     **losses,
                 }
@@ -136,19 +147,19 @@ class StreamView:
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """All events are out already; of counters every row comes once more."""
-        if pipeline.counting is None:
+        if not pipeline.table.tells_rows:
             self.show(pipeline, tick)
         self._show_rows(pipeline, tick, last=True)
 
     def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary: the last JSON object, or a line on stderr."""
-        counts, total = pipeline.counts, pipeline.total()
+        counts, total = pipeline.counts, pipeline.table.total()
         if self._json is not None:
             self._json.write(
                 {
                     "type": "summary",
                     "time": format_time(tick.wall_ns),
-                    "node": self._clock.node,
+                    "node": self._context.node,
                     "tracer": self._tracer.name,
                     "hook": self._hook,
                     "duration_ns": tick.elapsed_ns,
@@ -157,7 +168,7 @@ class StreamView:
                     "unattributed": counts.unattributed,
                     **self._tracer.summary_record(total),
                     **self._overhead_record(),
-                    "remedies": [remedy.text(escape) for remedy in pipeline.advice.remedies()],
+                    "remedies": [remedy.text(escape) for remedy in pipeline.table.remedies()[1]],
                 }
             )
             self._json.flush()

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kubetrace.kit.tracer import Counts
-
 if TYPE_CHECKING:
-    from kubetrace.attribution.attributor import Identity
-    from kubetrace.attribution.selection import Selected, Selection
-    from kubetrace.kit.context import Wall
+    from kubetrace.attribution.selection import Both, Selection
+    from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
@@ -23,18 +20,18 @@ if TYPE_CHECKING:
 class _Collect:
     """An EventView that keeps the objects of one step, each with the boot time that it tells of; None: a loss."""
 
-    def __init__(self, tracer: Tracer, clock: Wall) -> None:
+    def __init__(self, tracer: Tracer, context: Context) -> None:
         self.found: list[tuple[dict[str, Any], int | None]] = []
         self.tracer = tracer
-        self.clock = clock
+        self.context = context
 
-    def event(self, event: Any, identity: Identity) -> None:
-        self.found.append((self.tracer.record(event, identity, self.clock), event.time))
+    def event(self, event: Any, of: Any) -> None:
+        self.found.append((self.tracer.record(event, of, self.context), event.time))
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
         from kubetrace.views.units import format_time
 
-        record = {"type": "lost", "time": format_time(wall_ns), "node": self.clock.node, "tracer": self.tracer.name}
+        record = {"type": "lost", "time": format_time(wall_ns), "node": self.context.node, "tracer": self.tracer.name}
         self.found.append(({**record, "lost": sum(losses.values()), **losses}, None))
 
     def flush(self) -> None:
@@ -44,11 +41,10 @@ class _Collect:
 class _Rows:
     """Of a tracer that counts in the kernel: its rows, once a second and at the end, as they are printed live."""
 
-    def __init__(self, tracer: Counts, pipeline: Pipeline, collect: _Collect, *, latency: bool) -> None:
+    def __init__(self, pipeline: Pipeline, collect: _Collect) -> None:
         from kubetrace.session.loop import Pace
 
-        self._pipeline, self._collect, self._tracer, self._latency = pipeline, collect, tracer, latency
-        self._by = next(iter(tracer.groupings))
+        self._pipeline, self._collect = pipeline, collect
         self._pace = Pace(1.0)
         self._tick: Tick | None = None
 
@@ -63,12 +59,12 @@ class _Rows:
             self._tell(self._tick, last=True)
 
     def _tell(self, tick: Tick, *, last: bool) -> None:
-        counting, clock = self._pipeline.counting, self._collect.clock
-        assert counting is not None
-        counting.tick(tick.elapsed_ns)
-        time_ns = tick.wall_ns - clock.wall_ns(0)
-        for row in counting.all_rows() if last else counting.changed():
-            record = self._tracer.row_record(self._by, row, clock, tick.wall_ns, self._latency)
+        table, context = self._pipeline.table, self._collect.context
+        if not table.tells_rows:
+            return
+        table.tick(tick.elapsed_ns)
+        time_ns = tick.wall_ns - context.wall_ns(0)
+        for record in table.records(last=last, wall_ns=tick.wall_ns):
             self._collect.found.append((record, time_ns))
 
 
@@ -79,39 +75,34 @@ class Events:
         self, recording: Recording, names: Sequence[str], selection: Selection, span: Span, redactor: Redactor | None
     ) -> None:
         """Raises RecordingError and UsageError as replay does. `names`: of tracers; none means all."""
-        from kubetrace.session.replay import clock_of, selection_of, traced
+        from kubetrace.session.replay import context_of, selection_of, traced
 
         self.lost = 0
         """Events that the recording lacks, as far as it was read."""
         self.redactor = redactor
         self._recording = recording
         self._span = span
-        self._clock = clock_of(recording)
+        self._context = context_of(recording, selection)
         held = list(names) or [item.name for item in recording.header.tracers]
         self._traced = [
             (tracer, found, selection_of(found, selection))
             for tracer, found in (traced(recording, name) for name in held)
         ]
 
-    def _pipeline(self, tracer: Tracer, found: Traced, selection: Selected) -> tuple[Pipeline, _Collect, _Rows | None]:
-        from kubetrace.kit.tracer import Counts
+    def _pipeline(self, tracer: Tracer, found: Traced, selection: Selection | Both) -> tuple[Pipeline, _Collect, _Rows]:
         from kubetrace.pipeline import Pipeline
-        from kubetrace.session.replay import clock_of
+        from kubetrace.session.replay import context_of
 
-        latency = found.options.get("latency") == "True"
-        if isinstance(tracer, Counts):
-            tracer = tracer.with_options({"latency": latency})
-        collect = _Collect(tracer, clock_of(self._recording))
+        tracer = tracer.as_recorded(found.options)
+        collect = _Collect(tracer, context_of(self._recording, selection))
         pipeline = Pipeline(
             tracer,
             self._recording.layouts,
-            collect.clock,
-            selection,
+            collect.context,
             events=collect,
             missing=found.missing,
         )
-        rows = _Rows(tracer, pipeline, collect, latency=latency) if isinstance(tracer, Counts) else None
-        return pipeline, collect, rows
+        return pipeline, collect, _Rows(pipeline, collect)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], int | None]]:
         """(object, nanoseconds of CLOCK_BOOTTIME) in order; for a loss the time is None."""
@@ -123,13 +114,11 @@ class Events:
             losses.update(step.losses)
             for pipeline, _, rows in runs:
                 pipeline.take(step)
-                if rows is not None:
-                    rows.take(step, more=more)
+                rows.take(step, more=more)
             self.lost = sum(sum(kinds.values()) for kinds in losses.values())
             yield from self._collected([collect for _, collect, _ in runs])
         for _, _, rows in runs:
-            if rows is not None:
-                rows.end()
+            rows.end()
         yield from self._collected([collect for _, collect, _ in runs])
 
     def _collected(self, all_of: Sequence[_Collect]) -> Iterator[tuple[dict[str, Any], int | None]]:
@@ -147,7 +136,7 @@ class Events:
 
         for record, time_ns in self:
             if time_ns is not None:
-                yield flattened({**record, "time": self._clock.wall_ns(time_ns)})
+                yield flattened({**record, "time": self._context.wall_ns(time_ns)})
 
 
 def _jsonl(events: Events, stream: TextIO, recording: Recording) -> None:

@@ -1,21 +1,21 @@
-"""The one loop of a live run: drain, count, show."""
+"""The one loop of a live run: wait, drain, hand on."""
 
 from __future__ import annotations
 
-import gc
 import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from kubetrace.pipeline import Pipeline
-    from kubetrace.recording.writer import Recorder
-    from kubetrace.session.options import Options
-    from kubetrace.session.stop import Stop
-    from kubetrace.session.view import View
-    from kubetrace.stream.live import LiveSource
-    from kubetrace.stream.steps import Tick
+from kubetrace.errors import OutputError
 
-_FIRST_DRAIN_S = 0.005
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kubetrace.stream.live import LiveSource
+    from kubetrace.stream.steps import Step, Tick
+
+Take = Callable[["Step"], None]
 
 
 class Pace:
@@ -38,64 +38,59 @@ class Pace:
         return True
 
 
-def loop(
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something happened: the rings were drained (`tick` is when), or watched descriptors are `ready`, or both."""
+
+    tick: Tick | None
+    ready: Collection[int]
+
+
+def moments(
     source: LiveSource,
-    pipeline: Pipeline,
-    view: View,
-    options: Options,
-    stop: Stop,
-    recorder: Recorder | None,
-) -> Tick:
-    """Until the end; the last tick."""
+    take: Take,
+    *,
+    stop: Callable[[], bool],
+    duration_s: float | None = None,
+    first_pause_s: float | None = None,
+) -> Iterator[Moment]:
+    """Drain whenever it is time, and hand each step to `take`; until `stop` says so or the duration is over.
+
+    `first_pause_s`: between the first two drains; later ones are further apart, up to what costs little.
+    """
     from kubetrace.stream.live import DRAIN_INTERVAL_S
 
-    begun = time.monotonic()
-    end = begun + options.duration_s if options.duration_s is not None else None
-    # The first rows come as soon as there are any; then the pace slows down to what costs little.
-    pause_s = _FIRST_DRAIN_S
-    next_drain = begun
-    pace = Pace(options.interval_s)
-    warned = False
-    tick = drain(source, pipeline)
-    if pace.due(tick, pipeline.counts.events):
-        view.show(pipeline, tick)
-    # All that was made on the way here stays: it need not be looked at again.
-    gc.freeze()
-    gc.enable()
-    keyboard = view.keyboard()
-    if keyboard is not None:
-        source.watch(keyboard)
-    while not stop.asked:
+    begun = next_drain = time.monotonic()
+    end = begun + duration_s if duration_s is not None else None
+    pause_s = DRAIN_INTERVAL_S if first_pause_s is None else first_pause_s
+    while not stop():
         now = time.monotonic()
         if end is not None and now >= end:
-            break
+            return
         ready = source.wait(min(next_drain, end if end is not None else next_drain) - now)
         now = time.monotonic()
-        if keyboard is not None and keyboard in ready:
-            if not view.typed(pipeline, tick):
-                break
-            if view.keyboard() is None:  # the terminal hung up
-                source.unwatch(keyboard)
-                keyboard = None
+        tick = None
         if now >= next_drain or source.half_full:
-            tick = drain(source, pipeline)
+            tick = drain(source, take)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
             next_drain = now + min(pause_s, source.pause_s)
-            if recorder is not None and recorder.trouble and not warned:
-                warned = True
-                view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
-            if pace.due(tick, pipeline.counts.events):
-                view.show(pipeline, tick)
-    tick = drain(source, pipeline, last=True)
-    view.last(pipeline, tick)
-    return tick
+        if tick is not None or ready:
+            yield Moment(tick, ready)
 
 
-def drain(source: LiveSource, pipeline: Pipeline, *, last: bool = False) -> Tick:
-    """Count all that is there; the tick at its end. `last`: counters too, however lately they were read."""
+def drain(source: LiveSource, take: Take, *, last: bool = False) -> Tick:
+    """Hand on all that is there; the tick at its end. `last`: counters too, however lately they were read."""
     steps = source.drain(last=last)
     for step in steps:
-        pipeline.take(step)
+        take(step)
     tick = steps[-1].tick
     assert tick is not None
     return tick
+
+
+def touch(path: Path) -> None:
+    """Create the ready file. Raises OutputError."""
+    try:
+        path.touch()
+    except OSError as error:
+        raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error

@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kubetrace.kit.context import Wall
+    from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
-    from kubetrace.session.event_view import StreamView
-    from kubetrace.session.options import Options
-    from kubetrace.session.table_view import TableView
+    from kubetrace.session.options import Attach, Show
+    from kubetrace.session.view import View
 
 
-def open_view(tracer: Tracer, options: Options, clock: Wall, release: str) -> TableView | StreamView:
+def open_view(tracer: Tracer, asked: Attach, show: Show, context: Context, release: str) -> View:
     """The view that suits the output; `release` is the traced kernel's."""
-    if options.output in ("json", "csv") or options.events:
+    if show.output in ("json", "csv") or show.events:
         from kubetrace.session.event_view import StreamView
 
-        return StreamView(tracer, options, clock)
-    if options.output == "windows":
+        return StreamView(tracer, asked, show, context)
+    if show.output == "windows":
         from kubetrace.session.window_view import WindowView
 
-        return WindowView(tracer, options, clock, release)
+        return WindowView(tracer, asked, show, context, release)
     from kubetrace.session.table_view import TableView
 
-    return TableView(tracer, options, clock, release)
+    return TableView(tracer, asked, show, context, release)

@@ -1,4 +1,4 @@
-"""What one run was asked for."""
+"""What one run was asked for, by who reads it; in units: seconds, rows, bytes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubetrace.attribution.selection import Both, Selection
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from kubetrace.attribution.selection import Both, Selection
     from kubetrace.kit.tracer import Tracer
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line asked for, in units: seconds, rows, bytes."""
+class Attach:
+    """Whose events, and how to get at them (session.attach)."""
 
-    selection: Selection | Both
+    selection: Selection | Both = field(default_factory=Selection)
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """The tracers' own options."""
+    hook: str = "auto"
+    engine: str = "auto"
+    program: Path | None = None
+    host_root: str | None = None
+    cri_socket: str | None = None
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is shown (the views)."""
+
     by: str
     sort: str
     output: str = "table"
@@ -26,18 +39,24 @@ class Options:
     headers: bool = True
     top: int | None = None
     interval_s: float = 1.0
-    duration_s: float | None = None
-    ready_file: Path | None = None
-    hook: str = "auto"
-    engine: str = "auto"
-    program: Path | None = None
-    host_root: str | None = None
-    cri_socket: str | None = None
-    record: Path | None = None
+    overhead: bool = False
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where it is recorded, if it is (recording.writer)."""
+
+    file: Path | None = None
     force: bool = False
     max_size: int | None = None
-    overhead: bool = False
-    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Last:
+    """How long, and whom to tell that it has begun (session.loop)."""
+
+    duration_s: float | None = None
+    ready_file: Path | None = None
 
 
 def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:
@@ -59,3 +78,11 @@ def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:
 def own_of(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:
     """A tracer's own options of all that were given."""
     return {option.name: given[option.name] for option in tracer.options() if option.name}
+
+
+def own_defaults(tracer: Tracer) -> dict[str, Any]:
+    """A tracer's own options as if none was given."""
+    import click
+
+    given = click.Command(tracer.name, params=list(tracer.options())).make_context(tracer.name, []).params
+    return own_of(tracer, given)

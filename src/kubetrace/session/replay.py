@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 import time
@@ -16,17 +15,16 @@ import click
 from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.kit.own import PREFIX, Derived
-from kubetrace.kit.tracer import Counts
 from kubetrace.stream.layout import Batch
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Both, Selection
-    from kubetrace.kit.context import Wall
+    from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.header import Traced
     from kubetrace.recording.reader import Recording
-    from kubetrace.session.options import Options
+    from kubetrace.session.options import Attach, Show
     from kubetrace.session.stop import Stop
     from kubetrace.session.view import View
     from kubetrace.stream.steps import Step, Tick
@@ -100,28 +98,34 @@ def _misfit(tracer: Tracer, stream: str, error: Exception) -> RecordingError:
     )
 
 
-def _fits_counters(tracer: Counts, found: Traced) -> None:
+def _fits_counters(tracer: Tracer, found: Traced) -> None:
     # As `fits`, for records that explain one another: a zero of each is counted, shown and told.
     import struct
 
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.attribution.whose import Attribution
-    from kubetrace.kit.context import Wall
-    from kubetrace.tables.counting import Counting
+    from kubetrace.attribution.destination import UNKNOWN
+    from kubetrace.kit.context import Context
+    from kubetrace.kit.landing import Landing
+    from kubetrace.tables.contract import Run
+    from kubetrace.tables.kinds import table_of
 
-    everyone = Selection()
+    context, nowhere = Context("", 0), Landing(Identity(), UNKNOWN, None, None)
     by = next(iter(tracer.groupings))
     layouts = {stream.name: stream.layout for stream in found.streams}
-    counting = Counting(tracer, layouts, Attribution(everyone).identify, lambda _uid, _name: None, everyone, "", by)
-    clock = Wall("", 0, counting=counting)
+    table = table_of(Run(tracer, context, layouts, by=by))
+    counters = tracer.counters
+    own = {counters.mounts, counters.places, counters.histogram, *counters.counters}
     for name, layout in layouts.items():
         try:
-            for batch in counting.take([Batch(name, bytes(layout.stride))]):
-                (event,) = layout.decode(batch.data)
-                tracer.event_cells(event, Identity(), clock)
-                tracer.record(event, Identity(), clock)
-            counting.table(by).rows(next(iter(tracer.sorts.values())), None)
+            if name in own:
+                table.read([Batch(name, bytes(layout.stride))])
+                table.count(None)
+            else:
+                (event,) = layout.decode(bytes(layout.stride))
+                context.attribution.identify(event)
+                tracer.event_cells(event, nowhere, context)
+                tracer.record(event, nowhere, context)
+            table.rows(by).rows(next(iter(tracer.sorts.values())), None)
         except (AttributeError, TypeError, ValueError, LookupError, struct.error) as error:
             raise _misfit(tracer, name, error) from error
 
@@ -129,35 +133,33 @@ def _fits_counters(tracer: Counts, found: Traced) -> None:
 def fits(tracer: Tracer, found: Traced) -> None:
     """Raises RecordingError unless every event of the recording has what the tracer reads, as it reads it."""
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.attribution.selection import Selection
-    from kubetrace.attribution.whose import Attribution
-    from kubetrace.kit.context import Wall
-    from kubetrace.kit.tracer import Stateful
+    from kubetrace.kit.context import Context
 
-    clock = Wall("", 0)
-    if isinstance(tracer, Counts):
+    context = Context("", 0)
+    if tracer.table == "counted":
         _fits_counters(tracer, found)
         return
     for stream in found.streams:
         try:
             (event,) = stream.layout.decode(bytes(stream.layout.stride))
-            Attribution(Selection()).identify(event)
-            if stream.name not in tracer.streams and isinstance(tracer, Stateful):
+            context.attribution.identify(event)
+            if stream.name not in tracer.streams and tracer.table == "board":
                 # a gauge's: it is for the board alone, which looks at differences
-                board = tracer.board({}, {s.name: s.layout for s in found.streams}, (), clock)
+                board = tracer.board({}, {s.name: s.layout for s in found.streams}, (), context)
                 for _ in range(2):
                     list(board.take(event, Identity(kind="pod", pod_uid="")))
                 for by in tracer.groupings:
                     board.rows(by)
                 continue
-            values = tracer.values(event, clock)
+            values = tracer.values(event, context)
             if not all(isinstance(value, int) for value in values) or not isinstance(event.time, int):
                 raise TypeError("a measure is no number")
-            tracer.key_cells(event, Identity(), clock)
-            tracer.event_cells(event, Identity(), clock)
-            tracer.record(event, Identity(), clock)
+            tracer.key_cells(event, Identity(), context)
+            tracer.event_cells(event, Identity(), context)
+            tracer.record(event, Identity(), context)
             tracer.folded(event)
-            tracer.advice().add(event, Identity(), clock)
+            if (advice := tracer.advice()) is not None:
+                advice.add(event, Identity(), context)
         except (AttributeError, TypeError, ValueError, LookupError) as error:
             raise _misfit(tracer, stream.name, error) from error
 
@@ -173,52 +175,48 @@ def selection_of(found: Traced, given: Selection) -> Selection | Both:
     return Both(recorded, given) if recorded else given
 
 
-def clock_of(recording: Recording) -> Wall:
-    """The node's name and clock."""
-    from kubetrace.kit.context import Wall
+def context_of(recording: Recording, selection: Selection | Both) -> Context:
+    """The node's name and clock of then, and whose is what."""
+    from kubetrace.attribution.whose import Attribution
+    from kubetrace.kit.context import Context
 
-    return Wall(recording.header.node, recording.header.clock_offset_ns)
+    return Context(recording.header.node, recording.header.clock_offset_ns, Attribution(selection))
 
 
-def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], Options], how: How) -> None:
+def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Attach, Show]], how: How) -> None:
     """Show a recording. Raises KubetraceError."""
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.reader import Recording
-    from kubetrace.session.attach import adapted
     from kubetrace.session.loop import Pace
     from kubetrace.session.open_view import open_view
     from kubetrace.session.stop import Stop
-    from kubetrace.session.table_view import TableView
     from kubetrace.stream.steps import Tick
 
     with Recording(file) as recording, Stop() as stop:
         tracer, found = traced(recording, name)
-        asked = make(tracer, found)
-        tracer = adapted(tracer, asked)
+        asked, show = make(tracer, found)
+        tracer = tracer.with_options(asked.own)
         keep = tracer.keeps(asked.own)
         span = how.span(recording)
-        clock = clock_of(recording)
-        view = open_view(tracer, asked, clock, recording.header.kernel)
-        with contextlib.ExitStack() as stack:
-            if isinstance(view, TableView):
-                stack.enter_context(view.open())
-                view.pause_notice = "paused: space goes on"
+        context = context_of(recording, asked.selection)
+        view = open_view(tracer, asked, show, context, recording.header.kernel)
+        view.pause_notice = "paused: space goes on"
+        with view.open():
             pipeline = Pipeline(
                 tracer,
                 recording.layouts,
-                clock,
-                asked.selection,
+                context,
                 groupings=view.groupings,
                 events=view.events,
                 keep=keep,
-                by=asked.by,
+                by=show.by,
                 own=asked.own,
                 missing=found.missing,
             )
             view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
             tick = Tick(span.begin_ns, 0, 0)
             steps = span.cut(recording.steps(span.begin_ns))
-            pace = Pace(asked.interval_s)
+            pace = Pace(show.interval_s)
             wait = _Wait(how.speed, pipeline, view, stop)
             for step, more in with_more(steps):
                 if step.tick is not None and not wait.until(step.tick):

@@ -8,17 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kubetrace.kit.tracer import Counts
 from kubetrace.session.cost import Overhead, OwnCost
 from kubetrace.session.view import NODE_MODULES, print_remedies
 from kubetrace.views.units import format_count, format_elapsed, format_percent
 from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
-    from kubetrace.kit.context import Wall
+    from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import EventView, Pipeline
-    from kubetrace.session.options import Options
+    from kubetrace.session.options import Attach, Show
     from kubetrace.stream.steps import Tick
     from kubetrace.views.keys import Keys
 
@@ -28,18 +27,19 @@ _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
 class TableView:
     """Windows of the grouped rows: live on a terminal, plain blocks elsewhere."""
 
-    def __init__(self, tracer: Tracer, options: Options, clock: Wall, release: str) -> None:
+    def __init__(self, tracer: Tracer, asked: Attach, show: Show, context: Context, release: str) -> None:
         """Nothing is shown before it is open."""
         self._tracer = tracer
-        self._options = options
-        self._clock = clock
+        self._show = show
+        self._selection = asked.selection
+        self._context = context
         self._live = self._can_be_live()
         # Only a live table can change its grouping; elsewhere one is counted.
-        self._groupings = tracer.others(options.by) if isinstance(tracer, Counts) else list(tracer.groupings)
-        self.groupings: Sequence[str] = self._groupings if self._live else [options.by]
+        self._groupings = tracer.others(show.by)
+        self.groupings: Sequence[str] = self._groupings if self._live else [show.by]
         self.events: EventView | None = None
-        self._by = options.by
-        self._sort = options.sort
+        self._by = show.by
+        self._sort = show.sort
         self._keys = _keys() if self._live else None
         self.modules: Sequence[str] = (*NODE_MODULES, "kubetrace.views.frame") if self._live else NODE_MODULES
         self._notices: list[str] = []
@@ -63,7 +63,7 @@ class TableView:
         from kubetrace.views.screen import open_table
 
         with (
-            open_table(sys.stdout, wide=self._options.output == "wide", headers=self._options.headers) as self._table,
+            open_table(sys.stdout, wide=self._show.output == "wide", headers=self._show.headers) as self._table,
             self._keys or contextlib.nullcontext(),
         ):
             yield self
@@ -110,15 +110,13 @@ class TableView:
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """A window, unless paused."""
-        if pipeline.counting is not None:
-            pipeline.counting.tick(tick.elapsed_ns)
+        pipeline.table.tick(tick.elapsed_ns)
         if not self.paused:
             self._draw(pipeline, tick)
 
     def skip(self, pipeline: Pipeline, tick: Tick) -> None:
         """What a window leaves behind, without the window: rates and own cost are those since the one before."""
-        if pipeline.counting is not None:
-            pipeline.counting.tick(tick.elapsed_ns)
+        pipeline.table.tick(tick.elapsed_ns)
         self._cost.percent(tick)
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
@@ -131,7 +129,7 @@ class TableView:
         tracer, counts = self._tracer, pipeline.counts
         elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         print(
-            f"{tracer.summary_text(pipeline.total())} in {elapsed}; "
+            f"{tracer.summary_text(pipeline.table.total())} in {elapsed}; "
             f"{counts.lost} lost, {counts.unattributed} unattributed."
         )
         if self.overhead is not None:
@@ -140,12 +138,12 @@ class TableView:
 
     def _sort_is_hidden(self) -> bool:
         key = self._tracer.sorts[self._sort]
-        return self._options.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
+        return self._show.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
 
     def _head(self, elapsed_s: float) -> list[Item]:
         return [
             (f"kubetrace {self._tracer.name}", "title"),
-            f"node {self._clock.node}",
+            f"node {self._context.node}",
             f"Linux {self._release}",
             self._hook or "not attached",
             format_elapsed(elapsed_s),
@@ -155,8 +153,8 @@ class TableView:
         self._table.show(self._window(pipeline, tick, self._cost.percent(tick)))
 
     def _window(self, pipeline: Pipeline, tick: Tick, cost: float | None) -> Window:
-        tracer, counts, selection = self._tracer, pipeline.counts, self._options.selection
-        tally = pipeline.table(self._by)
+        tracer, counts, selection = self._tracer, pipeline.counts, self._selection
+        rows = pipeline.table.rows(self._by)
         shown = counts.events - counts.folded
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
@@ -168,19 +166,19 @@ class TableView:
         notices = [*self._missing, *self._notices]
         if self.paused:
             notices.append(self.pause_notice)
-        if selection and not pipeline.attribution.matched:
+        if selection and not self._context.attribution.matched:
             notices.append(f"no container matches {selection} yet; waiting")
         head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
             head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
         return Window(
-            tally.columns,
-            rows=tally.rows(tracer.sorts[self._sort], self._options.top),
+            rows.columns,
+            rows=rows.rows(tracer.sorts[self._sort], self._show.top),
             head=head,
             foot=foot,
             costs=costs,
             lost=counts.lost,
-            total=len(tally),
+            total=len(rows),
             sort=tracer.sorts[self._sort],
             descending=True,
             notices=notices,

@@ -1,4 +1,4 @@
-"""One run of one tracer: from its options, through the pipeline, to the view that suits the output."""
+"""One run of one tracer: attached, through the pipeline, to the view that suits the output."""
 
 from __future__ import annotations
 
@@ -7,98 +7,131 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
-from kubetrace.kit.context import Wall
-from kubetrace.session.attach import (
-    adapted,
-    attach,
-    attach_now,
-    constants_of,
-    gauges_of,
-    hookable,
-    node_files,
-    prepare,
-    touch,
-    wiring_of,
-)
+from kubetrace.session.attach import Attachment, wait_for_overlay
 from kubetrace.session.cost import Overhead
-from kubetrace.session.loop import loop
+from kubetrace.session.loop import Pace, drain, moments, touch
 from kubetrace.session.open_view import open_view
-from kubetrace.session.recorded import header_of, recorded
+from kubetrace.session.recorded import recorded
 from kubetrace.session.stop import Stop
-from kubetrace.session.table_view import TableView
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
-    from kubetrace.session.options import Options
+    from kubetrace.pipeline import Pipeline
+    from kubetrace.recording.writer import Recorder
+    from kubetrace.session.options import Attach, Keep, Last, Show
+    from kubetrace.session.view import View
+    from kubetrace.stream.live import LiveSource
+    from kubetrace.stream.steps import Tick
+
+_FIRST_PAUSE_S = 0.005
 
 
-def run(tracer: Tracer, options: Options) -> None:
+def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> None:
     """Trace until the duration is over or the user ends it. Raises KubetraceError."""
     gc.disable()
-    from kubetrace.node.host import Host
+    attachment = Attachment([tracer], asked, by=show.by, events=show.events)
+    (tracer,) = attachment.tracers
+    if keep.file is not None:
+        from kubetrace.recording.writer import refuse_existing
 
-    # What was asked wrongly is said before anything is attached.
-    constants = constants_of(tracer, options)
-    tracer = adapted(tracer, options)
-    host = Host.find(options.host_root)
-    wiring = wiring_of(tracer, options, host)
-    constants |= wiring.pop("constants")
-    clock = Wall(host.node_name(), host.boot_to_wall_ns())
-    recorder: Recorder | None = None
-    if options.record is not None:
-        from kubetrace.recording.writer import Recorder, refuse_existing
-
-        refuse_existing(options.record, force=options.force)
+        refuse_existing(keep.file, force=keep.force)
     with Stop() as stop:
-        view = open_view(tracer, options, clock, host.kernel_release())
-        with contextlib.ExitStack() as stack:
+        view = open_view(tracer, asked, show, attachment.context, attachment.host.kernel_release())
+        with attachment:
             # What refuses to attach says so on the normal screen; only who has to wait takes the screen first.
-            kernel = None
-            if not tracer.needs_overlay or hookable(tracer.name):
-                kernel = attach_now(tracer, options, constants, wiring, view.modules)
-                stack.callback(kernel.close)
-            screen = stack.enter_context(view.open()) if isinstance(view, TableView) else None
-            if kernel is None:
-                kernel = attach(tracer, options, constants, stop, screen, wiring)
-                if kernel is None:
-                    return
-                stack.callback(kernel.close)
-            if options.overhead:
-                kernel.time_runs()
-                view.overhead = Overhead(kernel.runs)
-            files = node_files(host, options)
-            stack.callback(files.close)
-            from kubetrace.pipeline import Pipeline
-            from kubetrace.stream.live import LiveSource
+            waits = attachment.waits
+            if not waits:
+                attachment.attach(view.modules)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(view.open())
+                if waits:
+                    if not wait_for_overlay(attachment, view.waiting, lambda: stop.asked, last.duration_s):
+                        return
+                    attachment.attach()
+                kernel = attachment.kernels[tracer.name]
+                if show.overhead:
+                    kernel.time_runs()
+                    view.overhead = Overhead(kernel.runs)
+                from kubetrace.pipeline import Pipeline
 
-            # before anything is written: our own container is left out from here on
-            prepare(tracer, kernel, files)
-            gauges = gauges_of([tracer], host)
-            source = LiveSource({tracer.name: kernel}, files, gauges, interval_s=options.interval_s)
-            if options.record is not None:
-                header = header_of(host, clock, {tracer.name: (tracer, kernel)}, options, gauges)
-                recorder = Recorder(options.record, header, force=options.force, max_size=options.max_size)
-                stack.callback(recorder.close)
-            pipeline = Pipeline(
-                tracer,
-                source.layouts,
-                clock,
-                options.selection,
-                groupings=view.groupings,
-                events=view.events,
-                asked=source,
-                record=recorder.write if recorder is not None else None,
-                by=options.by,
-                own=options.own,
-                missing=tuple(kernel.missing.values()),
-            )
-            source.start()
-            if options.ready_file is not None:
-                touch(options.ready_file)
-            view.attached(kernel.hook, [what for what in dict.fromkeys(kernel.missing.values()) if what])
-            tick = loop(source, pipeline, view, options, stop, recorder)
-            if view.overhead is not None:
-                view.overhead.look(tick, last=True)
+                source = attachment.open(interval_s=show.interval_s)
+                recorder = _recorder(attachment, keep)
+                if recorder is not None:
+                    stack.callback(recorder.close)
+                pipeline = Pipeline(
+                    tracer,
+                    source.layouts,
+                    attachment.context,
+                    groupings=view.groupings,
+                    events=view.events,
+                    asked=source,
+                    record=recorder.write if recorder is not None else None,
+                    by=show.by,
+                    own=asked.own,
+                    missing=attachment.missing(tracer),
+                )
+                source.start()
+                if last.ready_file is not None:
+                    touch(last.ready_file)
+                view.attached(kernel.hook, attachment.notices(tracer))
+                tick = _loop(source, pipeline, view, show, last, stop, recorder)
+                if view.overhead is not None:
+                    view.overhead.look(tick, last=True)
         view.end(pipeline, tick)
         if recorder is not None:
             print(recorded(recorder), file=sys.stderr)
+
+
+def _recorder(attachment: Attachment, keep: Keep) -> Recorder | None:
+    if keep.file is None:
+        return None
+    from kubetrace.recording.writer import Recorder
+
+    return Recorder(keep.file, attachment.header(), force=keep.force, max_size=keep.max_size)
+
+
+def _loop(
+    source: LiveSource,
+    pipeline: Pipeline,
+    view: View,
+    show: Show,
+    last: Last,
+    stop: Stop,
+    recorder: Recorder | None,
+) -> Tick:
+    """Until the end; the last tick."""
+    pace = Pace(show.interval_s)
+    warned = False
+    tick = drain(source, pipeline.take)
+    if pace.due(tick, pipeline.counts.events):
+        view.show(pipeline, tick)
+    # All that was made on the way here stays: it need not be looked at again.
+    gc.freeze()
+    gc.enable()
+    keyboard = view.keyboard()
+    if keyboard is not None:
+        source.watch(keyboard)
+    # The first rows come as soon as there are any; then the pace slows down to what costs little.
+    for moment in moments(
+        source,
+        pipeline.take,
+        stop=lambda: stop.asked,
+        duration_s=last.duration_s,
+        first_pause_s=_FIRST_PAUSE_S,
+    ):
+        tick = moment.tick or tick
+        if keyboard is not None and keyboard in moment.ready:
+            if not view.typed(pipeline, tick):
+                break
+            if view.keyboard() is None:  # the terminal hung up
+                source.unwatch(keyboard)
+                keyboard = None
+        if moment.tick is not None:
+            if recorder is not None and recorder.trouble and not warned:
+                warned = True
+                view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
+            if pace.due(tick, pipeline.counts.events):
+                view.show(pipeline, tick)
+    tick = drain(source, pipeline.take, last=True)
+    view.last(pipeline, tick)
+    return tick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from kubetrace.views.text import cut, cut_path, escape, width
@@ -27,8 +28,16 @@ class View(Protocol):
     groupings: Sequence[str]
     events: EventView | None
     paused: bool
+    pause_notice: str
+    """What a pause says of itself."""
     modules: Sequence[str]
     """What it will import when it is opened, and the run with it."""
+
+    def open(self) -> AbstractContextManager[object]:
+        """Take what it shows itself on, for as long as the context lasts."""
+
+    def waiting(self, notice: str) -> None:
+        """Say that nothing is attached yet, and why; called again and again."""
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
         """The hook, and what is not seen."""
@@ -57,9 +66,9 @@ class View(Protocol):
 
 def print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
     """What could be done better, the worst first."""
-    remedies = pipeline.advice.remedies()
+    title, remedies = pipeline.table.remedies()
     if remedies:
-        print("\nWhat was copied for nothing, and what to do about it:", file=stream)
+        print(f"\n{title}", file=stream)
     for remedy in remedies:
         print(f"  {remedy.text(short_name)}", file=stream)
 

@@ -59,7 +59,7 @@ class WindowView(TableView):
     def _write(self, window: Window | None, more: Mapping[str, object]) -> None:
         record: dict[str, object] = {
             "type": "window",
-            "node": self._clock.node,
+            "node": self._context.node,
             "tracer": self._tracer.name,
             "columns": [],
             "rows": [],
@@ -74,7 +74,7 @@ class WindowView(TableView):
 
     def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary's object."""
-        total, counts = pipeline.total(), pipeline.counts
+        total, counts = pipeline.table.total(), pipeline.counts
         elapsed = format_elapsed(tick.elapsed_ns / 1e9)
         text = (
             f"{self._tracer.summary_text(total)} in {elapsed}; {counts.lost} lost, {counts.unattributed} unattributed."
@@ -82,13 +82,13 @@ class WindowView(TableView):
         self._json.write(
             {
                 "type": "summary",
-                "node": self._clock.node,
+                "node": self._context.node,
                 "tracer": self._tracer.name,
                 "events": counts.events - counts.folded,
                 "lost": counts.lost,
                 "unattributed": counts.unattributed,
                 "text": text,
-                "remedies": [remedy.text(short_name) for remedy in pipeline.advice.remedies()],
+                "remedies": [remedy.text(short_name) for remedy in pipeline.table.remedies()[1]],
             }
         )
         self._json.flush()

@@ -13,7 +13,7 @@ from kubetrace.tables.sorting import sort_rows
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Owners
-    from kubetrace.kit.tracer import Board, Tracer
+    from kubetrace.kit.tracer import Tracer
     from kubetrace.views.columns import Column, Value
 
 _OTHERS = "(others)"
@@ -25,14 +25,10 @@ _ENDED_ROWS = 100
 class Tally:
     """The rows of a tracer's table under one grouping."""
 
-    def __init__(self, tracer: Tracer, by: str, board: Board | None = None, also: Sequence[str] = ()) -> None:
-        """`by`: one of the tracer's groupings. The rows of a tracer with a board are that board's.
-
-        `also` are further notes, kept for groupings whose rows are sums of these.
-        """
+    def __init__(self, tracer: Tracer, by: str, also: Sequence[str] = ()) -> None:
+        """`by`: one of the tracer's groupings. `also`: more notes, kept for groupings whose rows are sums of these."""
         self._tracer = tracer
         self._by = by
-        self._board = board
         grouping = tracer.groupings[by]
         self._key_columns = [column.key for column in grouping.key]
         own = [column.key for column in grouping.notes]
@@ -47,8 +43,6 @@ class Tally:
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
         """Count one event."""
-        if self._board is not None:
-            return
         key = self._count(cells, values)
         if self._note_columns:
             self._notes[key] = self._notes_of(cells)
@@ -59,8 +53,8 @@ class Tally:
         """Whether one of these cells is in its rows."""
         return any(name in names for name in (*self._key_columns, *self._note_columns))
 
-    def let_go(self, owners: Owners) -> None:
-        """Fold the light rows of pods, and cgroups of the node, that are not among the owners any more.
+    def fold_ended(self, owners: Owners) -> None:
+        """Fold the small rows of pods, and cgroups of the node, that are not among the owners any more.
 
         Their sums go to one row for each namespace. A table that stands for weeks would else have every pod there was.
         """
@@ -86,7 +80,7 @@ class Tally:
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self._groups) if self._board is None else len(self._board.rows(self._by))
+        return len(self._groups)
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
@@ -94,8 +88,6 @@ class Tally:
         rows: list[tuple[Any, ...]] = [
             (*key, *self._notes.get(key, blank)[:own], *row) for key, row in self._groups.rows()
         ]
-        if self._board is not None:
-            rows = [tuple(row) for row in self._board.rows(self._by)]
         return sort_rows(rows, self.columns, sort_key, top)
 
     def cells(self) -> tuple[list[str], list[tuple[tuple[Value, ...], list[Any]]]]:
@@ -109,7 +101,7 @@ class Coarser:
     """The rows of a coarser grouping: sums of another one's, made when they are asked for."""
 
     def __init__(self, tracer: Tracer, by: str, of: Tally) -> None:
-        """`of` tells apart all that `by` does."""
+        """`of` is a finer grouping: it has a row for each value of all the columns that `by` groups by."""
         self._grouping = tracer.groupings[by]
         self._operations = tracer.operations()
         self._of = of
@@ -138,10 +130,10 @@ class Coarser:
         return [(*key, *notes[key], *row) for key, row in groups.rows()]
 
 
-def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> dict[str, Tally | Coarser]:
+def tallies(tracer: Tracer, groupings: Sequence[str]) -> dict[str, Tally | Coarser]:
     """For each grouping its rows: counted event by event, or derived from a finer one that is counted."""
-    if board is not None or LAST in tracer.operations():
-        return {by: Tally(tracer, by, board) for by in groupings}
+    if LAST in tracer.operations():
+        return {by: Tally(tracer, by) for by in groupings}
     keys = {by: {column.key for column in tracer.groupings[by].key} for by in groupings}
     finer = {
         by: next((of for of in groupings if keys[by] < keys[of] and not any(keys[of] < keys[o] for o in groupings)), "")
@@ -152,7 +144,7 @@ def tallies(tracer: Tracer, groupings: Sequence[str], board: Board | None) -> di
         if not finer[by]:
             wanted = [c.key for of in groupings if finer[of] == by for c in tracer.groupings[of].notes]
             here = keys[by] | {column.key for column in tracer.groupings[by].notes}
-            found[by] = Tally(tracer, by, None, [key for key in dict.fromkeys(wanted) if key not in here])
+            found[by] = Tally(tracer, by, [key for key in dict.fromkeys(wanted) if key not in here])
     for by in groupings:
         if finer[by]:
             base = found[finer[by]]

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.attribution.facts import ContainerSeen, OverlaySeen
 from kubetrace.kit.identity import CONTAINER, NAMESPACE, POD, identity_cells, identity_record, text_of
-from kubetrace.kit.tracer import MAX, SUM, Grouping, NoAdvice
+from kubetrace.kit.tracer import MAX, SUM, Grouping, Tracer
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_count, format_duration, format_time
 
 if TYPE_CHECKING:
-    import click
-
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
-    from kubetrace.kit.tracer import Advice, Clock
-    from kubetrace.node.host import Host
+    from kubetrace.kit.context import Context
     from kubetrace.stream.layout import Layout
-    from kubetrace.stream.live import Gauges
     from kubetrace.views.columns import Value
 
 _SLOWEST = Column(
@@ -269,10 +265,11 @@ def _remember(known: dict[str, Any], key: str, value: Any, most: int = 16_384) -
         del known[next(iter(known))]
 
 
-class Starts:
-    """See `kubetrace.kit.tracer.Tracer` and `Stateful` for what each member is."""
+class Starts(Tracer):
+    """See `kit.tracer.Tracer` for what each member is."""
 
     name = "starts"
+    table = "board"
     summary = "Show what the start of each pod consists of, step by step with times, and which step took longest."
     explanation = (
         "A row for each pod that starts while kubetrace runs; --events draws each container's steps as a waterfall: "
@@ -322,41 +319,20 @@ class Starts:
         "pod": "pod",
     }
     noun = ("step", "steps")
-    needs_overlay = False
-
-    def options(self) -> Sequence[click.Option]:
-        """None of its own."""
-        return []
-
-    def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
-        """None."""
-        return {}
-
-    def gauges(self, host: Host) -> Gauges | None:
-        """Nothing is polled."""
-        return None
 
     def board(
-        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], context: Context
     ) -> StartsBoard:
         """For one run."""
         layout = layouts["steps"]
         blank = layout.event_type._make(b"" if field.kind == "bytes" else 0 for field in layout.fields)
-        return StartsBoard(node=clock.node, offset_ns=clock.wall_ns(0), blank=blank)
-
-    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
-        """All: there are no options that leave any out."""
-        return None
+        return StartsBoard(node=context.node, offset_ns=context.wall_ns(0), blank=blank)
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""
         return tuple(how for _, how in _MEASURES)
 
-    def folded(self, event: Any) -> bool:
-        """None is."""
-        return False
-
-    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+    def values(self, event: Any, context: Context) -> Sequence[Any]:
         """In the order of `measures`, for the totals."""
         started = _phase(event) == "exec"
         return (
@@ -366,19 +342,19 @@ class Starts:
             1,
             event.layers,
             event.binds + event.memories,
-            clock.wall_ns(event.time),
+            context.wall_ns(event.time),
         )
 
-    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
         return identity_cells(event, identity)
 
-    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
         """In the order of `event_columns`."""
         phase = _phase(event)
         cells: dict[str, Value] = {
             **identity_cells(event, identity),
-            "time": clock.wall_ns(event.time),
+            "time": context.wall_ns(event.time),
             "phase": phase,
             "duration_ns": event.duration,
             "since_ns": event.since,
@@ -387,7 +363,7 @@ class Starts:
         }
         return [cells[column.key] for column in self.event_columns]
 
-    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
         """A `start` object: one step."""
         phase = _phase(event)
         own: dict[str, Any] = {}
@@ -408,8 +384,8 @@ class Starts:
             }
         return {
             "type": "start",
-            "time": format_time(clock.wall_ns(event.time)),
-            **identity_record(event, identity, clock.node),
+            "time": format_time(context.wall_ns(event.time)),
+            **identity_record(event, identity, context.node),
             "phase": phase,
             "duration_ns": event.duration,
             "since_ns": event.since,
@@ -419,10 +395,6 @@ class Starts:
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """entrypoints (sandboxes' included), steps, max_total_ns."""
         return {"entrypoints": totals["containers"], "steps": totals["steps"], "max_total_ns": totals["total_ns"]}
-
-    def advice(self) -> Advice:
-        """None yet."""
-        return NoAdvice()
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """9 entrypoints executed, the last after at most 2.1 s."""

@@ -7,7 +7,7 @@ import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kubetrace.kit.identity import (
     COMM,
@@ -21,7 +21,7 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import SUM, Grouping, Metric, NoAdvice
+from kubetrace.kit.tracer import Grouping, Metric, Tracer, Wiring
 from kubetrace.tables.aggregate import quantile
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time
@@ -29,9 +29,8 @@ from kubetrace.views.units import format_bytes, format_count, format_time
 if TYPE_CHECKING:
     import click
 
-    from kubetrace.attribution.attributor import Identity
-    from kubetrace.kit.counted import Landing, Row
-    from kubetrace.kit.tracer import Advice, Clock
+    from kubetrace.kit.context import Context
+    from kubetrace.kit.landing import Landing, Row
     from kubetrace.node.files import Node
     from kubetrace.node.host import Host
     from kubetrace.views.columns import Value
@@ -75,7 +74,7 @@ _MEASURES = (
 
 
 class _Counters:
-    """See `kubetrace.kit.counted.Counted`."""
+    """See `kit.landing.Counters`."""
 
     def __init__(self, *, shows_all: bool = False) -> None:
         self.shows_all = shows_all
@@ -136,10 +135,11 @@ class _Counters:
         )
 
 
-class Writes:
-    """See `kubetrace.kit.tracer.Tracer` for what each member is."""
+class Writes(Tracer):
+    """See `kit.tracer.Tracer` for what each member is."""
 
     name = "writes"
+    table = "counted"
     summary = "Show who writes on this node and where it lands, live, by pod and destination."
     explanation = (
         "Each row is a container and a destination: its writable layer, a volume by name, its log (written by the "
@@ -170,7 +170,8 @@ class Writes:
         "writes_mounts": "writes_mount_event",
         "writes_places": "writes_place_event",
     }
-    counted = _Counters()
+    counters = _Counters()
+    _latency = False
     optional: Mapping[str, str] = {
         group + part: what
         for group, what in {
@@ -241,9 +242,8 @@ class Writes:
         Metric("mapped_bytes", "mapped_bytes", "About how many bytes were dirtied through shared mappings."),
     )
     noun = ("write", "writes")
-    # overlayfs is one destination of many
-    needs_overlay = False
 
+    # overlayfs is one destination of many
     def options(self) -> Sequence[click.Option]:
         """--all and --latency."""
         import click
@@ -265,21 +265,24 @@ class Writes:
             "page_bytes": mmap.PAGESIZE,
         }
 
-    # What only a tracer with counters has; the session asks for it.
-
-    def with_options(self, options: Mapping[str, Any]) -> Writes:
+    def with_options(self, options: Mapping[str, Any]) -> Self:
         """The tracer with the columns that these options ask for."""
-        made = Writes()
-        made.counted = _Counters(shows_all=bool(options.get("all_files")))
+        made = type(self)()
+        made.counters = _Counters(shows_all=bool(options.get("all_files")))
+        made._latency = bool(options.get("latency"))
         made.measures = [
             replace(column, wide=False) if column.key in _LATENCIES else column
             for column in _MEASURES
-            if options.get("latency") or column.key not in _LATENCIES
+            if made._latency or column.key not in _LATENCIES
         ]
         return made
 
-    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> dict[str, Any]:
-        """Further arguments for the engine: constants by grouping and node, map sizes, programs without work."""
+    def as_recorded(self, texts: Mapping[str, str]) -> Self:
+        """With latencies, if these were measured."""
+        return self.with_options({"latency": texts.get("latency") == "True"})
+
+    def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> Wiring:
+        """Constants by grouping and node, map sizes, programs without work."""
         timed = bool(options["latency"] or events)
         entries = 131072 if by in ("file", "process") else 16384
         # of the rest's too
@@ -288,30 +291,26 @@ class Writes:
             namespace = os.stat(host.proc / "1/ns/mnt").st_ino
         except OSError:  # without the right to look: what the node writes is then all "host"
             namespace = 0
-        return {
-            "constants": {
+        return Wiring(
+            constants={
                 "by_file": int(by == "file"),
                 "by_process": int(by == "process"),
                 "events": int(events),
                 "node_mount_namespace": namespace,
                 "memory_on_v1": int(bool(host.cgroup_mounts().memory_hierarchy)),
             },
-            "sizes": {
+            sizes={
                 "writes": entries,
                 "writes_keys": entries,
                 "latencies": latencies,
                 "latencies_keys": latencies,
             },
-            "unneeded": [] if timed else [f"{group}__fentry" for group in _TIMED],
-        }
+            unneeded=[] if timed else [f"{group}__fentry" for group in _TIMED],
+        )
 
     def others(self, by: str) -> Sequence[str]:
         """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
         return [name for name in self.groupings if name == by or name not in ("file", "process")]
-
-    def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
-        """Everything."""
-        return None
 
     def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
         """Tell the kernel which directories of the node are told apart."""
@@ -321,84 +320,52 @@ class Writes:
         # these are all: from now on the kernel remembers what it concludes
         store("anchors", bytes(16), (1).to_bytes(4, "little"))
 
-    def operations(self) -> Sequence[str]:
-        """In the order of `measures`; rows are added up by `counted`."""
-        return (SUM,) * len(self.measures)
-
-    def folded(self, event: Any) -> bool:
-        """Each event is an operation of its own."""
-        return False
-
-    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
-        """In the order of `measures`; of an event that is one write."""
-        return (1, event.bytes, 0, 0, 0, int(event.error != 0), 0, 0, 0, 0)[: len(self.measures)]
-
-    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
-        """By column key, of an event."""
-        path, cut = path_of(event)
-        cells: dict[str, Value] = {
-            **identity_cells(event, identity),
-            "path": path,
-            "pid": event.pid,
-            "comm": text_of(event.comm),
-            "node": clock.node,
-            "operation": _operation(event),
-            "destination": None,
-            "medium": None,
-            "ephemeral": None,
-            "device": _device(event.device),
-        }
-        if clock.counting is not None:
-            landing = clock.counting.land(event, identity)
-            cells["destination"] = landing.destination.text
-            if landing.mounted is not None and not cut:
-                text = os.fsdecode(path)
-                cells["path"] = clock.counting.destinations.path(landing.mounted, text)
-        return cells
-
-    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+    def event_cells(self, event: Any, of: Landing, context: Context) -> Sequence[Value]:
         """In the order of `event_columns`."""
         cells: dict[str, Value] = {
-            **self.key_cells(event, identity, clock),
-            "time": clock.wall_ns(event.time),
+            **identity_cells(event, of.identity),
+            "path": path_of(event)[0] if of.path is None else of.path,
+            "pid": event.pid,
+            "comm": text_of(event.comm),
+            "operation": _operation(event),
+            "destination": of.destination.text,
+            "time": context.wall_ns(event.time),
             "bytes": event.bytes,
             "duration_ns": event.duration,
             "error": _error(event.error),
         }
         return [cells[column.key] for column in self.event_columns]
 
-    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+    def record(self, event: Any, of: Landing, context: Context) -> dict[str, Any]:
         """A `write` object: one operation."""
-        cells = self.key_cells(event, identity, clock)
-        landing = clock.counting.land(event, identity) if clock.counting is not None else None
         return {
             "type": "write",
-            "time": format_time(clock.wall_ns(event.time)),
-            **identity_record(event, identity, clock.node),
+            "time": format_time(context.wall_ns(event.time)),
+            **identity_record(event, of.identity, context.node),
             "pid": event.pid,
             "tid": event.tid,
             "comm": text_of(event.comm),
-            "operation": cells["operation"],
-            "path": cells["path"],
+            "operation": _operation(event),
+            "path": path_of(event)[0] if of.path is None else of.path,
             "path_truncated": bool(event.path_end),
             "inode": event.inode,
-            "device": cells["device"],
-            **_destination_record(landing),
+            "device": _device(event.device),
+            **_destination_record(of),
             "bytes": event.bytes,
             "duration_ns": event.duration,
             "error": _error(event.error),
         }
 
-    def row_record(self, by: str, row: Row, clock: Clock, wall_ns: int, latency: bool) -> dict[str, Any]:
+    def row_record(self, by: str, row: Row, context: Context, wall_ns: int) -> dict[str, Any]:
         """A `writes` object: what one row has come to. Keys that a row's grouping does not tell are null."""
-        identity = identity_record(row.sample, row.landing.identity, clock.node)
+        identity = identity_record(row.sample, row.landing.identity, context.node)
         if by in ("pod", "mount", "node"):
             kept = ("node", "namespace", "pod", "pod_uid", "qos_class", "names_from") if by == "pod" else ("node",)
             identity = {key: value if key in kept else None for key, value in identity.items()}
         operation = _operation(row.sample)
         other = operation in _OTHERS
         landed = by in ("destination", "process", "file", "mount", "operation") and not other
-        writes, size, files, fsyncs, errors, mapped = self.counted.totals(row.sums)
+        writes, size, files, fsyncs, errors, mapped = self.counters.totals(row.sums)
         record: dict[str, Any] = {
             "type": self.name,
             "time": format_time(wall_ns),
@@ -431,8 +398,8 @@ class Writes:
             "errors_total": errors,
             "mapped_bytes_total": mapped,
         }
-        if latency:
-            record |= dict(zip(_LATENCIES, self.counted.measures_of(row)[-3:], strict=True))
+        if self._latency:
+            record |= dict(zip(_LATENCIES, self.counters.measures_of(row)[-3:], strict=True))
         return record
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
@@ -451,10 +418,6 @@ class Writes:
         if errors:
             parts.append(f"{errors} error{'s' if errors != 1 else ''}")
         return ", ".join(parts)
-
-    def advice(self) -> Advice:
-        """None."""
-        return NoAdvice()
 
 
 # Programs at the entry of a function that are only there to take the time.

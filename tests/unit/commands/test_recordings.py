@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from kubetrace import tracers
 from kubetrace.attribution.facts import CgroupSeen, to_json
 from kubetrace.attribution.selection import Both, Selection
-from kubetrace.kit.context import Wall
+from kubetrace.attribution.whose import Attribution
+from kubetrace.kit.context import Context
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.redact import Redactor
 from kubetrace.session.event_view import StreamView
-from kubetrace.session.options import Options
+from kubetrace.session.options import Attach, Show
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 from tests.unit.recordings import HEADER, HOSTILE, frame, record, steps
@@ -58,11 +59,11 @@ def live_json(made: list[Step], selection: Selection | Both | None = None) -> st
     """What a run of the pipeline prints that takes these steps without a file in between."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     tracer = tracers.find("copyup")
-    clock = Wall(HEADER.node, HEADER.clock_offset_ns)
+    clock = Context(HEADER.node, HEADER.clock_offset_ns, Attribution(selection or Selection()))
     before, sys.stdout = sys.stdout, out
     try:
-        view = StreamView(tracer, Options(selection or Selection(), "file", "copied", "json"), clock)
-        pipeline = Pipeline(tracer, HEADER.layouts, clock, selection or Selection(), events=view)
+        view = StreamView(tracer, Attach(selection or Selection()), Show("file", "copied", "json"), clock)
+        pipeline = Pipeline(tracer, HEADER.layouts, clock, events=view)
         view.attached("fentry", [])
         for step in made:
             pipeline.take(step)

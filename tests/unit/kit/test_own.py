@@ -9,7 +9,7 @@ import pytest
 
 from kubetrace.attribution.attributor import Identity
 from kubetrace.errors import UsageError
-from kubetrace.kit.context import Wall
+from kubetrace.kit.context import Context
 from kubetrace.kit.own import Derived
 from kubetrace.kit.tracer import Tracer
 from kubetrace.stream.layout import Field, Layout
@@ -65,7 +65,7 @@ def test_it_is_a_tracer_like_any_other() -> None:
 
 
 def test_values_and_cells_are_the_members() -> None:
-    tracer, clock = of(*OWN), Wall("node1", 100)
+    tracer, clock = of(*OWN), Context("node1", 100)
     found = event(OWN, ONE)
     assert list(tracer.values(found, clock)) == [1, 4096, 9, 1, 105]
     cells = dict(zip([c.key for c in tracer.event_columns], tracer.event_cells(found, Identity(), clock), strict=True))
@@ -86,7 +86,7 @@ def test_values_and_cells_are_the_members() -> None:
 
 def test_a_value_that_an_enum_does_not_name_is_a_number() -> None:
     found = event(OWN, ONE[:72] + struct.pack("<I", 9) + ONE[76:])
-    assert of(*OWN).record(found, Identity(), Wall("", 0))["how"] == "9"
+    assert of(*OWN).record(found, Identity(), Context("", 0))["how"] == "9"
 
 
 def test_a_path_is_the_default_grouping() -> None:
@@ -100,9 +100,9 @@ def test_a_path_is_the_default_grouping() -> None:
     names = b"log\0var\0"
     whole = event(path, ONE[:56] + struct.pack("<HH", len(names), 0) + names)
     cut = event(path, ONE[:56] + struct.pack("<HH", len(names), 1) + names)
-    assert tracer.key_cells(whole, Identity(), Wall("", 0))["path"] == b"/var/log"
-    assert tracer.key_cells(cut, Identity(), Wall("", 0))["path"] == "…/var/log".encode()
-    assert tracer.record(whole, Identity(), Wall("", 0))["path"] == b"/var/log"
+    assert tracer.key_cells(whole, Identity(), Context("", 0))["path"] == b"/var/log"
+    assert tracer.key_cells(cut, Identity(), Context("", 0))["path"] == "…/var/log".encode()
+    assert tracer.record(whole, Identity(), Context("", 0))["path"] == b"/var/log"
 
 
 def test_the_summary_says_what_was_added_up() -> None:

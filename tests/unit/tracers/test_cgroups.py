@@ -9,7 +9,7 @@ import pytest
 
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
-from kubetrace.kit.context import Wall
+from kubetrace.kit.context import Context
 from kubetrace.stream.layout import Field, Layout
 from kubetrace.tracers.cgroups import CgroupsBoard, usage
 from kubetrace.views.table import plain, render
@@ -59,7 +59,7 @@ class Told:
 
     def __init__(self, keep: str = "1m", missing: Collection[str] = ()) -> None:
         layouts = {"activity": EVENT}
-        self.board: CgroupsBoard = CGROUPS.board({"keep": keep}, layouts, missing, Wall("node1", 0))
+        self.board: CgroupsBoard = CGROUPS.board({"keep": keep}, layouts, missing, Context("node1", 0))
         self.blank = EVENT.event_type._make(b"" if f.kind == "bytes" else 0 for f in EVENT.fields)
 
     def tell(self, name: str, time_s: float, identity: Identity, **values: Any) -> list[Any]:
@@ -108,7 +108,7 @@ def test_a_lifetime_is_from_created_to_removed() -> None:
     told.tell("created", 10, who())
     (removed,) = told.tell("removed", 12.5, who())
     assert removed.duration == 2_500_000_000
-    assert CGROUPS.record(removed, who(), Wall("node1", 0))["lifetime_ns"] == 2_500_000_000
+    assert CGROUPS.record(removed, who(), Context("node1", 0))["lifetime_ns"] == 2_500_000_000
 
 
 def test_a_container_of_the_same_name_is_a_restart_of_the_same_row() -> None:
@@ -248,7 +248,7 @@ def test_a_pod_has_its_own_usage_and_its_containers_events() -> None:
 
 
 def test_the_end_by_a_signal_and_by_a_status_are_told_apart() -> None:
-    told, clock = Told(), Wall("node1", 0)
+    told, clock = Told(), Context("node1", 0)
     (event,) = told.tell("exit", 1, who(), status=137 << 8)
     record = CGROUPS.record(event, who(), clock)
     assert (record["exit_code"], record["signal"]) == (137, None)
@@ -291,5 +291,5 @@ def test_a_pod_that_was_there_before_is_as_old_as_its_oldest_container() -> None
 )
 def test_the_last_column_of_a_narrow_terminal_says_it_all(name: str, values: dict[str, int], detail: str) -> None:
     (event,) = Told().tell(name, 1, who(), **values)
-    cells = CGROUPS.event_cells(event, who(), Wall("node1", 0))
+    cells = CGROUPS.event_cells(event, who(), Context("node1", 0))
     assert cells[[column.key for column in CGROUPS.event_columns].index("detail")] == detail

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, identity_record, text_of
-from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, NoAdvice
+from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, Tracer
 from kubetrace.tracers.cgroups import usage
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time, parse_duration
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
-    from kubetrace.kit.tracer import Advice, Clock
+    from kubetrace.kit.context import Context
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
     from kubetrace.views.columns import Value
@@ -442,10 +442,11 @@ class CgroupsBoard:
                 self._named = {name: known for name, known in self._named.items() if known is not unit}
 
 
-class Cgroups:
-    """See `kubetrace.kit.tracer.Tracer` and `Stateful` for what each member is."""
+class Cgroups(Tracer):
+    """See `kit.tracer.Tracer` for what each member is."""
 
     name = "cgroups"
+    table = "board"
     summary = "Show each container with what it uses, what it is denied, and how it began and ended, live, by pod."
     explanation = (
         "Events come from the kernel's own tracepoints: cgroups made and removed, processes attached, programs "
@@ -516,8 +517,6 @@ class Cgroups:
         Metric("throttled_seconds", "throttled_ns", "Time that a CPU limit stopped it for.", 1e-9),
         Metric("reclaim_seconds", "reclaim_ns", "Time stalled by reclaim that a memory limit asked for.", 1e-9),
     )
-    noun = ("event", "events")
-    needs_overlay = False
 
     def options(self) -> Sequence[click.Option]:
         """--keep and --min-stall."""
@@ -551,13 +550,13 @@ class Cgroups:
         return usage.Usage(host)
 
     def board(
-        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], clock: Clock
+        self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], context: Context
     ) -> CgroupsBoard:
         """For one run."""
         layout = layouts["activity"]
         blank = layout.event_type._make(b"" if field.kind == "bytes" else 0 for field in layout.fields)
         return CgroupsBoard(
-            node=clock.node,
+            node=context.node,
             keep_ns=int(parse_duration(options.get("keep", _KEEP)) * 1e9),
             blank=blank,
             tell_refused=self.optional["fork"] in missing,
@@ -574,11 +573,7 @@ class Cgroups:
         """In the order of `measures`."""
         return tuple(how for _, how in _MEASURES)
 
-    def folded(self, event: Any) -> bool:
-        """None is."""
-        return False
-
-    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+    def values(self, event: Any, context: Context) -> Sequence[Any]:
         """What an event adds to the totals; how things stand is no sum of events."""
         what = _what(event)
         totals = dict.fromkeys(_KEYS, 0)
@@ -595,18 +590,18 @@ class Cgroups:
                 totals[key] = value
         return tuple(totals.values())
 
-    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
-        return {**identity_cells(event, identity), "node": clock.node}
+        return {**identity_cells(event, identity), "node": context.node}
 
-    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
         """In the order of `event_columns`."""
-        record = self.record(event, identity, clock)
+        record = self.record(event, identity, context)
         what = record["event"]
         process = what in ("attached", "exec", "exit", "reclaim", "oom_kill") or event.pid
         cells: dict[str, Value] = {
             **identity_cells(event, identity),
-            "time": clock.wall_ns(event.time),
+            "time": context.wall_ns(event.time),
             "event": what,
             "pid": event.pid if process else None,
             "comm": text_of(event.comm) if process else None,
@@ -618,13 +613,13 @@ class Cgroups:
         }
         return [cells[column.key] for column in self.event_columns]
 
-    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
         """A `cgroup` object: who, which event, and that event's own values."""
         what = _what(event)
         return {
             "type": "cgroup",
-            "time": format_time(clock.wall_ns(event.time)),
-            **identity_record(event, identity, clock.node),
+            "time": format_time(context.wall_ns(event.time)),
+            **identity_record(event, identity, context.node),
             "event": what,
             **_own_values(what, event),
         }
@@ -633,10 +628,6 @@ class Cgroups:
         """created, removed, execs, oom_kills, throttled_ns, reclaim_ns, forks_refused."""
         keys = ("created", "removed", "execs", "oom_kills", "throttled_ns", "reclaim_ns", "forks_refused")
         return {key: totals[key] for key in keys}
-
-    def advice(self) -> Advice:
-        """None yet."""
-        return NoAdvice()
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
         """7 cgroups created, 5 removed, 120 programs executed, 1 OOM kill."""

@@ -24,7 +24,7 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping, Metric
+from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping, Metric, Tracer
 from kubetrace.tables.aggregate import Groups, Key
 from kubetrace.tracers.copyup.remedy import Offender, remedies, trigger_of
 from kubetrace.views.columns import Column
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity, Layer, Owners
-    from kubetrace.kit.tracer import Advice, Clock, Remedy
+    from kubetrace.kit.context import Context
+    from kubetrace.kit.tracer import Advice, Remedy
     from kubetrace.views.columns import Value
 
 _KINDS = {
@@ -93,8 +94,8 @@ def _trigger(event: Any) -> str:
     return names.get(event.trigger, "other")
 
 
-def _layer_record(event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
-    layer = clock.layer(event, identity)
+def _layer_record(event: Any, identity: Identity, context: Context) -> dict[str, Any]:
+    layer = context.layer(event, identity)
     return {
         "image": identity.image or (layer.image if layer else None),
         "layer": layer.ordinal if layer else None,
@@ -109,11 +110,13 @@ def _layer_record(event: Any, identity: Identity, clock: Clock) -> dict[str, Any
 class _Advice:
     """Copy-ups by container, path and trigger: what remedy.py needs of them."""
 
+    title = "What was copied for nothing, and what to do about it:"
+
     def __init__(self) -> None:
         self._groups = Groups((SUM, SUM), fold=lambda key: (*key[:-3], "", "other", False), weight=lambda row: row[1])
         self._layers: dict[Key, Layer] = {}
 
-    def add(self, event: Any, identity: Identity, clock: Clock, count: int = 1) -> None:
+    def add(self, event: Any, identity: Identity, context: Context, count: int = 1) -> None:
         path, cut = path_of(event)
         if event.error or cut or identity.container_id is None:
             return
@@ -121,11 +124,11 @@ class _Advice:
         key = (names, path, trigger_of(_trigger(event), event.flags), stat.S_ISDIR(event.mode))
         self._groups.add(key, (count, event.copied))
         if key not in self._layers and len(self._layers) < _REMEMBERED_LAYERS:
-            layer = clock.layer(event, identity)
+            layer = context.layer(event, identity)
             if layer is not None:
                 self._layers[key] = layer
 
-    def let_go(self, owners: Owners) -> None:
+    def forget_ended(self, owners: Owners) -> None:
         def matter(key: Key) -> Hashable | None:
             names: Any = key[0]
             return (names, key[2]) if ended(owners, *names) else None
@@ -156,8 +159,8 @@ class _Advice:
         return remedies(offenders)
 
 
-class Copyup:
-    """See `kubetrace.kit.tracer.Tracer` for what each member is."""
+class Copyup(Tracer):
+    """See `kit.tracer.Tracer` for what each member is."""
 
     name = "copyup"
     summary = "Show each file that is copied from an image layer into a container's writable layer, live, by pod."
@@ -272,11 +275,11 @@ class Copyup:
         """Parent directories belong to the object that they were copied up for, unless it came to nothing."""
         return bool(event.is_parent) and not event.error
 
-    def values(self, event: Any, clock: Clock) -> Sequence[Any]:
+    def values(self, event: Any, context: Context) -> Sequence[Any]:
         """In the order of `measures`."""
-        return self.joined_values(event, clock, 1)
+        return self.joined_values(event, context, 1)
 
-    def joined_values(self, event: Any, clock: Clock, count: int) -> Sequence[Any]:
+    def joined_values(self, event: Any, context: Context, count: int) -> Sequence[Any]:
         """The same of an event that stands for `count`."""
         return (
             count,
@@ -286,12 +289,12 @@ class Copyup:
             count if event.error else 0,
             event.size,
             event.cloned,
-            clock.wall_ns(event.time),
+            context.wall_ns(event.time),
         )
 
-    def kind(self, event: Any, identity: Identity, clock: Clock) -> tuple[Hashable, ...]:
+    def kind(self, event: Any, identity: Identity, context: Context) -> tuple[Hashable, ...]:
         """Of one process, for one reason, from one layer."""
-        layer = clock.layer(event, identity)
+        layer = context.layer(event, identity)
         said = layer and (layer.image, layer.ordinal, layer.layers_total, layer.created_by, layer.reason)
         return event.pid, event.comm, event.trigger, event.cgroup_id, event.memory_cgroup_id, said
 
@@ -300,15 +303,15 @@ class Copyup:
         path, cut = path_of(event)
         return {"path": b"\xe2\x80\xa6/" + path if cut else path}
 
-    def key_cells(self, event: Any, identity: Identity, clock: Clock) -> Mapping[str, Value]:
+    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
         cells = identity_cells(event, identity)
         cells.update(self.cells_of(event))
         cells["pid"] = event.pid
         cells["comm"] = text_of(event.comm)
-        cells["node"] = clock.node
+        cells["node"] = context.node
         cells["trigger"] = _trigger(event)
-        layer = clock.layer(event, identity)
+        layer = context.layer(event, identity)
         if layer is None:
             cells["layer"] = cells["created_by"] = None
         else:
@@ -317,11 +320,11 @@ class Copyup:
             cells["created_by"] = layer.line or f"({layer.reason})"
         return cells
 
-    def event_cells(self, event: Any, identity: Identity, clock: Clock) -> Sequence[Value]:
+    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
         """In the order of `event_columns`."""
         cells: dict[str, Value] = {
-            **self.key_cells(event, identity, clock),
-            "time": clock.wall_ns(event.time),
+            **self.key_cells(event, identity, context),
+            "time": context.wall_ns(event.time),
             "kind": _kind(event.mode),
             "size_bytes": event.size,
             "copied_bytes": event.copied,
@@ -331,13 +334,13 @@ class Copyup:
         }
         return [cells[column.key] for column in self.event_columns]
 
-    def record(self, event: Any, identity: Identity, clock: Clock) -> dict[str, Any]:
+    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
         """A `copyup` object."""
         path, cut = path_of(event)
         return {
             "type": self.name,
-            "time": format_time(clock.wall_ns(event.time)),
-            **identity_record(event, identity, clock.node),
+            "time": format_time(context.wall_ns(event.time)),
+            **identity_record(event, identity, context.node),
             "pid": event.pid,
             "tid": event.tid,
             "comm": text_of(event.comm),
@@ -359,7 +362,7 @@ class Copyup:
             "parents_duration_ns": event.parents_duration,
             "is_parent": bool(event.is_parent),
             "layer_index": event.layer_index or None,
-            **_layer_record(event, identity, clock),
+            **_layer_record(event, identity, context),
         }
 
     def advice(self) -> Advice:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.facts import MountGone, MountSeen
 from kubetrace.attribution.selection import Selection
+from kubetrace.attribution.whose import Attribution
 from kubetrace.commands.group import kubetrace
-from kubetrace.kit.counted import Row
+from kubetrace.kit.context import Context
+from kubetrace.kit.landing import Row
 from kubetrace.recording.header import Header, Stream, Traced
 from kubetrace.recording.writer import Recorder
 from kubetrace.stream.layout import Batch, Field, Layout
 from kubetrace.stream.steps import Step, Tick
 from kubetrace.tables.aggregate import quantile
-from kubetrace.tables.counting import Counting
+from kubetrace.tables.contract import Run
+from kubetrace.tables.counted import Counted
 from kubetrace.tracers import find
 from kubetrace.tracers.writes import Writes
+
+if TYPE_CHECKING:
+    from kubetrace.kit.tracer import Tracer
 
 OPERATIONS = ("write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "fallocate", "truncate")
 NAMES = (*OPERATIONS, "fsync", "mmap", "other", "other-fsync", "other-mmap")
@@ -121,19 +128,49 @@ class Node:
         return Identity(namespace="shop", pod=name, container="app", kind="container") if name else Identity()
 
 
-def counting(node: Node, by: str = "destination", selection: Selection | None = None) -> Counting:
-    chosen = selection or Selection()
-    return Counting(find("writes"), LAYOUTS, node.identify, lambda _uid, _name: None, chosen, "node1", by)
+CONTEXT = Context("node1", 0)
+
+
+class Known(Attribution):
+    """What is known of cgroups is what the test says."""
+
+    def __init__(self, node: Node, selection: Selection) -> None:
+        super().__init__(selection)
+        self._node = node
+
+    def identify(self, event: Any) -> Identity:
+        return self._node.identify(event)
+
+
+class Table(Counted):
+    """A table whose test is the pipeline."""
+
+    def take(self, batches: Sequence[Batch]) -> None:
+        self.read(batches)
+        self.count(None)
+
+    def all_rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+    def changed(self) -> list[Row]:
+        return [row for row in self._rows.values() if row in self._shown]
+
+
+def counting(
+    node: Node, by: str = "destination", selection: Selection | None = None, tracer: Tracer | None = None
+) -> Table:
+    context = Context("node1", 0, Known(node, selection or Selection()))
+    return Table(Run(tracer or find("writes"), context, LAYOUTS, by=by))
 
 
 CACHE = mount(1, "ext4", "/kubelet/pods/x/volumes/kubernetes.io~empty-dir/cache", "/cache")
 
 
-def cells(made: Counting, by: str = "destination") -> list[tuple[Any, ...]]:
+def cells(made: Table, by: str = "destination") -> list[tuple[Any, ...]]:
     """(pod, destination, writes, bytes, rate, files, fsyncs, errors, mapped)."""
-    columns = [column.key for column in made.table(by).columns]
+    columns = [column.key for column in made.rows(by).columns]
     at = [columns.index(k) for k in ("pod", "destination", "writes", "bytes", "rate", "files", "fsyncs", "errors")]
-    return [tuple(row[i] for i in at) for row in made.table(by).rows("bytes", None)]
+    return [tuple(row[i] for i in at) for row in made.rows(by).rows("bytes", None)]
 
 
 def test_a_row_holds_the_latest_absolute_numbers_once() -> None:
@@ -142,7 +179,7 @@ def test_a_row_holds_the_latest_absolute_numbers_once() -> None:
     made.take([counter(24, 2424)])
     made.take([])
     assert cells(made) == [("cart", "emptyDir/cache", 24, 2424, 0, 1, 0, 0)]
-    assert made.operations == 24
+    assert made.counts.events == 24
 
 
 def test_operations_of_one_destination_share_a_row() -> None:
@@ -173,21 +210,23 @@ def test_a_write_whose_owner_is_learned_late_moves_with_all_that_was_counted() -
     del node.known[8]
     made = counting(node)
     made.take([CACHE, counter(3, 33, cgroup_id=8)])
-    assert (cells(made)[0][0], made.unknown) == ("cgroup:8", 3)
+    assert (cells(made)[0][0], made.counts.unattributed) == ("cgroup:8", 3)
     node.known[8] = "db"
     made.tick(1_000_000_000)
     made.take([counter(4, 44, cgroup_id=8)])
     assert cells(made) == [("db", "emptyDir/cache", 4, 44, 33, 1, 0, 0)]
-    assert (made.unknown, made.operations) == (0, 4)
+    assert (made.counts.unattributed, made.counts.events) == (0, 4)
 
 
 def test_a_volume_keeps_its_name_when_it_is_gone() -> None:
     made = counting(Node())
     point = "/var/lib/kubelet/pods/x/volumes/kubernetes.io~secret/token"
-    made.learn(MountSeen(9, "/", point, "tmpfs", "tmpfs", 50))
+    made.learn([MountSeen(9, "/", point, "tmpfs", "tmpfs", 50)])
     made.take([mount(3, "tmpfs", "/", "/etc/token", device=9), counter(1, 10, mount=3, device=9)])
-    made.learn(MountGone(9, point, 300))
-    made.learn(MountSeen(9, "/", "/var/lib/kubelet/pods/y/volumes/kubernetes.io~secret/other", "tmpfs", "t", 400, 300))
+    made.learn([MountGone(9, point, 300)])
+    made.learn(
+        [MountSeen(9, "/", "/var/lib/kubelet/pods/y/volumes/kubernetes.io~secret/other", "tmpfs", "t", 400, 300)]
+    )
     made.tick(1_000_000_000)
     made.take([counter(2, 20, mount=3, device=9)])
     assert cells(made) == [("cart", "secret token", 2, 20, 10, 1, 0, 0)]
@@ -204,10 +243,10 @@ def test_a_mount_that_is_told_late_names_what_was_counted() -> None:
 def test_counters_that_came_before_their_mount_and_places_have_a_path_each_once_these_are_told() -> None:
     made = counting(Node(), "file")
     made.take([counter(3, 30, place=77), counter(2, 20, place=79), counter(1, 10, place=81)])
-    assert [row[4] for row in made.table("file").rows("bytes", None)] == [None]
+    assert [row[4] for row in made.rows("file").rows("bytes", None)] == [None]
     made.take([place(77, "/a"), place(79, "/b"), CACHE])
     made.take([counter(4, 40, place=77)])
-    rows = made.table("file").rows("bytes", None)
+    rows = made.rows("file").rows("bytes", None)
     assert [(row[4], row[5], row[6]) for row in rows] == [("/a", 4, 40), ("/b", 2, 20), (None, 1, 10)]
 
 
@@ -215,7 +254,7 @@ def test_a_place_that_is_told_is_none_of_those_that_are_not() -> None:
     made = counting(Node(), "file")
     made.take([CACHE, place(83, "/late"), counter(3, 30, place=77), counter(2, 20, place=79), counter(5, 5, place=83)])
     made.take([counter(4, 40, place=77), counter(7, 70, place=79), counter(6, 6, place=83)])
-    rows = made.table("file").rows("bytes", None)
+    rows = made.rows("file").rows("bytes", None)
     assert [(row[4], row[5], row[6]) for row in rows] == [(None, 11, 110), ("/late", 6, 6)]
     assert len(made) == 3
 
@@ -231,7 +270,7 @@ def test_mounts_of_volumes_with_one_name_have_a_row_each() -> None:
     made = counting(Node(), "mount")
     other = mount(2, "ext4", "/kubelet/pods/y/volumes/kubernetes.io~empty-dir/cache", "/cache", device=6)
     made.take([CACHE, other, counter(3, 30), counter(2, 20, mount=2, device=6), counter(1, 1, operation=1)])
-    rows = made.table("mount").rows("bytes", None)
+    rows = made.rows("mount").rows("bytes", None)
     assert [(row[0], str(row[2])[14:15], row[5]) for row in rows] == [("0:5", "x", 31), ("0:6", "y", 20)]
 
 
@@ -239,14 +278,14 @@ def test_owners_without_a_name_have_a_row_each() -> None:
     made = counting(Node())
     made.take([CACHE, counter(3, 30, cgroup_id=53), counter(2, 20, cgroup_id=59)])
     assert [row[0] for row in cells(made)] == ["cgroup:53", "cgroup:59"]
-    assert made.unknown == 5
+    assert made.counts.unattributed == 5
 
 
 def test_the_rest_of_a_full_table_is_shown_and_added() -> None:
     made = counting(Node())
     made.take([CACHE, counter(1, 10), counter(5, 55, stream="writes_rest", mount=0, device=0, operation=OTHER)])
     assert [row[1:4] for row in cells(made)] == [("(others)", 5, 55), ("emptyDir/cache", 1, 10)]
-    assert made.operations == 6
+    assert made.counts.events == 6
 
 
 def test_the_rest_of_a_full_table_keeps_syncs_and_mapped_pages_apart() -> None:
@@ -256,7 +295,7 @@ def test_the_rest_of_a_full_table_keeps_syncs_and_mapped_pages_apart() -> None:
     total = made.total()
     assert [total[key] for key in ("writes", "bytes", "fsyncs", "mapped_bytes")] == [5, 55, 3, 8192]
     (row,) = made.all_rows()
-    record = Writes().row_record("process", row, _Clock(), 0, False)
+    record = Writes().row_record("process", row, CONTEXT, 0)
     assert (record["pid"], record["comm"], record["destination"]) == (None, None, None)
 
 
@@ -273,25 +312,25 @@ def test_another_grouping_adds_the_same_up_anew() -> None:
     made = counting(Node())
     made.take([CACHE, counter(3, 300), counter(2, 70, cgroup_id=8), counter(1, 5, operation=1)])
     made.tick(1_000_000_000)
-    rows = made.table("pod").rows("bytes", None)
+    rows = made.rows("pod").rows("bytes", None)
     assert [(row[1], row[2], row[3]) for row in rows] == [("cart", 4, 305), ("db", 2, 70)]
     made.take([counter(4, 400)])
-    assert [row[2] for row in made.table("node").rows("bytes", None)] == [475]
-    assert made.operations == 7
-    assert made.table("pod").rows("pod", 1)[0][1] == "cart"
+    assert [row[2] for row in made.rows("node").rows("bytes", None)] == [475]
+    assert made.counts.events == 7
+    assert made.rows("pod").rows("pod", 1)[0][1] == "cart"
 
 
 def test_processes_that_write_to_one_place_have_a_row_each() -> None:
     made = counting(Node(), "process")
     made.take([CACHE, counter(3, 30, pid=53, comm=b"sh"), counter(2, 20, pid=59, comm=b"cat")])
     made.take([counter(4, 40, pid=53, comm=b"sh"), counter(1, 5, pid=53, comm=b"sh", operation=1)])
-    columns = [column.key for column in made.table("process").columns]
+    columns = [column.key for column in made.rows("process").columns]
     cells = [
         (row[columns.index("pid")], row[columns.index("comm")], row[columns.index("bytes")])
-        for row in made.table("process").rows("bytes", None)
+        for row in made.rows("process").rows("bytes", None)
     ]
     assert cells == [(53, b"sh", 45), (59, b"cat", 20)]
-    made.table("destination")
+    made.rows("destination")
     assert [(row.sums[0][0], row.sums[0][1]) for row in made.all_rows()] == [(7, 65)]
 
 
@@ -299,7 +338,7 @@ def test_a_log_belongs_to_the_pod_of_its_path() -> None:
     made = counting(Node())
     made.take([mount(2, "ext4", "/", "/", node=True), place(77, "/var/log/pods/jobs_batch-0_u-1/worker")])
     made.take([counter(53, 1234, mount=2, place=77)])
-    (row,) = made.table("container").rows("bytes", None)
+    (row,) = made.rows("container").rows("bytes", None)
     assert row[:3] == ("jobs", "batch-0", "worker")
     (whole,) = made.all_rows()
     assert (whole.landing.identity.attributed_by, whole.landing.destination.kind) == ("path", "container log")
@@ -308,9 +347,9 @@ def test_a_log_belongs_to_the_pod_of_its_path() -> None:
 def test_pipes_and_the_kernels_own_files_are_left_out() -> None:
     made = counting(Node())
     made.take([mount(4, "proc", "/", "/proc"), counter(9, 90, mount=4)])
-    assert (len(made.table("destination")), made.operations) == (0, 0)
+    assert (len(made.rows("destination")), made.counts.events) == (0, 0)
     tracer = Writes().with_options({"all_files": True})
-    asked = Counting(tracer, LAYOUTS, Node().identify, lambda _uid, _name: None, Selection(), "node1", "destination")
+    asked = counting(Node(), tracer=tracer)
     asked.take([mount(4, "proc", "/", "/proc"), counter(9, 90, mount=4)])
     assert [row[1] for row in cells(asked)] == ["kernel proc"]
 
@@ -337,7 +376,7 @@ def test_latencies_join_their_row() -> None:
     )
     (row,) = made.all_rows()
     assert (row.slots, row.longest) == (slots, 9000)
-    record = Writes().row_record("destination", row, _Clock(), 0, True)
+    record = Writes().with_options({"latency": True}).row_record("destination", row, CONTEXT, 0)
     # three in [1024, 2048), one in [8192, 16384)
     assert 1024 <= record["p50_ns"] < 2048 and 8192 <= record["p99_ns"] <= 16384
     assert record["max_ns"] == 9000
@@ -360,21 +399,10 @@ def test_a_sync_is_no_slow_write_but_has_a_latency_of_its_own() -> None:
     made.take([CACHE, counter(4, 4), counter(3, 0, operation=FSYNC), Batch("latencies", histogram)])
     (row,) = made.all_rows()
     assert (sum(row.slots), row.longest) == (0, 0)
-    made.table("operation")
+    made.rows("operation")
     assert [(row.longest, sum(row.slots)) for row in made.all_rows()] == [(0, 0), (1 << 29, 3)]
-    made.table("destination")
+    made.rows("destination")
     assert [(row.longest, sum(row.slots)) for row in made.all_rows()] == [(0, 0)]
-
-
-class _Clock:
-    node = "node1"
-    counting = None
-
-    def wall_ns(self, boot_ns: int) -> int:
-        return boot_ns
-
-    def layer(self, _event: Any, _identity: Identity) -> None:
-        return None
 
 
 def test_a_row_as_json_has_the_contracts_keys() -> None:
@@ -382,7 +410,7 @@ def test_a_row_as_json_has_the_contracts_keys() -> None:
     made.take([CACHE, counter(4, 44)])
     made.tick(1_000_000_000)
     (row,) = made.changed()
-    record = Writes().row_record("destination", row, _Clock(), 0, False)
+    record = Writes().row_record("destination", row, CONTEXT, 0)
     assert record | {"time": ""} == {
         "type": "writes",
         "time": "",
@@ -413,8 +441,8 @@ def test_a_row_as_json_has_the_contracts_keys() -> None:
         "errors_total": 0,
         "mapped_bytes_total": 0,
     }
-    assert "operation" in Writes().row_record("operation", row, _Clock(), 0, False)
-    assert Writes().row_record("pod", row, _Clock(), 0, False)["container"] is None
+    assert "operation" in Writes().row_record("operation", row, CONTEXT, 0)
+    assert Writes().row_record("pod", row, CONTEXT, 0)["container"] is None
 
 
 @pytest.mark.parametrize(
@@ -438,7 +466,7 @@ def test_quantiles_of_a_log2_histogram(slots: list[int], q: float, expected: int
 
 def test_an_empty_row_has_no_latency() -> None:
     row = Row([[0] * 4 for _ in range(3)], (0,) * 6, None, None)  # type: ignore[arg-type]
-    assert list(Writes().counted.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, None, None, None]
+    assert list(Writes().counters.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, None, None, None]
 
 
 def test_a_recording_of_counters_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

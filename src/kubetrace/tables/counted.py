@@ -11,21 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from kubetrace.attribution.attributor import Identity
 from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
-from kubetrace.kit.counted import Landing, Row
+from kubetrace.kit.identity import path_of
+from kubetrace.kit.landing import Landing, Row
+from kubetrace.tables.contract import Counts
 from kubetrace.tables.snapshot import Reader
 from kubetrace.tables.sorting import sort_rows
 
 if TYPE_CHECKING:
+    from kubetrace.attribution.attributor import Owners
     from kubetrace.attribution.facts import Fact
-    from kubetrace.attribution.selection import Selected
-    from kubetrace.kit.counted import Counted
-    from kubetrace.stream.layout import Batch, Layout
+    from kubetrace.kit.landing import Counters
+    from kubetrace.kit.tracer import Remedy
+    from kubetrace.stream.layout import Batch
+    from kubetrace.stream.steps import Joining
+    from kubetrace.tables.contract import Rows, Run, Tell
     from kubetrace.views.columns import Column, Value
 
 
@@ -46,14 +52,14 @@ class _Group:
         self.into: list[int] | None = None
 
 
-class Table:
-    """The rows of one grouping, as a view asks for them."""
+class _Rows:
+    """See `tables.contract.Rows`."""
 
-    def __init__(self, columns: Sequence[Column], rows: Mapping[tuple[Any, ...], Row], counted: Counted) -> None:
+    def __init__(self, columns: Sequence[Column], rows: Mapping[tuple[Any, ...], Row], counters: Counters) -> None:
         """Looks at `rows` when asked."""
         self.columns = columns
         self._rows = rows
-        self._counted = counted
+        self._counters = counters
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -61,36 +67,30 @@ class Table:
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending."""
-        measures = self._counted.measures_of
+        measures = self._counters.measures_of
         count = len(self.columns)
         return sort_rows(
             [(*key, *measures(row))[:count] for key, row in self._rows.items()], self.columns, sort_key, top
         )
 
 
-class Counting:
-    """The counters of one tracer in one run."""
+class Counted:
+    """See `tables.contract.Table`: the counters of one tracer in one run."""
 
-    def __init__(
-        self,
-        tracer: Any,
-        layouts: Mapping[str, Layout],
-        identify: Callable[[Any], Identity],
-        containers_of: Callable[[str, str | None], Identity | None],
-        selection: Selected,
-        node: str,
-        by: str,
-    ) -> None:
-        """`identify` names the owner of an event, `containers_of` a container by pod UID and name."""
-        self._tracer = tracer
-        self._counted: Counted = tracer.counted
-        self._layouts = layouts
-        self._identify = identify
-        self._containers_of = containers_of
-        self._selection = selection
-        self._node = node
-        self._by = by
-        self._details = self._counted.details(by)
+    tells_rows = True
+    joiners: Mapping[str, Joining] = {}
+
+    def __init__(self, run: Run) -> None:
+        """Nothing is counted yet."""
+        self._tracer, self._context, self._layouts = run.tracer, run.context, run.layouts
+        self._counters = run.tracer.counters
+        self._identify = run.context.attribution.identify
+        self._containers_of = run.context.attribution.container_of
+        self._selection = run.context.attribution.selection
+        self.counts = Counts()
+        self._by = run.by or next(iter(run.tracer.groupings))
+        self._details = self._counters.details(self._by)
+        self._rest: list[Batch] = []
         # Counters are numbered as they come: of each its group and its last values.
         self._numbers: dict[bytes, int] = {}
         self._groups: list[_Group] = []
@@ -108,27 +108,28 @@ class Counting:
         self._found: dict[Any, Row | None] = {}
         self._early: dict[bytes, tuple[int, bytes]] = {}
         self._ticked_ns = 0
-        self._kinds = 1 + max(self._counted.kinds.values(), default=0)
-        self._zero = self._counted.totals(self._sums())
+        self._kinds = 1 + max(self._counters.kinds.values(), default=0)
+        self._zero = self._counters.totals(self._sums())
         self._ticked = list(self._zero)
-        self.destinations = Destinations()
+        self._destinations = Destinations()
         self._news = False
         self._concluded: dict[tuple[int, int], Destination] = {}
         self._readers: dict[str, Reader] = {}
 
     # Learning.
 
-    def learn(self, fact: Fact) -> None:
-        """Take in a fact about the node."""
-        if self.destinations.learn(fact):
-            self._learned()
+    def learn(self, facts: Iterable[Fact]) -> None:
+        """Volumes, mounts and directories of the node: where something lands may be known better now."""
+        for fact in facts:
+            if self._destinations.learn(fact):
+                self._learned()
 
     def _learned(self) -> None:
         self._news = True
         self._concluded.clear()
 
     def _learn_mounts(self, data: bytes) -> None:
-        for event in self._layouts[self._counted.mounts].decode(data):
+        for event in self._layouts[self._counters.mounts].decode(data):
             self._mounted[event.mount] = Mounted(
                 event.device,
                 _text(event.type),
@@ -142,13 +143,13 @@ class Counting:
         self._learned()
 
     def _learn_places(self, data: bytes) -> None:
-        for event in self._layouts[self._counted.places].decode(data):
+        for event in self._layouts[self._counters.places].decode(data):
             self._places[event.device, event.place] = _path(event.path[: event.path_bytes])
         self._learned()
 
     # Concluding.
 
-    def land(self, event: Any, identity: Identity | None = None) -> Landing:
+    def _land(self, event: Any) -> Landing:
         """Whose an operation is, and where it lands; a log is its pod's, whoever writes it."""
         mounted = self._mounted.get(event.mount)
         place = self._places.get((event.device, event.place)) if event.place else None
@@ -161,8 +162,7 @@ class Counting:
             )
         else:
             destination = self._destination(event.mount, mounted, event.place, place)
-        if identity is None:
-            identity = self._identify(event)
+        identity = self._identify(event)
         owner = destination.owner
         if owner is not None:
             identity = self._containers_of(owner.pod_uid, owner.container) or Identity(
@@ -176,7 +176,7 @@ class Counting:
             )
         path = None
         if place is not None and mounted is not None:
-            path = self.destinations.path(mounted, place)
+            path = self._destinations.path(mounted, place)
         return Landing(identity, destination, mounted, path)
 
     def _destination(self, mount: int, mounted: Mounted, place_number: int, place: str | None) -> Destination:
@@ -184,51 +184,70 @@ class Counting:
         key = (mount, place_number if mounted.node else 0)
         found = self._concluded.get(key)
         if found is None:
-            found = self._concluded[key] = self.destinations.of(mounted, place)
+            found = self._concluded[key] = self._destinations.of(mounted, place)
         return found
 
-    def wanted(self, landing: Landing) -> bool:
+    def _is_wanted(self, landing: Landing) -> bool:
         """Whether it is asked for."""
-        if landing.destination.kind in UNSEEN and landing.destination.kind != "other" and not self._counted.shows_all:
+        if landing.destination.kind in UNSEEN and landing.destination.kind != "other" and not self._counters.shows_all:
             return False
         return not self._selection or self._selection.match(landing.identity)
 
     # Counting.
 
-    def take(self, given: Sequence[Batch]) -> list[Batch]:
-        """Count the records that came since the last call; gives back those that are none of counters."""
-        counted = self._counted
-        own = {counted.mounts, counted.places, counted.histogram, *counted.counters}
-        batches: dict[str, bytes] = {}
-        for batch in given:
+    def read(self, batches: Sequence[Batch]) -> None:
+        """Count the counters that have changed: what nobody has a name for yet moves to its row when it has."""
+        counters = self._counters
+        own = {counters.mounts, counters.places, counters.histogram, *counters.counters}
+        given: dict[str, bytes] = {}
+        for batch in batches:
             if batch.stream in own:
-                batches[batch.stream] = batches.get(batch.stream, b"") + batch.data
-        if data := batches.get(counted.mounts):
+                given[batch.stream] = given.get(batch.stream, b"") + batch.data
+        if data := given.get(counters.mounts):
             self._learn_mounts(data)
-        if data := batches.get(counted.places):
+        if data := given.get(counters.places):
             self._learn_places(data)
         if self._open and self._news:
             self.look_again()
-        for stream in counted.counters:
-            if data := batches.get(stream):
+        for stream in counters.counters:
+            if data := given.get(stream):
                 self._count(stream, data)
-        if data := batches.get(counted.histogram):
+        if data := given.get(counters.histogram):
             self._measure(data)
-        return [batch for batch in given if batch.stream not in own]
+        self._rest = [batch for batch in batches if batch.stream not in own]
+
+    def count(self, tell: Tell | None) -> None:
+        """Tell each operation that is asked for, where they are told one by one, with its Landing."""
+        for batch in self._rest if tell is not None else ():
+            for event in self._layouts[batch.stream].decode(batch.data):
+                landing = self._land_told(event)
+                if self._is_wanted(landing):
+                    assert tell is not None
+                    tell(event, landing)
+        self._rest = []
+        self.counts.events = self._totals()[0]
+        self.counts.unattributed = self._unknown
+
+    def _land_told(self, event: Any) -> Landing:
+        # it has its own path, in its file system
+        landing = self._land(event)
+        path, cut = path_of(event)
+        named = self._destinations.path(landing.mounted, os.fsdecode(path)) if landing.mounted and not cut else None
+        return Landing(landing.identity, landing.destination, landing.mounted, named)
 
     def _reader(self, stream: str, names: Sequence[str]) -> Reader:
         known = self._readers.get(stream)
         if known is None:
             # the keys of the rest's own map are told apart from those of the first
-            prefix = stream.encode() if stream in self._counted.counters[1:] else b""
-            known = self._readers[stream] = Reader(self._layouts[stream], self._counted.key_end, names, prefix)
+            prefix = stream.encode() if stream in self._counters.counters[1:] else b""
+            known = self._readers[stream] = Reader(self._layouts[stream], self._counters.key_end, names, prefix)
         return known
 
     def _sums(self) -> list[list[int]]:
-        return [[0] * len(self._counted.values) for _ in range(self._kinds)]
+        return [[0] * len(self._counters.values) for _ in range(self._kinds)]
 
     def _count(self, stream: str, data: bytes) -> None:
-        reader = self._reader(stream, self._counted.values)
+        reader = self._reader(stream, self._counters.values)
         keys = reader.keys(data)
         known = list(map(self._numbers.get, keys))
         if None in known:
@@ -280,10 +299,10 @@ class Counting:
         key = (sample.cgroup_id, sample.memory_cgroup_id, sample.mount, sample.place if told else 0, sample.device)
         landing = self._landings.get(key)
         if landing is None:
-            landing = self.land(sample)
+            landing = self._land(sample)
             if not landing.open:
                 self._landings[key] = landing
-        group = _Group(sample, self._counted.kinds.get(sample.NAMES["operation"][sample.operation], 0), landing)
+        group = _Group(sample, self._counters.kinds.get(sample.NAMES["operation"][sample.operation], 0), landing)
         self._place(group)
         return group
 
@@ -302,9 +321,9 @@ class Counting:
             return row
 
     def _named_row(self, sample: Any, landing: Landing) -> Row | None:
-        if not self.wanted(landing):
+        if not self._is_wanted(landing):
             return None
-        cells = self._counted.cells(self._by, sample, landing, self._node)
+        cells = self._counters.cells(self._by, sample, landing, self._context.node)
         key = tuple([cells[column.key] for column in self._tracer.groupings[self._by].columns])
         row = self._rows.get(key)
         if row is None:
@@ -320,7 +339,7 @@ class Counting:
         self._news = False
         for number in list(self._open):
             group = self._groups[number]
-            landing = self.land(group.sample)
+            landing = self._land(group.sample)
             if not landing.open:
                 self._open.discard(number)
             if not landing.same_as(group.landing):
@@ -347,7 +366,7 @@ class Counting:
         group = self._groups[number]
         if group.row is not None and group.into is not None:
             group.into[:] = [total - own for total, own in zip(group.into, self._values[number], strict=True)]
-            if number in self._latencies and self._counted.timed(self._by, group.kind):
+            if number in self._latencies and self._counters.timed(self._by, group.kind):
                 for slot, count in enumerate(self._latencies[number][1]):
                     group.row.slots[slot] -= count
             self._touched.add(group.row)
@@ -356,7 +375,7 @@ class Counting:
         group = self._groups[number]
         if group.row is not None and group.into is not None:
             group.into[:] = [total + own for total, own in zip(group.into, self._values[number], strict=True)]
-            if number in self._latencies and self._counted.timed(self._by, group.kind):
+            if number in self._latencies and self._counters.timed(self._by, group.kind):
                 longest, slots = self._latencies[number]
                 if not group.row.slots:
                     group.row.slots = [0] * len(slots)
@@ -366,10 +385,10 @@ class Counting:
             self._touched.add(group.row)
 
     def _measure(self, data: bytes) -> None:
-        reader = self._reader(self._counted.histogram, ("longest", "slots"))
+        reader = self._reader(self._counters.histogram, ("longest", "slots"))
         find = self._numbers.get
         # no key is in both maps: those of the rest are no file's
-        prefixes = [b"", *[stream.encode() for stream in self._counted.counters[1:]]]
+        prefixes = [b"", *[stream.encode() for stream in self._counters.counters[1:]]]
         for raw, (longest, slots) in zip(reader.keys(data), reader.values(data), strict=True):
             number = next((number for prefix in prefixes if (number := find(prefix + raw)) is not None), None)
             if number is None:
@@ -384,7 +403,7 @@ class Counting:
         self._latencies[number] = longest, new
         group = self._groups[number]
         row = group.row
-        if row is not None and self._counted.timed(self._by, group.kind):
+        if row is not None and self._counters.timed(self._by, group.kind):
             if not row.slots:
                 row.slots = [0] * len(new)
             row.slots = [total + now - before for total, now, before in zip(row.slots, new, old, strict=True)]
@@ -396,16 +415,11 @@ class Counting:
         """Number of counters."""
         return len(self._groups)
 
-    @property
-    def operations(self) -> int:
-        """What was counted, of that what is asked for."""
-        return self._totals()[0]
-
     def _totals(self) -> list[int]:
         # Those of the last tick, and what has come since.
         totals = self._ticked
         for row in self._touched:
-            added = zip(totals, self._counted.totals(row.sums), row.base, strict=True)
+            added = zip(totals, self._counters.totals(row.sums), row.base, strict=True)
             totals = [total + now - before for total, now, before in added]
         return totals
 
@@ -417,26 +431,38 @@ class Counting:
                 [total + more for total, more in zip(mine, others, strict=True)]
                 for mine, others in zip(everything.sums, row.sums, strict=True)
             ]
-        values = self._counted.measures_of(everything)
+        values = self._counters.measures_of(everything)
         return {column.key: value for column, value in zip(self._tracer.measures, values, strict=False)}
 
-    @property
-    def nameless(self) -> bool:
-        """Whether some owner has no name yet."""
+    def nameless(self) -> Collection[str]:
+        """The kinds of those whose name is not known."""
         owners = (self._groups[number].landing.identity for number in self._open)
-        return any(owner.pod is None and owner.kind != "host" for owner in owners)
+        if not any(owner.pod is None and owner.kind != "host" for owner in owners):
+            return ()
+        return ("unknown",) if self._unknown else ("pod",)
 
     @property
-    def unknown(self) -> int:
-        """Operations whose owner is not known."""
+    def _unknown(self) -> int:
+        # operations whose owner is not known
         found = 0
         for number in self._open:
             group = self._groups[number]
             if group.landing.identity.kind == "unknown" and group.row is not None:
                 sums = self._sums()
                 sums[group.kind][:] = self._values[number]
-                found += self._counted.totals(sums)[0]
+                found += self._counters.totals(sums)[0]
         return found
+
+    def unknown_layers(self) -> Iterable[int]:
+        """None: where something lands does not depend on an image's layers."""
+        return ()
+
+    def fold_ended(self, owners: Owners) -> None:
+        """Nothing: the kernel's counters are never forgotten, and so no row is."""
+
+    def remedies(self) -> tuple[str, Sequence[Remedy]]:
+        """None."""
+        return "", ()
 
     def tick(self, elapsed_ns: int) -> None:
         """An interval is over: rates are those of it until the next."""
@@ -448,25 +474,23 @@ class Counting:
         for row in self._shown - self._touched:
             row.window = self._zero
         for row in self._touched:
-            totals = self._counted.totals(row.sums)
+            totals = self._counters.totals(row.sums)
             row.window = [now - before for now, before in zip(totals, row.base, strict=True)]
             row.base = totals
         for row in self._shown | self._touched:
             row.elapsed_ns = span
         self._shown, self._touched = self._touched, set()
 
-    def changed(self) -> list[Row]:
-        """The rows that the interval before the last tick has touched."""
-        return [row for row in self._rows.values() if row in self._shown]
+    def records(self, *, last: bool, wall_ns: int) -> Iterator[dict[str, Any]]:
+        """The rows that the interval before the last tick has touched, as JSON objects; the `last` time all rows."""
+        for row in list(self._rows.values()):
+            if last or row in self._shown:
+                yield self._tracer.row_record(self._by, row, self._context, wall_ns)
 
-    def all_rows(self) -> list[Row]:
-        """Every row."""
-        return list(self._rows.values())
-
-    def table(self, by: str) -> Table:
-        """The table of a grouping; another than the last one is added up anew."""
+    def rows(self, by: str) -> Rows:
+        """The rows of a grouping; another than the last one is added up anew."""
         if by != self._by:
-            self._by, self._details = by, self._counted.details(by)
+            self._by, self._details = by, self._counters.details(by)
             self._rows, self._touched, self._shown = {}, set(), set()
             self._found.clear()
             for group in dict.fromkeys(self._groups):
@@ -474,12 +498,12 @@ class Counting:
             for number in range(len(self._groups)):
                 self._put_in(number)
             for row in self._touched:
-                row.base = self._counted.totals(row.sums)
+                row.base = self._counters.totals(row.sums)
             self._ticked = [
                 sum(column) for column in zip(self._zero, *[row.base for row in self._touched], strict=True)
             ]
             self._touched = set()
-        return Table([*self._tracer.groupings[by].columns, *self._tracer.measures], self._rows, self._counted)
+        return _Rows([*self._tracer.groupings[by].columns, *self._tracer.measures], self._rows, self._counters)
 
 
 @contextlib.contextmanager

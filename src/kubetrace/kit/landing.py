@@ -1,4 +1,4 @@
-"""A tracer that counts in the kernel: what it says of its counters, and what rows come of them."""
+"""Where operations land: what a tracer says of the counters that the kernel keeps, and what their rows hold."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.attribution.destination import Destination, Destinations, Mounted
+    from kubetrace.attribution.destination import Destination, Mounted
     from kubetrace.views.columns import Value
 
 
-class Counted(Protocol):
+class Counters(Protocol):
     """What a tracer that counts says of its counters."""
 
     counters: Sequence[str]
@@ -62,21 +62,11 @@ class Landing:
         """Whether more may be known later."""
         identity = self.identity
         return (
-            identity.kind == "unknown"
-            or (identity.kind in ("container", "sandbox", "pod") and identity.pod is None)
+            identity.nameless
             or self.destination.kind in ("other", "volume")
             # a volume whose mount has not been read yet
             or (self.destination.kind == "tmpfs" and self.mounted is not None and not self.mounted.node)
         )
-
-
-class Lands(Protocol):
-    """Concludes where operations land (tables.counting.Counting)."""
-
-    destinations: Destinations
-
-    def land(self, event: Any, identity: Identity | None = None) -> Landing:
-        """Whose an operation is, and where it lands."""
 
 
 class Row:

@@ -1,0 +1,23 @@
+"""Which kind of table a tracer has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubetrace.tables.contract import Run, Table
+
+
+def table_of(run: Run) -> Table:
+    """The table that the run's tracer names; what the other kinds need is not imported."""
+    if run.tracer.table == "counted":
+        from kubetrace.tables.counted import Counted
+
+        return Counted(run)
+    if run.tracer.table == "board":
+        from kubetrace.tables.boarded import Boarded
+
+        return Boarded(run)
+    from kubetrace.tables.summed import Summed
+
+    return Summed(run)
