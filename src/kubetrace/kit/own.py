@@ -13,60 +13,47 @@ Those that attribute an event (KT_WHO) are the identity's columns.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.errors import UsageError
-from kubetrace.kit.identity import (
-    COMM,
-    CONTAINER,
-    IMAGE_WIDE,
-    NAMESPACE,
-    NODE,
-    PID,
-    POD,
-    QOS,
-    identity_cells,
-    identity_record,
-    path_of,
-    text_of,
-)
-from kubetrace.kit.tracer import MAX, SUM, Grouping, Tracer
+from kubetrace.kit.fields import EVENTS, PROCESS, Field, Fielded, Sum, device_of, error_of, shown_path
+from kubetrace.kit.identity import COMM, CONTAINER, IMAGE_WIDE, NAMESPACE, NODE, PID, POD, QOS, path_of, text_of
+from kubetrace.kit.tracer import MAX, SUM, Grouping
 from kubetrace.views.columns import Column
-from kubetrace.views.units import format_bytes, format_count, format_duration, format_time
+from kubetrace.views.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
-    from kubetrace.attribution.attributor import Identity
-    from kubetrace.kit.context import Context
-    from kubetrace.stream.layout import Field, Layout
-    from kubetrace.views.columns import Value
+    from kubetrace.stream.layout import Field as Member
+    from kubetrace.stream.layout import Layout
 
 PREFIX = "run:"
 _WHO = ("time", "cgroup_id", "memory_cgroup_id", "memory_hierarchy", "device", "pid", "tid", "comm")
 _NUMBERS = ("unsigned", "signed", "bool")
 # What columns of ours are called already.
 _TAKEN = {"events", "errors", "last", "namespace", "pod", "container", "image", "qos_class", "node", "type"}
-# And what an export with --redact takes for words of ours (recording/redact.py): never a text of the user's tracer.
+# And what other tracers' words of our own are called: in an export with --redact, no text of a user's tracer is.
 _PLAIN = {"time", "kind", "error", "attributed_by", "names_from", "device", "hook", "tracer", "operation", "kernel"}
 
-_EVENTS = Column("events", "EVENTS", "count", help="how many")
 _ERRORS = Column("errors", "ERRORS", "count", alarm=True, help="how many of them failed")
 _LAST = Column("last", "LAST", "time", spare=True, help="when the last one was (local)")
 
 
 class _Member:
-    """One member of the struct as a column."""
+    """One member of the struct, and what becomes of it."""
 
-    def __init__(self, field: Field, names: set[str]) -> None:
-        self.field = field
+    def __init__(self, field: Member, names: set[str]) -> None:
+        self._field = field
         self.name = field.name
         self.is_path = field.name == "path" and {"path_bytes", "path_end"} <= names
         unit = field.unit
         self.sums = unit in ("count", "bytes") and not field.names
         self.longest = unit == "duration_ns"
         self.is_error = unit == "errno"
+        self.is_text = self.is_path or field.kind == "bytes" or bool(field.names)
+        # whether rows can be told apart by it
+        self.labels = not (self.sums or self.longest or self.is_error or unit == "boot_ns")
         suffix = {"bytes": "_bytes", "duration_ns": "_ns"}.get(unit, "")
         self.key = field.name if field.name.endswith(suffix) else field.name + suffix
         if self.key in _TAKEN or (field.kind == "bytes" and self.key in _PLAIN):
@@ -82,44 +69,40 @@ class _Member:
         title = field.name.upper().replace("_", " ")
         self.column = Column(self.key, title, kind, alarm=self.is_error, help=_help(field))
 
+    def field(self, *, spare: bool) -> Field:
+        """It as a field of events."""
+        shows = shown_path if self.is_path else (lambda event: int(self._says(event))) if self._is_bool else None
+        return Field(replace(self.column, spare=spare), self.name, says=self._says, shows=shows)
+
     @property
-    def labels(self) -> bool:
-        """Whether rows can be told apart by it."""
-        return not (self.sums or self.longest or self.is_error or self.field.unit == "boot_ns")
+    def _is_bool(self) -> bool:
+        return self._field.kind == "bool" and not self._field.names and not self.is_error
 
-    def cell(self, event: Any, context: Context) -> Value:
-        """For a table."""
-        value = getattr(event, self.name)
-        if self.is_path:
-            path, cut = path_of(event)
-            return b"\xe2\x80\xa6/" + path if cut else path
-        if self.field.kind == "bytes":
-            return text_of(value)
-        if self.field.names:
-            names = self.field.names
-            return names[value] if value < len(names) else str(value)
-        if self.is_error:
-            return errno.errorcode.get(-value, str(-value)) if value else None
-        if self.field.unit == "boot_ns":
-            return context.wall_ns(value)
-        return int(value)
-
-    def said(self, event: Any, context: Context) -> Any:
-        """For JSON."""
+    def _says(self, event: Any) -> Any:
         if self.is_path:
             return path_of(event)[0]
-        value = self.cell(event, context)
-        if self.field.unit == "boot_ns":
-            return format_time(int(value or 0))
-        return bool(value) if self.field.kind == "bool" else value
+        value, names = getattr(event, self.name), self._field.names
+        if self._field.kind == "bytes":
+            return text_of(value)
+        if names:
+            return names[value] if value < len(names) else str(value)
+        if self.is_error:
+            return error_of(event, self.name)
+        return bool(value) if self._is_bool else int(value)
+
+    def sum(self, *, spare: bool) -> Sum:
+        """It as a column of rows: added up, or the longest."""
+        column = Column(f"max_{self.key}", f"MAX {self.column.title}", "duration", help="the longest")
+        column = replace(column if self.longest else self.column, spare=spare)
+        return Sum(column, lambda event: int(getattr(event, self.name)), MAX if self.longest else SUM)
 
 
-def _help(field: Field) -> str:
+def _help(field: Member) -> str:
     unit = {"bytes": "bytes", "duration_ns": "how long", "errno": "errno name", "boot_ns": "when"}.get(field.unit)
     return unit or ("one of " + ", ".join(field.names) if field.names else "as the struct has it")
 
 
-class Derived(Tracer):
+class Derived(Fielded):
     """See `kit.tracer.Tracer` for what each member is. Raises UsageError for a struct without KT_WHO."""
 
     def __init__(self, name: str, stream: str, layout: Layout) -> None:
@@ -134,105 +117,42 @@ class Derived(Tracer):
             if field.name in _WHO and (field.kind == "bytes") != (field.name == "comm"):
                 raise UsageError(f"struct {layout.name}: {field.name} is not what KT_WHO makes it.")
         self.name = name
+        self.object_type = name.removeprefix(PREFIX)
         self.summary = f"Show the events of {name.removeprefix(PREFIX)}, a tracer of your own, by pod."
-        self.explanation = ""
         self.streams: Mapping[str, str] = {stream: layout.name}
         hidden = {*_WHO, "path_bytes", "path_end"}
-        self._members = [
+        members = [
             _Member(field, names)
             for field in layout.fields
             if field.name not in hidden and not field.name.startswith("reserved")
         ]
-        self._sums = [member for member in self._members if member.sums]
-        self._longest = [member for member in self._members if member.longest]
-        self._failing = [member for member in self._members if member.is_error]
+        self._members = members
+        self._failing = [member for member in members if member.is_error]
+        paths = [member.key for member in members if member.is_path]
+        self.fields = (
+            *PROCESS,
+            Field("device", says=lambda event: device_of(event) if event.device else None, ours=True),
+            *(member.field(spare=bool(at) and not member.is_path) for at, member in enumerate(members)),
+        )
+        self.line = (
+            *("time", "namespace", "pod", "container", "pid", "comm"),
+            *(member.key for member in members if not member.is_path),
+            *paths,
+        )
         # a narrow terminal has room for the first of them
-        amounts = [*(member.column for member in self._sums), *(_longest(member) for member in self._longest)]
-        self.measures: Sequence[Column] = (
-            _EVENTS,
-            *amounts[:1],
-            *(replace(column, spare=True) for column in amounts[1:]),
-            *((_ERRORS,) if self._failing else ()),
-            _LAST,
+        amounts = [*(m for m in members if m.sums), *(m for m in members if m.longest)]
+        failed = Sum(_ERRORS, lambda event: int(any(getattr(event, member.name) for member in self._failing)))
+        self.sums = (
+            EVENTS,
+            *(member.sum(spare=bool(at)) for at, member in enumerate(amounts)),
+            *((failed,) if self._failing else ()),
+            Sum(_LAST, "time", MAX),
         )
-        self.groupings: Mapping[str, Grouping] = self._groupings()
-        self.event_columns: Sequence[Column] = (
-            Column("time", "TIME", "time", help="when it was (local)"),
-            NAMESPACE,
-            POD,
-            CONTAINER,
-            PID,
-            COMM,
-            *(replace(m.column, spare=bool(i)) for i, m in enumerate(self._members) if not m.is_path),
-            *(member.column for member in self._members if member.is_path),
-        )
-        keys = [column.key for column in self.measures]
-        weight = keys[1] if self._sums or self._longest else "events"
-        ordered = dict.fromkeys([weight, *keys, "namespace", "pod", "container"])
+        self.groupings = _groupings(members)
+        keys = [one.column.key for one in self.sums]
+        ordered = dict.fromkeys([keys[1] if amounts else "events", *keys, "namespace", "pod", "container"])
         self.sorts: Mapping[str, str] = {key: key for key in ordered}
-
-    def _groupings(self) -> dict[str, Grouping]:
-        pod = (NAMESPACE, POD)
-        labels = [member for member in self._members if member.labels]
-        found = {
-            "container": Grouping((*pod, CONTAINER), (IMAGE_WIDE, QOS)),
-            "pod": Grouping(pod, (QOS,)),
-            "process": Grouping((*pod, CONTAINER, PID, COMM)),
-            "node": Grouping((NODE,)),
-        }
-        own = {m.name: Grouping((*pod, CONTAINER, m.column)) for m in labels if m.name not in found}
-        # what a text says is what one looks for first
-        texts = [m.name for m in labels if m.name in own and (m.is_path or m.field.kind == "bytes" or m.field.names)]
-        texts.sort(key=lambda name: name != "path")
-        return {name: own[name] for name in texts[:1]} | found | own
-
-    def operations(self) -> Sequence[str]:
-        """In the order of `measures`."""
-        sums, longest = [SUM] * len(self._sums), [MAX] * len(self._longest)
-        return (SUM, *sums, *longest, *((SUM,) if self._failing else ()), MAX)
-
-    def values(self, event: Any, context: Context) -> Sequence[Any]:
-        """In the order of `measures`."""
-        failed = any(getattr(event, member.name) for member in self._failing)
-        return (
-            1,
-            *(int(getattr(event, member.name)) for member in self._sums),
-            *(int(getattr(event, member.name)) for member in self._longest),
-            *((int(failed),) if self._failing else ()),
-            context.wall_ns(event.time),
-        )
-
-    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
-        """By column key."""
-        return {
-            **{member.key: member.cell(event, context) for member in self._members if member.labels},
-            **identity_cells(event, identity),
-            "pid": event.pid,
-            "comm": text_of(event.comm),
-            "node": context.node,
-        }
-
-    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
-        """In the order of `event_columns`."""
-        cells: dict[str, Value] = {
-            **{member.key: member.cell(event, context) for member in self._members},
-            **self.key_cells(event, identity, context),
-            "time": context.wall_ns(event.time),
-        }
-        return [cells[column.key] for column in self.event_columns]
-
-    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
-        """An object of the tracer's name."""
-        return {
-            "type": self.name.removeprefix(PREFIX),
-            "time": format_time(context.wall_ns(event.time)),
-            **identity_record(event, identity, context.node),
-            "pid": event.pid,
-            "tid": event.tid,
-            "comm": text_of(event.comm),
-            "device": f"{event.device >> 20}:{event.device & 0xFFFFF}" if event.device else None,
-            **{member.key: member.said(event, context) for member in self._members},
-        }
+        self.follow(self)
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """The measures but the last."""
@@ -242,14 +162,28 @@ class Derived(Tracer):
         """12 events, size 64 MiB, 1 error."""
         count = totals["events"]
         parts = [f"{format_count(count)} {self.noun[count != 1]}"]
-        for member in self._sums:
-            form = format_bytes if member.field.unit == "bytes" else format_count
-            parts.append(f"{member.name} {form(totals[member.key])}")
-        parts += [f"longest {m.name} {format_duration(totals[_longest(m).key])}" for m in self._longest]
+        for member in self._members:
+            if member.sums:
+                form = format_bytes if member.column.kind == "bytes" else format_count
+                parts.append(f"{member.name} {form(totals[member.key])}")
+        longest = [member for member in self._members if member.longest]
+        parts += [f"longest {m.name} {format_duration(totals[f'max_{m.key}'])}" for m in longest]
         if self._failing and totals["errors"]:
             parts.append(f"{totals['errors']} error{'s' if totals['errors'] != 1 else ''}")
         return ", ".join(parts)
 
 
-def _longest(member: _Member) -> Column:
-    return Column(f"max_{member.key}", f"MAX {member.column.title}", "duration", help="the longest")
+def _groupings(members: Sequence[_Member]) -> dict[str, Grouping]:
+    pod = (NAMESPACE, POD)
+    labels = [member for member in members if member.labels]
+    found = {
+        "container": Grouping((*pod, CONTAINER), (IMAGE_WIDE, QOS)),
+        "pod": Grouping(pod, (QOS,)),
+        "process": Grouping((*pod, CONTAINER, PID, COMM)),
+        "node": Grouping((NODE,)),
+    }
+    own = {m.name: Grouping((*pod, CONTAINER, m.column)) for m in labels if m.name not in found}
+    # what a text says is what one looks for first
+    texts = [m.name for m in labels if m.name in own and m.is_text]
+    texts.sort(key=lambda name: name != "path")
+    return {name: own[name] for name in texts[:1]} | found | own

@@ -128,6 +128,9 @@ class Tracer:
     """One of what is counted, and many."""
     needs_overlay: bool = False
     """Whether there is nothing to attach to before overlayfs is in the kernel."""
+    ours: Collection[str] = ()
+    """The keys of its JSON objects whose texts are our own words or the kernel's: an export with --redact leaves these
+    as they are, and no others."""
     table: Literal["summed", "counted", "board"] = "summed"
 
     # For `kubetrace agent`; a tracer without metrics is not served.

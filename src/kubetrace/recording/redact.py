@@ -5,35 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-# Keys whose texts are our own words or the kernel's; every other text is somebody's name. A tracer's new key is a name
-# until it is listed here.
-_PLAIN = frozenset(
-    {
-        "type",
-        "time",
-        "kind",
-        "error",
-        "qos_class",
-        "attributed_by",
-        "names_from",
-        "device",
-        "hook",
-        "tracer",
-        "operation",
-        "kernel",
-        "event",
-        "phase",
-        "signal",
-        "trigger",
-        "part",
-        "destination_kind",
-        "medium",
-        "fstype",
-    }
-)
+# Keys whose texts are our own words or the kernel's in every object; a tracer names its own (kit.tracer.Tracer.ours).
+# Every other text is somebody's name.
+_OURS = frozenset({"type", "time", "qos_class", "attributed_by", "names_from", "hook", "tracer", "kernel"})
 _PATHS = frozenset({"path", "cgroup_path", "mount_point", "upperdir", "workdir", "lowerdir"})
 _DIGITS = 10
 
@@ -45,13 +22,13 @@ class Redactor:
         """`key`: the same one gives the same tokens; keep it secret, for names can be guessed and tried with it."""
         self._key = key.encode("utf-8", "surrogateescape") if key is not None else secrets.token_bytes(32)
 
-    def record(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The same object with tokens for names and paths; numbers, booleans and None stay."""
-        return {key: self.value(key, value) for key, value in record.items()}
+    def record(self, record: Mapping[str, Any], ours: Collection[str] = ()) -> dict[str, Any]:
+        """The same object with tokens for names and paths; numbers, booleans and None stay, and what is `ours`."""
+        return {key: value if key in ours else self.value(key, value) for key, value in record.items()}
 
     def value(self, key: str, value: Any) -> Any:
         """One value of that key."""
-        if key in _PLAIN:
+        if key in _OURS:
             return value
         if isinstance(value, (str, bytes)):
             data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value

@@ -122,13 +122,13 @@ class Events:
         yield from self._collected([collect for _, collect, _ in runs])
 
     def _collected(self, all_of: Sequence[_Collect]) -> Iterator[tuple[dict[str, Any], int | None]]:
-        found = [item for collect in all_of for item in collect.found]
+        found = [(record, time_ns, collect.tracer) for collect in all_of for record, time_ns in collect.found]
         if len(all_of) > 1:
             found.sort(key=lambda item: item[1] if item[1] is not None else 1 << 64)
         for collect in all_of:
             collect.found.clear()
-        for record, time_ns in found:
-            yield (self.redactor.record(record) if self.redactor is not None else record), time_ns
+        for record, time_ns, tracer in found:
+            yield (self.redactor.record(record, tracer.ours) if self.redactor is not None else record), time_ns
 
     def flat(self) -> Iterator[dict[str, Any]]:
         """Events only, of one column for each key: `time` as nanoseconds since 1970, objects as OBJECT_KEY."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.attribution.facts import ContainerSeen, OverlaySeen
-from kubetrace.kit.identity import CONTAINER, NAMESPACE, POD, identity_cells, identity_record, text_of
-from kubetrace.kit.tracer import MAX, SUM, Grouping, Tracer
+from kubetrace.kit.fields import Field, Fielded
+from kubetrace.kit.identity import CONTAINER, NAMESPACE, POD, identity_cells, text_of
+from kubetrace.kit.tracer import MAX, SUM, Grouping
 from kubetrace.views.columns import Column
-from kubetrace.views.units import format_count, format_duration, format_time
+from kubetrace.views.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
@@ -265,7 +266,7 @@ def _remember(known: dict[str, Any], key: str, value: Any, most: int = 16_384) -
         del known[next(iter(known))]
 
 
-class Starts(Tracer):
+class Starts(Fielded):
     """See `kit.tracer.Tracer` for what each member is."""
 
     name = "starts"
@@ -298,17 +299,41 @@ class Starts(Tracer):
         "container": Grouping((NAMESPACE, POD, CONTAINER), (_SLOWEST,)),
     }
     measures: Sequence[Column] = tuple(column for column, _ in _MEASURES)
-    event_columns: Sequence[Column] = (
-        Column("time", "TIME", "time", spare=True, help="when the step ended (local)"),
-        replace(NAMESPACE, spare=True),
-        POD,
-        CONTAINER,
-        Column("phase", "STEP", "text", min_width=11, help="which step"),
-        Column("duration_ns", "TOOK", "duration", help="since the step before it"),
-        Column("since_ns", "AT", "duration", spare=True, help="since the pod began"),
-        Column("bar", "WATERFALL", "text", min_width=_BAR, help="when it was, from the pod's begin to the entrypoint"),
-        Column("detail", "DETAIL", "path", help="layers, mounts, new namespaces, the program"),
+    time_column = Column("time", "TIME", "time", spare=True, help="when the step ended (local)")
+    object_type = "start"
+    kinds = (
+        *("pod_cgroup", "cgroup", "prepared", "rootfs", "runc_init", "namespaces", "volumes", "pivot_root", "exec"),
+        *("first_write", "removed"),
     )
+    fields = (
+        Field(Column("phase", "STEP", "text", min_width=11, help="which step"), says=_phase, ours=True),
+        Field(Column("duration_ns", "TOOK", "duration", help="since the step before it"), "duration"),
+        Field(Column("since_ns", "AT", "duration", spare=True, help="since the pod began"), "since"),
+        Field("layers", says=lambda event: event.layers or None, only=("rootfs",)),
+        Field("bind_mounts", "binds", only=("volumes",)),
+        Field("tmpfs_mounts", "memories", only=("volumes",)),
+        Field("pid", only=("exec", "first_write")),
+        Field("comm", says=lambda event: text_of(event.comm), only=("exec", "first_write")),
+        Field("path", says=lambda event: event.path[: event.path_bytes], only=("exec", "first_write")),
+        Field("namespaces", says=lambda event: _namespaces(event), only=("exec",)),
+        Field(
+            Column(
+                "bar", "WATERFALL", "text", min_width=_BAR, help="when it was, from the pod's begin to the entrypoint"
+            ),
+            shows=lambda event: _bar(event) if _phase(event) != "first_write" else None,
+            told=False,
+        ),
+        Field(
+            Column("detail", "DETAIL", "path", help="layers, mounts, new namespaces, the program"),
+            shows=lambda event: _detail(_phase(event), event),
+            told=False,
+        ),
+    )
+    line = (
+        *("time", replace(NAMESPACE, spare=True), "pod", "container", "phase", "duration_ns", "since_ns", "bar"),
+        "detail",
+    )
+    sums = ()
     sorts: Mapping[str, str] = {
         "total": "total_ns",
         "newest": "time",
@@ -345,52 +370,9 @@ class Starts(Tracer):
             context.wall_ns(event.time),
         )
 
-    def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
-        """By column key."""
-        return identity_cells(event, identity)
-
-    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
-        """In the order of `event_columns`."""
-        phase = _phase(event)
-        cells: dict[str, Value] = {
-            **identity_cells(event, identity),
-            "time": context.wall_ns(event.time),
-            "phase": phase,
-            "duration_ns": event.duration,
-            "since_ns": event.since,
-            "bar": _bar(event) if phase != "first_write" else None,
-            "detail": _detail(phase, event),
-        }
-        return [cells[column.key] for column in self.event_columns]
-
-    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
-        """A `start` object: one step."""
-        phase = _phase(event)
-        own: dict[str, Any] = {}
-        if phase == "rootfs":
-            own = {"layers": event.layers or None}
-        elif phase == "volumes":
-            own = {"bind_mounts": event.binds, "tmpfs_mounts": event.memories}
-        elif phase in ("exec", "first_write"):
-            own = {"pid": event.pid, "comm": text_of(event.comm), "path": event.path[: event.path_bytes]}
-        if phase == "exec":
-            own["namespaces"] = {
-                name: {
-                    "inode": getattr(event, f"ns_{name}"),
-                    "node": bool(event.node >> at & 1),
-                    "pod": bool(event.flags >> at & 1),
-                }
-                for at, name in enumerate(_NAMESPACES)
-            }
-        return {
-            "type": "start",
-            "time": format_time(context.wall_ns(event.time)),
-            **identity_record(event, identity, context.node),
-            "phase": phase,
-            "duration_ns": event.duration,
-            "since_ns": event.since,
-            **own,
-        }
+    def kind_of(self, event: Any) -> str:
+        """Which step."""
+        return _phase(event)
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """entrypoints (sandboxes' included), steps, max_total_ns."""
@@ -402,6 +384,17 @@ class Starts(Tracer):
         if totals["containers"]:
             text += f", after at most {format_duration(totals['total_ns'])}"
         return text
+
+
+def _namespaces(event: Any) -> dict[str, dict[str, int | bool]]:
+    return {
+        name: {
+            "inode": getattr(event, f"ns_{name}"),
+            "node": bool(event.node >> at & 1),
+            "pod": bool(event.flags >> at & 1),
+        }
+        for at, name in enumerate(_NAMESPACES)
+    }
 
 
 def _bar(event: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from kubetrace.kit.fields import DEVICE, ERROR, PROCESS, Field, Fielded
 from kubetrace.kit.identity import (
     COMM,
     CONTAINER,
@@ -21,7 +21,7 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import Grouping, Metric, Tracer, Wiring
+from kubetrace.kit.tracer import Grouping, Metric, Wiring
 from kubetrace.tables.aggregate import quantile
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time
@@ -135,7 +135,7 @@ class _Counters:
         )
 
 
-class Writes(Tracer):
+class Writes(Fielded):
     """See `kit.tracer.Tracer` for what each member is."""
 
     name = "writes"
@@ -203,19 +203,33 @@ class Writes(Tracer):
         "node": Grouping((NODE,)),
     }
     measures: Sequence[Column] = _MEASURES
-    event_columns: Sequence[Column] = (
-        Column("time", "TIME", "time", help="when the operation ended (local)"),
-        NAMESPACE,
-        POD,
-        CONTAINER,
-        PID,
-        COMM,
-        _OPERATION,
-        Column("bytes", "BYTES", "bytes", help="bytes written"),
-        Column("duration_ns", "LATENCY", "duration", help="how long it took"),
-        Column("error", "ERROR", "text", min_width=6, alarm=True, help="errno name"),
-        _DESTINATION,
-        _FILE,
+    object_type = "write"
+    owner = "identity"
+    sums = ()
+    time_column = Column("time", "TIME", "time", help="when the operation ended (local)")
+    # What --events tells, each with its Landing.
+    fields = (
+        *PROCESS,
+        Field(_OPERATION, says=lambda event: _operation(event), ours=True),
+        Field(
+            _FILE,
+            of=lambda event, landing: path_of(event)[0] if landing.path is None else landing.path,
+        ),
+        Field("path_truncated", says=lambda event: bool(event.path_end)),
+        Field("inode"),
+        DEVICE,
+        Field(
+            _DESTINATION,
+            of=lambda event, landing: tuple(_destination_record(landing).values()),
+            also=("destination_kind", "volume", "medium", "counted_as_ephemeral"),
+        ),
+        Field(Column("bytes", "BYTES", "bytes", help="bytes written")),
+        Field(Column("duration_ns", "LATENCY", "duration", help="how long it took"), "duration"),
+        ERROR,
+    )
+    line = (
+        *("time", "namespace", "pod", "container", "pid", "comm", "operation", "bytes", "duration_ns", "error"),
+        *("destination", "path"),
     )
     sorts: Mapping[str, str] = {
         "bytes": "bytes",
@@ -242,8 +256,8 @@ class Writes(Tracer):
         Metric("mapped_bytes", "mapped_bytes", "About how many bytes were dirtied through shared mappings."),
     )
     noun = ("write", "writes")
+    ours = ("operation", "error", "device", "destination_kind", "medium", "fstype")
 
-    # overlayfs is one destination of many
     def options(self) -> Sequence[click.Option]:
         """--all and --latency."""
         import click
@@ -319,42 +333,6 @@ class Writes(Tracer):
             store("anchors", key, levels.to_bytes(4, "little"))
         # these are all: from now on the kernel remembers what it concludes
         store("anchors", bytes(16), (1).to_bytes(4, "little"))
-
-    def event_cells(self, event: Any, of: Landing, context: Context) -> Sequence[Value]:
-        """In the order of `event_columns`."""
-        cells: dict[str, Value] = {
-            **identity_cells(event, of.identity),
-            "path": path_of(event)[0] if of.path is None else of.path,
-            "pid": event.pid,
-            "comm": text_of(event.comm),
-            "operation": _operation(event),
-            "destination": of.destination.text,
-            "time": context.wall_ns(event.time),
-            "bytes": event.bytes,
-            "duration_ns": event.duration,
-            "error": _error(event.error),
-        }
-        return [cells[column.key] for column in self.event_columns]
-
-    def record(self, event: Any, of: Landing, context: Context) -> dict[str, Any]:
-        """A `write` object: one operation."""
-        return {
-            "type": "write",
-            "time": format_time(context.wall_ns(event.time)),
-            **identity_record(event, of.identity, context.node),
-            "pid": event.pid,
-            "tid": event.tid,
-            "comm": text_of(event.comm),
-            "operation": _operation(event),
-            "path": path_of(event)[0] if of.path is None else of.path,
-            "path_truncated": bool(event.path_end),
-            "inode": event.inode,
-            "device": _device(event.device),
-            **_destination_record(of),
-            "bytes": event.bytes,
-            "duration_ns": event.duration,
-            "error": _error(event.error),
-        }
 
     def row_record(self, by: str, row: Row, context: Context, wall_ns: int) -> dict[str, Any]:
         """A `writes` object: what one row has come to. Keys that a row's grouping does not tell are null."""
@@ -438,10 +416,6 @@ def _operation(event: Any) -> str:
 
 def _device(number: int) -> str:
     return f"{number >> 20}:{number & 0xFFFFF}"
-
-
-def _error(code: int) -> str | None:
-    return errno.errorcode.get(-code, str(-code)) if code else None
 
 
 def _destination_record(landing: Landing | None) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.cgroup_path import is_own
-from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, identity_record, text_of
-from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, Tracer
+from kubetrace.kit.fields import Field, Fielded
+from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, text_of
+from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric
 from kubetrace.tracers.cgroups import usage
 from kubetrace.views.columns import Column
-from kubetrace.views.units import format_bytes, format_count, format_duration, format_time, parse_duration
+from kubetrace.views.units import format_bytes, format_count, format_duration, parse_duration
 
 if TYPE_CHECKING:
     import click
@@ -94,11 +95,34 @@ def _what(event: Any) -> str:
     return names[event.event].replace("-", "_")
 
 
-def _signal(number: int) -> str:
+# The events that a process is the cause of, or at their end.
+_BY_A_PROCESS = ("attached", "exec", "exit", "reclaim")
+
+
+def _pid(event: Any) -> int | None:
+    # a refused fork whose process is not known, and what happens to a cgroup itself, have none
+    return event.pid if event.pid or _what(event) in (*_BY_A_PROCESS, "oom_kill") else None
+
+
+def _comm(event: Any) -> bytes | None:
+    return None if _pid(event) is None else text_of(event.comm)
+
+
+def _signal(event: Any) -> str | None:
+    number = event.status & 0x7F
+    if not number:
+        return None
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"SIG{number}"
+
+
+def _duration(event: Any) -> int | None:
+    what = _what(event)
+    if what == "removed":
+        return event.duration or None
+    return event.duration if what in ("throttled", "reclaim") else None
 
 
 def _known(number: int) -> int | None:
@@ -325,7 +349,7 @@ class CgroupsBoard:
             counts["execs"] += 1
         elif what == "exit":
             number = event.status & 0x7F
-            unit.status = _signal(number) if number else f"exit {event.status >> 8 & 0xFF}"
+            unit.status = _signal(event) or f"exit {event.status >> 8 & 0xFF}"
             if number == signal.SIGKILL and event.pid in unit.oom_pids:
                 unit.status = "OOMKilled"
             unit.ended_ns = event.time
@@ -442,7 +466,29 @@ class CgroupsBoard:
                 self._named = {name: known for name, known in self._named.items() if known is not unit}
 
 
-class Cgroups(Tracer):
+def _event_detail(event: Any) -> Value:
+    what = _what(event)
+    limit = "the node's memory" if not event.limit else f"limit {format_bytes(event.limit)}"
+    if what == "exec":
+        path: bytes = event.path[: event.path_bytes]
+        return path
+    if what == "exit":
+        return _signal(event) or f"exit {event.status >> 8 & 0xFF}"
+    if what == "removed":
+        return f"lived {format_duration(event.duration)}" if event.duration else None
+    if what == "oom_kill":
+        return f"{limit}, had {format_bytes(event.memory)}"
+    if what == "throttled":
+        return f"{event.periods} periods, {format_duration(event.duration)}"
+    if what == "reclaim":
+        waited = f"waited {format_duration(event.duration)}"
+        return f"{waited}, {limit}" if event.limit else waited
+    if what == "fork_refused" and event.periods > 1:
+        return f"{event.periods} times"
+    return None
+
+
+class Cgroups(Fielded):
     """See `kit.tracer.Tracer` for what each member is."""
 
     name = "cgroups"
@@ -477,22 +523,73 @@ class Cgroups(Tracer):
         "node": Grouping((NODE,)),
     }
     measures: Sequence[Column] = tuple(column for column, _ in _MEASURES)
-    event_columns: Sequence[Column] = (
-        Column("time", "TIME", "time", help="when it happened (local)"),
-        NAMESPACE,
-        POD,
-        CONTAINER,
-        Column("event", "EVENT", "text", min_width=12, help="created, removed, attached, exec, exit, ..."),
-        replace(PID, spare=True),
-        replace(COMM, spare=True),
-        Column(
-            "duration_ns", "DURATION", "duration", spare=True, help="of a stall or throttling; removed: its lifetime"
-        ),
-        Column("exit_code", "EXIT", "count", wide=True, help="exit status of the container's first process"),
-        Column("signal", "SIGNAL", "text", wide=True, help="the signal that ended it"),
-        Column("limit_bytes", "LIMIT", "bytes", wide=True, help="the memory limit that was hit"),
-        Column("detail", "DETAIL", "path", weight=3, help="path executed; how it ended; what was hit"),
+    time_column = Column("time", "TIME", "time", help="when it happened (local)")
+    object_type = "cgroup"
+    kinds = (
+        *("created", "removed", "attached", "exec", "exit", "oom_kill", "throttled", "reclaim", "fork_refused"),
+        *("frozen", "thawed"),
     )
+    fields = (
+        Field(
+            Column("event", "EVENT", "text", min_width=12, help="created, removed, attached, exec, exit, ..."),
+            says=_what,
+            ours=True,
+        ),
+        Field("lifetime_ns", says=lambda event: event.duration or None, only=("removed",)),
+        Field(replace(PID, spare=True), says=_pid, shows=_pid, only=(*_BY_A_PROCESS, "fork_refused")),
+        Field("victim_pid", "pid", only=("oom_kill",)),
+        Field(replace(COMM, spare=True), says=_comm, only=(*_BY_A_PROCESS, "fork_refused", "oom_kill")),
+        Field("path", says=lambda event: event.path[: event.path_bytes], only=("exec",)),
+        Field(
+            Column("exit_code", "EXIT", "count", wide=True, help="exit status of the container's first process"),
+            says=lambda event: None if event.status & 0x7F else event.status >> 8 & 0xFF,
+            shows=lambda event: None if _what(event) != "exit" or event.status & 0x7F else event.status >> 8 & 0xFF,
+            only=("exit",),
+        ),
+        Field(
+            Column("signal", "SIGNAL", "text", wide=True, help="the signal that ended it"),
+            says=_signal,
+            shows=lambda event: _signal(event) if _what(event) == "exit" else None,
+            ours=True,
+            only=("exit",),
+        ),
+        Field("memory_bytes", "memory", only=("oom_kill",)),
+        Field("periods", only=("throttled",)),
+        Field(
+            Column(
+                "duration_ns",
+                "DURATION",
+                "duration",
+                spare=True,
+                help="of a stall or throttling; removed: its lifetime",
+            ),
+            "duration",
+            shows=_duration,
+            only=("throttled", "reclaim"),
+        ),
+        Field(
+            Column("limit_bytes", "LIMIT", "bytes", wide=True, help="the memory limit that was hit"),
+            says=lambda event: event.limit or None,
+            shows=lambda event: event.limit or None if _what(event) in ("oom_kill", "reclaim") else None,
+            only=("oom_kill", "reclaim"),
+        ),
+        Field(
+            "memory_events",
+            says=lambda event: {name: getattr(event, f"events_{name}") for name in ("high", "max", "oom", "oom_kill")},
+            only=("oom_kill",),
+        ),
+        Field("count", "periods", only=("fork_refused",)),
+        Field(
+            Column("detail", "DETAIL", "path", weight=3, help="path executed; how it ended; what was hit"),
+            shows=_event_detail,
+            told=False,
+        ),
+    )
+    line = (
+        *("time", "namespace", "pod", "container", "event", "pid", "comm", "duration_ns", "exit_code", "signal"),
+        *("limit_bytes", "detail"),
+    )
+    sums = ()
     sorts: Mapping[str, str] = {
         "cpu": "cpu_milli",
         "memory": "memory_bytes",
@@ -594,35 +691,9 @@ class Cgroups(Tracer):
         """By column key."""
         return {**identity_cells(event, identity), "node": context.node}
 
-    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
-        """In the order of `event_columns`."""
-        record = self.record(event, identity, context)
-        what = record["event"]
-        process = what in ("attached", "exec", "exit", "reclaim", "oom_kill") or event.pid
-        cells: dict[str, Value] = {
-            **identity_cells(event, identity),
-            "time": context.wall_ns(event.time),
-            "event": what,
-            "pid": event.pid if process else None,
-            "comm": text_of(event.comm) if process else None,
-            "duration_ns": record.get("duration_ns", record.get("lifetime_ns")),
-            "exit_code": record.get("exit_code"),
-            "signal": record.get("signal"),
-            "limit_bytes": record.get("limit_bytes"),
-            "detail": _detail(what, record),
-        }
-        return [cells[column.key] for column in self.event_columns]
-
-    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
-        """A `cgroup` object: who, which event, and that event's own values."""
-        what = _what(event)
-        return {
-            "type": "cgroup",
-            "time": format_time(context.wall_ns(event.time)),
-            **identity_record(event, identity, context.node),
-            "event": what,
-            **_own_values(what, event),
-        }
+    def kind_of(self, event: Any) -> str:
+        """What happened."""
+        return _what(event)
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """created, removed, execs, oom_kills, throttled_ns, reclaim_ns, forks_refused."""
@@ -639,67 +710,6 @@ class Cgroups(Tracer):
         if kills := totals["oom_kills"]:
             parts.append(f"{kills} OOM kill{'s' if kills != 1 else ''}")
         return ", ".join(parts)
-
-
-def _own_values(what: str, event: Any) -> dict[str, Any]:
-    process = {"pid": event.pid, "comm": text_of(event.comm)}
-    if what == "removed":
-        return {"lifetime_ns": event.duration or None}
-    if what == "attached":
-        return process
-    if what == "exec":
-        return {**process, "path": event.path[: event.path_bytes]}
-    if what == "exit":
-        number = event.status & 0x7F
-        return {
-            **process,
-            "exit_code": None if number else event.status >> 8 & 0xFF,
-            "signal": _signal(number) if number else None,
-        }
-    if what == "oom_kill":
-        return {
-            "victim_pid": event.pid,
-            "comm": text_of(event.comm),
-            "memory_bytes": event.memory,
-            "limit_bytes": event.limit or None,
-            "memory_events": {
-                "high": event.events_high,
-                "max": event.events_max,
-                "oom": event.events_oom,
-                "oom_kill": event.events_oom_kill,
-            },
-        }
-    if what == "throttled":
-        return {"periods": event.periods, "duration_ns": event.duration}
-    if what == "reclaim":
-        return {**process, "duration_ns": event.duration, "limit_bytes": event.limit or None}
-    if what == "fork_refused":
-        told = process if event.pid else {"pid": None, "comm": None}
-        return {**told, "count": event.periods}
-    return {}
-
-
-def _detail(what: str, record: Mapping[str, Any]) -> Value:
-    if what == "exec":
-        path: bytes = record["path"]
-        return path
-    if what == "exit":
-        return record["signal"] or f"exit {record['exit_code']}"
-    if what == "removed":
-        return None if record["lifetime_ns"] is None else f"lived {format_duration(record['lifetime_ns'])}"
-    if what == "oom_kill":
-        limit = record["limit_bytes"]
-        hit = "the node's memory" if limit is None else f"limit {format_bytes(limit)}"
-        return f"{hit}, had {format_bytes(record['memory_bytes'])}"
-    if what == "throttled":
-        return f"{record['periods']} periods, {format_duration(record['duration_ns'])}"
-    if what == "reclaim":
-        limit = record["limit_bytes"]
-        waited = f"waited {format_duration(record['duration_ns'])}"
-        return waited if limit is None else f"{waited}, limit {format_bytes(limit)}"
-    if what == "fork_refused" and record["count"] > 1:
-        return f"{record['count']} times"
-    return None
 
 
 TRACER = Cgroups()

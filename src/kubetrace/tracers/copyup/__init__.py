@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import stat
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kubetrace.kit.fields import (
+    DEVICE,
+    ERROR,
+    PATH,
+    PATH_COLUMN,
+    PROCESS,
+    Field,
+    Fielded,
+    Sum,
+    named,
+    shown_path,
+)
 from kubetrace.kit.identity import (
     COMM,
     CONTAINER,
@@ -20,15 +31,14 @@ from kubetrace.kit.identity import (
     QOS,
     ended,
     identity_cells,
-    identity_record,
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping, Metric, Tracer
+from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping
 from kubetrace.tables.aggregate import Groups, Key
 from kubetrace.tracers.copyup.remedy import Offender, remedies, trigger_of
 from kubetrace.views.columns import Column
-from kubetrace.views.units import format_bytes, format_count, format_time, parse_size
+from kubetrace.views.units import format_bytes, format_count, parse_size
 
 if TYPE_CHECKING:
     import click
@@ -48,32 +58,19 @@ _KINDS = {
     stat.S_IFBLK: "block device",
 }
 
-_FILE = Column("path", "FILE", "path", weight=3, help="path inside the container")
 _WHY = Column(
     "trigger", "WHY", "name", min_width=10, max_width=13, help="what led to it: open-write, chmod, chown, rename, ..."
 )
-_COPIES = Column("copies", "COPIES", "count", help="objects copied up")
-_DIRS = Column("parents", "DIRS", "count", spare=True, help="parent directories copied up on the way")
 _COPIED = Column(
     "copied_bytes", "COPIED", "bytes", help="bytes really copied; holes are not, a truncating open copies none"
 )
 _CLONED = Column(
     "cloned_bytes", "CLONED", "bytes", wide=True, help="bytes shared instead of copied (reflink: XFS, btrfs)"
 )
-_SIZE = Column("size_bytes", "SIZE", "bytes", wide=True, help="size of the largest of these files in its image layer")
-_MAX_LATENCY = Column(
-    "max_duration_ns",
-    "MAX-LATENCY",
-    "duration",
-    short="MAX-LAT",
-    help="longest time that a process waited for one copy-up",
-)
-_ERRORS = Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="copy-ups that failed, such as ENOSPC")
 _LAYER = Column("layer", "LAYER", "text", help="which layer of the image the file came from, counted from the lowest")
 _LINE = Column("created_by", "DOCKERFILE-LINE", "name", min_width=16, weight=3, help="the image's line that made it")
 _LAYER_WIDE = replace(_LAYER, wide=True)
 _LINE_WIDE = replace(_LINE, wide=True)
-_LAST = Column("time", "LAST", "time", wide=True, help="when the newest ended")
 
 # Keys for which a remedy can name the layer; further ones do without.
 _REMEMBERED_LAYERS = 20_000
@@ -83,10 +80,6 @@ _REMEMBERED_ENDED = 100
 
 def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "unknown")
-
-
-def _error(code: int) -> str | None:
-    return errno.errorcode.get(-code, str(-code)) if code else None
 
 
 def _trigger(event: Any) -> str:
@@ -159,7 +152,7 @@ class _Advice:
         return remedies(offenders)
 
 
-class Copyup(Tracer):
+class Copyup(Fielded):
     """See `kit.tracer.Tracer` for what each member is."""
 
     name = "copyup"
@@ -189,7 +182,7 @@ class Copyup(Tracer):
         "begun": "the loser of two threads that copy one file up counts as a copy",
     }
     groupings: Mapping[str, Grouping] = {
-        "file": Grouping((NAMESPACE, POD, CONTAINER, _FILE), (_WHY, IMAGE_WIDE, _LAYER_WIDE, _LINE_WIDE)),
+        "file": Grouping((NAMESPACE, POD, CONTAINER, PATH_COLUMN), (_WHY, IMAGE_WIDE, _LAYER_WIDE, _LINE_WIDE)),
         "container": Grouping((NAMESPACE, POD, CONTAINER), (IMAGE_WIDE, QOS)),
         "pod": Grouping((NAMESPACE, POD), (QOS,)),
         "layer": Grouping((IMAGE, _LAYER, _LINE)),
@@ -198,22 +191,71 @@ class Copyup(Tracer):
         "why": Grouping((_WHY,)),
         "node": Grouping((NODE,)),
     }
-    measures: Sequence[Column] = (_COPIES, _DIRS, _COPIED, _MAX_LATENCY, _ERRORS, _SIZE, _CLONED, _LAST)
-    event_columns: Sequence[Column] = (
-        Column("time", "TIME", "time", help="when the copy-up ended (local)"),
-        NAMESPACE,
-        POD,
-        CONTAINER,
-        PID,
-        COMM,
-        Column("trigger", "WHY", "text", min_width=10, help="what led to it"),
-        Column("kind", "KIND", "text", min_width=4, help="file, directory, symlink, ..."),
-        Column("size_bytes", "SIZE", "bytes", help="size in the image layer"),
-        _COPIED,
-        _CLONED,
-        Column("duration_ns", "LATENCY", "duration", help="how long the process waited"),
-        Column("error", "ERROR", "text", min_width=6, alarm=True, help="errno name"),
-        _FILE,
+    time_column = Column("time", "TIME", "time", help="when the copy-up ended (local)")
+    fields = (
+        *PROCESS,
+        PATH,
+        Field(
+            Column("kind", "KIND", "text", min_width=4, help="file, directory, symlink, ..."),
+            says=lambda event: _kind(event.mode),
+            ours=True,
+        ),
+        Field("mode"),
+        Field("inode"),
+        DEVICE,
+        Field(Column("size_bytes", "SIZE", "bytes", help="size in the image layer"), "size"),
+        Field(_COPIED, "copied"),
+        Field(_CLONED, "cloned"),
+        Field("part", says=named("part"), ours=True),
+        Field(Column("duration_ns", "LATENCY", "duration", help="how long the process waited"), "duration"),
+        ERROR,
+        Field("flags"),
+        Field(
+            Column("trigger", "WHY", "text", min_width=10, help="what led to it"),
+            says=_trigger,
+            ours=True,
+        ),
+        Field("parents"),
+        Field("parents_duration_ns", "parents_duration"),
+        Field("is_parent", says=lambda event: bool(event.is_parent)),
+        Field("layer_index", says=lambda event: event.layer_index or None),
+    )
+    line = (
+        *("time", "namespace", "pod", "container", "pid", "comm", "trigger", "kind"),
+        *("size_bytes", "copied_bytes", "cloned_bytes", "duration_ns", "error", "path"),
+    )
+    sums = (
+        Sum(
+            Column("copies", "COPIES", "count", help="objects copied up"),
+            metric="files: Files copied up, failures included.",
+        ),
+        Sum(Column("parents", "DIRS", "count", spare=True, help="parent directories copied up on the way"), "parents"),
+        Sum(_COPIED, "copied", metric="bytes: Bytes copied from image layers into writable layers."),
+        Sum(
+            Column(
+                "max_duration_ns",
+                "MAX-LATENCY",
+                "duration",
+                short="MAX-LAT",
+                help="longest time that a process waited for one copy-up",
+            ),
+            lambda event: event.duration + event.parents_duration,
+            MAX,
+        ),
+        Sum(
+            Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="copy-ups that failed, such as ENOSPC"),
+            lambda event: int(event.error != 0),
+            metric="errors: Copy-ups that failed.",
+        ),
+        Sum(
+            Column(
+                "size_bytes", "SIZE", "bytes", wide=True, help="size of the largest of these files in its image layer"
+            ),
+            "size",
+            MAX,
+        ),
+        Sum(_CLONED, "cloned", metric="cloned_bytes: Bytes shared instead of copied (reflink)."),
+        Sum(Column("time", "LAST", "time", wide=True, help="when the newest ended"), "time", MAX),
     )
     sorts: Mapping[str, str] = {
         "copied": "copied_bytes",
@@ -236,12 +278,6 @@ class Copyup(Tracer):
     own_cells = ("path",)
     metered_by = "container"
     metric_labels = ("namespace", "pod", "container", "image")
-    metrics = (
-        Metric("bytes", "copied_bytes", "Bytes copied from image layers into writable layers."),
-        Metric("files", "copies", "Files copied up, failures included."),
-        Metric("cloned_bytes", "cloned_bytes", "Bytes shared instead of copied (reflink)."),
-        Metric("errors", "errors", "Copy-ups that failed."),
-    )
     noun = ("copy-up", "copy-ups")
     needs_overlay = True
 
@@ -267,16 +303,12 @@ class Copyup(Tracer):
         least = parse_size(options["min_size"])
         return (lambda event: bool(event.size >= least)) if least else None
 
-    def operations(self) -> Sequence[str]:
-        """In the order of `measures`."""
-        return (SUM, SUM, SUM, MAX, SUM, MAX, SUM, MAX)
-
     def folded(self, event: Any) -> bool:
         """Parent directories belong to the object that they were copied up for, unless it came to nothing."""
         return bool(event.is_parent) and not event.error
 
     def values(self, event: Any, context: Context) -> Sequence[Any]:
-        """In the order of `measures`."""
+        """In the order of `measures`, by hand: a storm of copy-ups comes through here."""
         return self.joined_values(event, context, 1)
 
     def joined_values(self, event: Any, context: Context, count: int) -> Sequence[Any]:
@@ -300,8 +332,7 @@ class Copyup(Tracer):
 
     def cells_of(self, event: Any) -> Mapping[str, Value]:
         """The path."""
-        path, cut = path_of(event)
-        return {"path": b"\xe2\x80\xa6/" + path if cut else path}
+        return {"path": shown_path(event)}
 
     def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
@@ -320,50 +351,11 @@ class Copyup(Tracer):
             cells["created_by"] = layer.line or f"({layer.reason})"
         return cells
 
-    def event_cells(self, event: Any, identity: Identity, context: Context) -> Sequence[Value]:
-        """In the order of `event_columns`."""
-        cells: dict[str, Value] = {
-            **self.key_cells(event, identity, context),
-            "time": context.wall_ns(event.time),
-            "kind": _kind(event.mode),
-            "size_bytes": event.size,
-            "copied_bytes": event.copied,
-            "cloned_bytes": event.cloned,
-            "duration_ns": event.duration,
-            "error": _error(event.error),
-        }
-        return [cells[column.key] for column in self.event_columns]
-
-    def record(self, event: Any, identity: Identity, context: Context) -> dict[str, Any]:
-        """A `copyup` object."""
-        path, cut = path_of(event)
-        return {
-            "type": self.name,
-            "time": format_time(context.wall_ns(event.time)),
-            **identity_record(event, identity, context.node),
-            "pid": event.pid,
-            "tid": event.tid,
-            "comm": text_of(event.comm),
-            "path": path,
-            "path_truncated": cut,
-            "kind": _kind(event.mode),
-            "mode": event.mode,
-            "inode": event.inode,
-            "device": f"{event.device >> 20}:{event.device & 0xFFFFF}",
-            "size_bytes": event.size,
-            "copied_bytes": event.copied,
-            "cloned_bytes": event.cloned,
-            "part": event.NAMES["part"][event.part],
-            "duration_ns": event.duration,
-            "error": _error(event.error),
-            "flags": event.flags,
-            "trigger": _trigger(event),
-            "parents": event.parents,
-            "parents_duration_ns": event.parents_duration,
-            "is_parent": bool(event.is_parent),
-            "layer_index": event.layer_index or None,
-            **_layer_record(event, identity, context),
-        }
+    def record(self, event: Any, of: Identity, context: Context) -> dict[str, Any]:
+        """A `copyup` object: its fields, and which layer of which image the file came from."""
+        found = super().record(event, of, context)
+        found.update(_layer_record(event, of, context))
+        return found
 
     def advice(self) -> Advice:
         """Of the files that cost most."""
