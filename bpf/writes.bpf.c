@@ -3,7 +3,7 @@
 /*
  * writes: counters of every operation that changes files, by cgroup, device, mount, place and operation.
  *
- * Each operation of a user is counted once, where it enters the VFS and nothing nests it (KERNEL.md 1.4):
+ * Each operation of a user is counted once, where it enters the VFS and nothing nests it (docs/kernel.md):
  *
  *   write, pwrite      vfs_write: overlayfs writes on by vfs_iter_write, never by vfs_write
  *   writev, pwritev2   vfs_writev: called from the syscalls alone

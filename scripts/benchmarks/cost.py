@@ -1,8 +1,8 @@
 """What tracing adds to one operation, in instructions: exact, whatever else the machine does; ours and the peers'.
 
-QEMU counts: with -icount and one CPU a nanosecond of the guest's clock is one instruction (PERFORMANCE.md 7). The same
-operations run untraced and with each tracer's programs attached, in one boot. The tracers run with their default
-options and everything that they can attach; a peer is whatever does that job or the nearest to it.
+QEMU counts: with -icount and one CPU a nanosecond of the guest's clock is one instruction. The same operations run
+untraced and with each tracer's programs attached, in one boot. The tracers run with their default options and
+everything that they can attach; a peer is whatever does that job or the nearest to it. Results: docs/performance.md.
 """
 
 from __future__ import annotations

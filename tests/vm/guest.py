@@ -120,7 +120,7 @@ def mount_cgroups(mode: str) -> None:
     """Arrange /sys/fs/cgroup as a node of this mode has it: 'v2', 'v1' or 'hybrid'.
 
     The init has mounted cgroup2. For v1 the controllers must leave it before anything uses them: once memory was in
-    use on v2, mounting it as v1 says busy (KERNEL.md, T28).
+    use on v2, mounting it as v1 says busy.
     """
     root = "/sys/fs/cgroup"
     if mode == "v2":

@@ -1,7 +1,7 @@
 """One tracer kept running, in a thread of its own; what it counts goes into its series.
 
-It is attached anew once a day, or earlier when what it remembers has become large: the kernel's counters and the names
-of pods that are gone are never forgotten while it is attached (DESIGN), which a run of months cannot afford. What
+It is attached anew once a day, or earlier when what it remembers has become large: the kernel's counters, and
+whose they were, are never forgotten while it is attached (tables/counted.py), which a run of months cannot afford. What
 happens in the second between is not seen.
 """
 
