@@ -1,12 +1,15 @@
 """The README promises what the tests run."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from kubetrace import tracers
 from tests.vm.kernels import SUITES
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_supported_kernels_are_those_that_scripts_test_boots() -> None:
@@ -17,3 +20,10 @@ def test_the_supported_kernels_are_those_that_scripts_test_boots() -> None:
 def test_every_tracer_has_its_row() -> None:
     for name in tracers.names():
         assert f"| `kubetrace {name}` |" in README
+
+
+def test_the_picture_is_what_a_terminal_shows(tmp_path: Path) -> None:
+    drawn = tmp_path / "screenshot.svg"
+    subprocess.run([sys.executable, ROOT / "scripts" / "draw_screenshot.py", "--out", drawn], check=True)
+    # where a change of the table is meant: scripts/screenshot
+    assert drawn.read_bytes() == (ROOT / "docs" / "screenshot.svg").read_bytes()
