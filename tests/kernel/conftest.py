@@ -83,7 +83,7 @@ def compilers(
 
 
 def losses(objects: list[Event]) -> int:
-    """How many objects tell of losses: only where two preempted programs may keep a third from running (README)."""
+    """How many objects tell of losses: only where two preempted programs may keep a third from running."""
     lost = [o for o in objects if o["type"] == "lost"]
     assert objects[-1]["lost"] == (lost[-1]["lost"] if lost else 0)
     assert [o for o in lost if o["lost"] != o.get("missed_run") or not preemptible()] == []

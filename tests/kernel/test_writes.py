@@ -115,8 +115,8 @@ class Run:
 def run(request: pytest.FixtureRequest, node: cri.Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """All work under the tracer by each hook.
 
-    A preempted program is not run for others on its CPU (README, what is not seen). Where the tracer says that this has
-    happened, its totals have no measure, and the work is done again: it may have been the writes of others, though.
+    A preempted program is not run for others on its CPU (docs/writes.md). Where the tracer says that this has happened,
+    its totals have no measure, and the work is done again: it may have been the writes of others, though.
     """
     hook: str = request.param
     for attempt in range(4):

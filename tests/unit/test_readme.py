@@ -27,3 +27,8 @@ def test_the_picture_is_what_a_terminal_shows(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "draw_screenshot.py", "--out", drawn], check=True)
     # where a change of the table is meant: scripts/screenshot
     assert drawn.read_bytes() == (ROOT / "docs" / "screenshot.svg").read_bytes()
+    assert "(docs/screenshot.svg)" in README
+
+
+def test_it_is_read_in_one_go() -> None:
+    assert len(README.splitlines()) <= 170
