@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kubetrace import tracers
 from tests.unit.test_rooms import ROOMS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,3 +61,17 @@ def test_the_drawing_has_every_room_in_its_order() -> None:
     table = (ROOT / "docs" / "architecture.md").read_text().split("## The rooms")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([a-z, ]+) \|", table, re.MULTILINE)[1:]
     assert [tuple(row.split(", ")) for row in rows] == list(ROOMS)
+
+
+@pytest.mark.parametrize("name", tracers.names())
+def test_every_hook_of_a_tracer_is_explained(name: str) -> None:
+    source = "".join((ROOT / "bpf" / file).read_text() for file in (f"{name}.bpf.c", "cgroup_births.bpf.h"))
+    text = (ROOT / "docs" / "kernel.md").read_text()
+    part = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    hooked = set(re.findall(r"[\"/](?:fentry|fexit|kprobe|kretprobe|raw_tp)/(\w+)\"", source))
+    hooked |= set(re.findall(r'KT_RAW_TP\(\w+, "(\w+)"', source))
+    assert not [function for function in hooked if not re.search(rf"\b{function}\b", text)]
+    # and nothing else is in its table
+    rows = re.findall(r"^\| (.*?) \|", part.split("Not hooked")[0], re.MULTILINE)
+    named = {found for row in rows for found in re.findall(r"`(\w+)`", row)}
+    assert named and not [function for function in named if not re.search(rf"\b{function}\b", source)]
