@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Backups (kubetrace.bpf.h) of programs at functions that are called very often: kt_handled asks for two
+ * Backups (hooks.bpf.h) of programs at functions that are called very often: kt_handled asks for two
  * updates of a map in each call, this for a byte.
  */
 #ifndef KT_CALL_BACKUPS_BPF_H
 #define KT_CALL_BACKUPS_BPF_H
 
-#include "kubetrace.bpf.h"
+#include "hooks.bpf.h"
 
 /*
  * A byte for each tid (PID_MAX_LIMIT, 4 Mi), in words. Maps with such a name have one entry where no backups

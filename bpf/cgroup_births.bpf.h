@@ -10,7 +10,8 @@
 #ifndef KT_CGROUP_BIRTHS_BPF_H
 #define KT_CGROUP_BIRTHS_BPF_H
 
-#include "kubetrace.bpf.h"
+#include "hooks.bpf.h"
+#include "stream.bpf.h"
 
 enum kt_cgroup_step {
 	kt_cgroup_made,
@@ -27,7 +28,7 @@ struct cgroup_event {
 };
 KT_STREAM(cgroups, cgroup_event, 1024 * 1024);
 
-/* The first of what has a backup, in every tracer (kubetrace.bpf.h); a tracer's own enum kt_backed_up
+/* The first of what has a backup, in every tracer (hooks.bpf.h); a tracer's own enum kt_backed_up
  * follows. */
 enum kt_backed_up_births {
 	kt_backed_up_cgroup_mkdir,

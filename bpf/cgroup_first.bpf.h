@@ -6,7 +6,7 @@
 #ifndef KT_CGROUP_FIRST_BPF_H
 #define KT_CGROUP_FIRST_BPF_H
 
-#include "kubetrace.bpf.h"
+#include "who.bpf.h"
 
 /* Cgroups made since we are attached -> the process that was first to exec in it; 0: none yet. */
 struct {

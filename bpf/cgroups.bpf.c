@@ -9,7 +9,6 @@
  * Not here: CPU throttling is read from cpu.stat (tracers/cgroups/usage.py). throttle_cfs_rq runs per CPU and
  * period, the file has the same sums, and since 6.18 it is tasks that are throttled, not run queues.
  */
-#include "kubetrace.bpf.h"
 #include "cgroup_births.bpf.h"
 #include "cgroup_first.bpf.h"
 

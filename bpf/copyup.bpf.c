@@ -13,6 +13,8 @@
  * not looked at.
  */
 #include "cgroup_births.bpf.h"
+#include "path.bpf.h"
+#include "who.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -141,7 +143,7 @@ struct {
 /* Zeros to wipe the last path with in one call, so that no record carries the tail of another's. */
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 
-/* The groups of programs that have a backup (kubetrace.bpf.h): each body below runs in two copies of one. */
+/* The groups of programs that have a backup (hooks.bpf.h): each body below runs in two copies of one. */
 enum kt_backed_up {
 	kt_backed_up_enter = kt_backed_up_others,
 	kt_backed_up_return,

@@ -9,7 +9,6 @@
  * mount, unshare, pivot_root and the first write are hooked by function. Where the kernel has neither fentry
  * nor kprobes they come from sys_exit, which makes every system call of the node slower while this runs.
  */
-#include "kubetrace.bpf.h"
 #include "cgroup_births.bpf.h"
 #include "cgroup_first.bpf.h"
 

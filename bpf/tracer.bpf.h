@@ -7,44 +7,8 @@
 #define KT_TRACER_BPF_H
 
 #include "cgroup_births.bpf.h"
-
-typedef __u64 kt_count; /* of things: added up in the table */
-
-/* What an event begins with: 56 bytes by which it is attributed. */
-#define KT_WHO                                                                                               \
-	kt_boot_ns time;                                                                                     \
-	kt_cgroup_id cgroup_id;                                                                              \
-	kt_cgroup_id memory_cgroup_id;                                                                       \
-	kt_hierarchy memory_hierarchy;                                                                       \
-	kt_dev device; /* of an overlay, where the event is about a file in one: else 0 */                   \
-	__u32 pid;                                                                                           \
-	__u32 tid;                                                                                           \
-	char comm[16]
-#define KT_WHO_BYTES 56
-
-struct kt_who {
-	KT_WHO;
-};
-
-/* Fill in the beginning of an event that is all zeros; false where its cgroup is not asked for. */
-static __always_inline bool kt_who_runs(void *event)
-{
-	__u64 thread = bpf_get_current_pid_tgid();
-	struct kt_who *who = event;
-	struct kt_cgroups cgroups;
-
-	kt_current_cgroups(&cgroups);
-	if (kt_excluded(&cgroups))
-		return false;
-	who->time = bpf_ktime_get_boot_ns();
-	who->cgroup_id = cgroups.id;
-	who->memory_cgroup_id = cgroups.memory_id;
-	who->memory_hierarchy = cgroups.memory_hierarchy;
-	who->pid = thread >> 32;
-	who->tid = thread;
-	bpf_get_current_comm(who->comm, sizeof(who->comm));
-	return true;
-}
+#include "path.bpf.h"
+#include "who.bpf.h"
 
 /* Room for one event on a CPU, all zeros: an event does not fit the stack where it has a path. */
 #define KT_ROOM(name, event)                                                                                 \

@@ -32,6 +32,9 @@
 /* clang-format on */
 #include "call_backups.bpf.h"
 #include "cgroup_births.bpf.h"
+#include "counters.bpf.h"
+#include "path.bpf.h"
+#include "who.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -47,7 +50,6 @@ const volatile __u32 node_mount_namespace = 0; /* inode number of PID 1's mount 
 /* Address of that namespace: set by the first write through a mount of it. */
 __u64 node_namespace = 0;
 
-typedef __u64 kt_count;
 typedef __u64 kt_mount;
 typedef __u64 kt_place;
 
@@ -240,7 +242,7 @@ struct writes_scratch {
 	char path[KT_PATH_BYTES + KT_NAME_BYTES];
 };
 
-/* The groups of programs that have a backup (kubetrace.bpf.h): first those that count. */
+/* The groups of programs that have a backup (hooks.bpf.h): first those that count. */
 enum kt_backed_up {
 	kt_backed_up_write = kt_backed_up_others,
 	kt_backed_up_writev,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Records of 128 bytes with their header, one for each getppid() of a process. */
-#include "../../bpf/kubetrace.bpf.h"
+#include "../../bpf/hooks.bpf.h"
+#include "../../bpf/stream.bpf.h"
+#include "../../bpf/who.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

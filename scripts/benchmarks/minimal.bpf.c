@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The least that counts writes by cgroup and mount: what writes.py holds the tracer's cost against. */
-#include "kubetrace.bpf.h"
+#include "hooks.bpf.h"
+#include "stream.bpf.h"
+#include "who.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -124,7 +124,7 @@ class Kept:
         self.directory = directory / "kubetrace" / "bcc"
         self._source = directory / "seven.bpf.c"
         self._source.write_text(
-            '#include "kubetrace.bpf.h"\nchar LICENSE[] SEC("license") = "GPL";\nconst volatile __u32 more = 0;\n'
+            '#include "units.bpf.h"\nchar LICENSE[] SEC("license") = "GPL";\nconst volatile __u32 more = 0;\n'
             'SEC("kprobe/vfs_rmdir")\nint seven__kprobe(void *ctx)\n{\n\treturn 7 + more;\n}\n'
         )
 

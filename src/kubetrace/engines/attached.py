@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # include/uapi/linux/bpf.h
 MAP_TYPE_ARRAY = 2
 _STATS_RUN_TIME = 0
-# A group whose programs back up those of the group named so without it (kubetrace.bpf.h).
+# A group whose programs back up those of the group named so without it (hooks.bpf.h).
 _BACKUP = "_backup"
 FOR_BACKUPS = "_backed_up"
 """How the name of a map ends that needs one entry only where no backups are attached."""
@@ -199,7 +199,7 @@ class Attached(ABC):
         return misses, backups
 
     def _done(self, group: str) -> tuple[int, int]:
-        """How many calls its program has done the work of, and how many the backup (kubetrace.bpf.h, kt_did)."""
+        """How many calls its program has done the work of, and how many the backup (hooks.bpf.h, kt_did)."""
         name, births = f"kt_backed_up_{group}", self.btf.enum("kt_backed_up_births")
         index = (births if name in births else self.btf.enum("kt_backed_up"))[name]
         index *= self.btf.enum("kt_copy")["kt_copies"]

@@ -1,7 +1,7 @@
 """Read an array of monotone counters where it is: no system call, and only what has changed goes on.
 
 The records are as a ring's, each behind an 8-byte header, so that a batch of counters is decoded, recorded and replayed
-like one of events: the time of reading, the key, the value (KT_COUNTERS in bpf/kubetrace.bpf.h). In the kernel's memory
+like one of events: the time of reading, the key, the value (KT_COUNTERS in bpf/counters.bpf.h). In the kernel's memory
 a record's time says whether the rest is there, and the first one's how many there are. Programs go on counting while
 it is copied: each number is whole (an aligned word), and what is missed comes with the next read.
 """

@@ -197,7 +197,7 @@ class LoadedObject(Attached):
         if not self._attach:
             return None, 0
         # Returns before entries: nothing begins that would not be seen to end. A backup right behind its program: the
-        # order in which the kernel runs them follows from it (kubetrace.bpf.h, call_backups.bpf.h).
+        # order in which the kernel runs them follows from it (hooks.bpf.h, call_backups.bpf.h).
         places = {group: number for number, group in enumerate(chosen)}
         order = sorted(
             (programs[name] for name in chosen.values()),

@@ -105,7 +105,7 @@ def text_of(name: bytes) -> bytes:
 
 
 def path_of(event: Any) -> tuple[bytes, bool]:
-    """(path, whether it was cut) of an event's leaf-first names (kt_path in bpf/kubetrace.bpf.h).
+    """(path, whether it was cut) of an event's leaf-first names (kt_path in bpf/path.bpf.h).
 
     A whole path is absolute inside the container's root; one that was cut begins with its first known name.
     """

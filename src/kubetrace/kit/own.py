@@ -1,6 +1,6 @@
 """A tracer whose columns follow from its event struct alone: of kubetrace run, and of a recording that it made.
 
-A member's type says what becomes of it (bpf/kubetrace.bpf.h, bpf/tracer.bpf.h):
+A member's type says what becomes of it (bpf/units.bpf.h, bpf/path.bpf.h):
 
     kt_count, kt_bytes     added up           kt_errno    counted where it is one; its name
     kt_duration_ns         the longest        enum        its name, without what all names begin with

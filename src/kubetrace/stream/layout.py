@@ -1,7 +1,7 @@
 """The shape of a stream's records, as the C struct declares it: Layout <-> struct format <-> JSON. No BPF here.
 
 A layout comes from a compiled object's BTF (engines/btf.py) or from a recording's header; both give the same decoded
-events. Field names are the C struct's, units are the names of its typedefs (bpf/kubetrace.bpf.h: kt_bytes, ...).
+events. Field names are the C struct's, units are the names of its typedefs (bpf/units.bpf.h: kt_bytes, ...).
 """
 
 from __future__ import annotations

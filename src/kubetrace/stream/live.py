@@ -162,7 +162,7 @@ class LiveSource:
         """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
         self.half_full = False
-        """Whether a ring has asked to be drained before its time (kt_output in bpf/kubetrace.bpf.h)."""
+        """Whether a ring has asked to be drained before its time (kt_output in bpf/stream.bpf.h)."""
         self._ring_fds = {fd for kernel in kernels.values() for fd in kernel.ring_fds}
         self._poller = select.epoll()
         for fd in self._births_fds:
