@@ -67,6 +67,25 @@ def test_a_macro_that_makes_programs_is_expanded(tmp_path: Path) -> None:
     }
 
 
+def test_a_macro_hands_the_rest_of_its_arguments_on(tmp_path: Path) -> None:
+    found = of(
+        tmp_path,
+        "#define ONE(name, section, call, ...) SEC(section) int BPF_KPROBE(name, ##__VA_ARGS__) { return call; }\n"
+        '#define ENTRY(group, call, ...) ONE(group##__kprobe, "kprobe/" #group, call, ##__VA_ARGS__)\n'
+        "#define PAIR(first, second, call, ...) \\\n"
+        "\tENTRY(first, call, ##__VA_ARGS__) \\\n"
+        "\tENTRY(second, call, ##__VA_ARGS__)\n"
+        "PAIR(ovl_link, ovl_rename, f(old, 1), struct dentry *old, int flags)\nENTRY(ovl_open, 2)\n",
+    )
+    assert found.programs == {
+        "ovl_link__kprobe": "kprobe/ovl_link",
+        "ovl_rename__kprobe": "kprobe/ovl_rename",
+        "ovl_open__kprobe": "kprobe/ovl_open",
+    }
+    assert "kt_body_ovl_rename__kprobe(void *ctx, struct dentry *old, int flags) { return f(old, 1); }" in own(found)
+    assert "kt_body_ovl_open__kprobe(void *ctx) { return 2; }" in own(found)
+
+
 def test_maps_are_numbers_constants_are_values_and_variables_are_maps(tmp_path: Path) -> None:
     found = of(
         tmp_path,

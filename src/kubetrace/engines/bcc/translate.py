@@ -170,13 +170,16 @@ class _Preprocessor:
         return "" if self._defines(match[1]) else line.replace("\n", "\\\n")
 
     def _defines(self, name: str) -> bool:
-        body = self.macros[name].body
-        if "SEC(" in body:
-            return True
-        return any(
-            other != name and "SEC(" in macro.body and re.search(rf"\b{other}\s*\(", body)
-            for other, macro in self.macros.items()
-        )
+        # by itself, or by what it is made of
+        looked_at, names = set(), [name]
+        while names:
+            if (macro := self.macros.get(name := names.pop())) is None or name in looked_at:
+                continue
+            if "SEC(" in macro.body:
+                return True
+            looked_at.add(name)
+            names += re.findall(r"\b([A-Za-z_]\w*)\s*\(", macro.body)
+        return False
 
     def expand(self, text: str) -> str:
         """Those macros, wherever they are used."""
@@ -198,8 +201,12 @@ class _Preprocessor:
     def apply(self, name: str, arguments: list[str]) -> str:
         """One macro's body for these arguments, on one line."""
         macro = self.macros[name]
-        values = dict(zip(macro.parameters or [], arguments, strict=False))
+        names = macro.parameters or []
+        values = dict(zip(names, arguments, strict=False))
         body = re.sub(r"\s*\n\s*", " ", macro.body)
+        if names[-1:] == ["..."]:
+            values["__VA_ARGS__"] = rest = ", ".join(arguments[len(names) - 1 :])
+            body = re.sub(r",\s*##\s*__VA_ARGS__", ", __VA_ARGS__" if rest else "", body)
 
         def put(match: re.Match[str]) -> str:
             text, quoted, word = match.groups()
