@@ -467,17 +467,8 @@ static __always_inline int activity_fork(int result)
 }
 
 /* static, but its address is in pids_cgrp_subsys: never inlined; the same two arguments since 5.7 */
-SEC("fexit/pids_can_fork")
-int BPF_PROG(fork__fentry, struct task_struct *task, struct css_set *set, int result)
-{
-	return activity_fork(result);
-}
-
-SEC("kretprobe/pids_can_fork")
-int BPF_KRETPROBE(fork__kprobe, int result)
-{
-	return activity_fork(result);
-}
+KT_RETURN_ALONE(fork, "pids_can_fork", activity_fork(result), int result, struct task_struct *task,
+		struct css_set *set)
 
 struct oom_control {
 	struct task_struct *chosen;
@@ -492,14 +483,4 @@ static __always_inline int activity_victim(const struct oom_control *control)
 	return 0;
 }
 
-SEC("fentry/oom_kill_process")
-int BPF_PROG(victim__fentry, struct oom_control *control)
-{
-	return activity_victim(control);
-}
-
-SEC("kprobe/oom_kill_process")
-int BPF_KPROBE(victim__kprobe, struct oom_control *control)
-{
-	return activity_victim(control);
-}
+KT_ENTRY_ALONE(victim, "oom_kill_process", activity_victim(control), struct oom_control *control)

@@ -380,87 +380,21 @@ static __always_inline int copyup_return(int result, __u32 copy)
 #ifndef KT_NO_HOOKS
 
 /*
- * fentry and fexit: cheapest; need BTF of the module (5.11) and, on arm64, direct calls (6.4). BPF_PROG's
- * arguments are those of the kernel function; what a program does not use it does not name.
+ * fentry and fexit: cheapest; need BTF of the module (5.11) and, on arm64, direct calls (6.4).
+ *
+ * The two at ovl_copy_up_one do the most, so they are the likeliest to be preempted, and with them what races
+ * for the same files. Their backups are kprobes, which run with preemption off.
  */
-SEC("fentry/ovl_copy_up_one")
-int BPF_PROG(enter__fentry, struct dentry *parent, struct dentry *dentry, int flags)
-{
-	return copyup_enter(dentry, flags, kt_first);
-}
+KT_ENTRY_ALONE(enter, "ovl_copy_up_one", copyup_enter(dentry, flags, copy), struct dentry *parent,
+	       struct dentry *dentry, int flags)
+KT_KPROBE(enter_backup__kprobe, "ovl_copy_up_one", kt_backup, copyup_enter(dentry, flags, copy),
+	  struct dentry *parent, struct dentry *dentry, int flags)
+KT_RETURN_ALONE(return, "ovl_copy_up_one", copyup_return(result, copy), int result, struct dentry *parent,
+		      struct dentry *dentry, int flags)
+KT_KRETPROBE(return_backup__kprobe, "ovl_copy_up_one", kt_backup, copyup_return(result, copy), int result)
 
-SEC("fexit/ovl_copy_up_one")
-int BPF_PROG(return__fentry, struct dentry *parent, struct dentry *dentry, int flags, int result)
-{
-	return copyup_return(result, kt_first);
-}
-
-/*
- * These two do the most, so they are the likeliest to be preempted, and with them what races for the same
- * files. Their backups are kprobes, which run with preemption off.
- */
-SEC("kprobe/ovl_copy_up_one")
-int BPF_KPROBE(enter_backup__kprobe, struct dentry *parent, struct dentry *dentry, int flags)
-{
-	return copyup_enter(dentry, flags, kt_backup);
-}
-
-SEC("kretprobe/ovl_copy_up_one")
-int BPF_KRETPROBE(return_backup__kprobe, int result)
-{
-	return copyup_return(result, kt_backup);
-}
-
-#define COPYUP_FENTRY(suffix, copy)                                                                          \
-	SEC("fexit/ovl_copy_up_start")                                                                       \
-	int BPF_PROG(begun##suffix##__fentry, struct dentry *dentry, int flags, int result)                  \
-	{                                                                                                    \
-		return copyup_begun(result, copy);                                                           \
-	}                                                                                                    \
-	SEC("fexit/do_splice_direct")                                                                        \
-	int spliced##suffix##__fentry(unsigned long long *ctx)                                               \
-	{                                                                                                    \
-		return copyup_spliced(ctx[6], backed_up ? copyup_offset(ctx) : 0, copy);                     \
-	}                                                                                                    \
-	/* What overlayfs clones by: do_clone_file_range until 6.7, vfs_clone_file_range (which wrapped it)  \
-	 * from 6.8 on. */                                                                                   \
-	SEC("fexit/do_clone_file_range")                                                                     \
-	int BPF_PROG(cloned##suffix##__fentry, void *in, long long pos_in, void *out, long long pos_out,     \
-		     long long length, __u32 flags, long long bytes)                                         \
-	{                                                                                                    \
-		return copyup_cloned(bytes, copy);                                                           \
-	}                                                                                                    \
-	SEC("fexit/vfs_clone_file_range")                                                                    \
-	int BPF_PROG(cloned##suffix##__fentry_vfs, void *in, long long pos_in, void *out, long long pos_out, \
-		     long long length, __u32 flags, long long bytes)                                         \
-	{                                                                                                    \
-		return copyup_cloned(bytes, copy);                                                           \
-	}                                                                                                    \
-	/* Runs for every open for writing and every operation, also when nothing is left to copy; once for  \
-	 * all parents. */                                                                                   \
-	SEC("fentry/ovl_copy_up_flags")                                                                      \
-	int BPF_PROG(target##suffix##__fentry, struct dentry *dentry)                                        \
-	{                                                                                                    \
-		return copyup_begin(dentry, copy);                                                           \
-	}                                                                                                    \
-	SEC("fentry/ovl_setattr")                                                                            \
-	int setattr##suffix##__fentry(unsigned long long *ctx)                                               \
-	{                                                                                                    \
-		return copyup_setattr((void *)copyup_attributes(ctx), copy);                                 \
-	}
-
-/* The attributes that ovl_setattr is given. */
-static __always_inline __u64 copyup_attributes(unsigned long long *ctx)
-{
-	__u64 attributes;
-
-	if (!kt_inode_operations_are_idmapped())
-		return ctx[1];
-	attributes = ctx[2];
-	/* or clang computes the address of ctx[1 or 2], which is refused */
-	asm volatile("" : "+r"(attributes));
-	return attributes;
-}
+KT_RETURN(begun, "ovl_copy_up_start", copyup_begun(result, copy), int result, struct dentry *dentry,
+	  int flags)
 
 /* *ppos as do_splice_direct(in, ppos, out, opos, len, flags) left it. A pointer to a number is an argument
  * that 5.10's verifier lets nobody read, so this is for where there are backups. */
@@ -471,90 +405,59 @@ static __always_inline __u64 copyup_offset(unsigned long long *ctx)
 	bpf_probe_read_kernel(&to, sizeof(to), (void *)ctx[1]);
 	return to;
 }
+KT_FEXIT(spliced, "do_splice_direct", copyup_spliced(ctx[6], backed_up ? copyup_offset(ctx) : 0, copy))
+KT_KRETPROBE(spliced__kprobe, "do_splice_direct", kt_only, copyup_spliced(bytes, 0, copy), long bytes)
 
-COPYUP_FENTRY(, kt_first)
-COPYUP_FENTRY(_backup, kt_backup)
+/* What overlayfs clones by: do_clone_file_range until 6.7, vfs_clone_file_range (which wrapped it) from 6.8
+ * on. */
+KT_BACKED_UP(cloned, fentry, "fexit/do_clone_file_range", copyup_cloned(bytes, copy), void *in,
+	     long long pos_in, void *out, long long pos_out, long long length, __u32 flags, long bytes)
+KT_BACKED_UP(cloned, fentry_vfs, "fexit/vfs_clone_file_range", copyup_cloned(bytes, copy), void *in,
+	     long long pos_in, void *out, long long pos_out, long long length, __u32 flags, long bytes)
+KT_KRETPROBE(cloned__kprobe, "do_clone_file_range", kt_only, copyup_cloned(bytes, copy), long bytes)
+KT_KRETPROBE(cloned__kprobe_vfs, "vfs_clone_file_range", kt_only, copyup_cloned(bytes, copy), long bytes)
 
-SEC("kprobe/ovl_copy_up_one")
-int BPF_KPROBE(enter__kprobe, struct dentry *parent, struct dentry *dentry, int flags)
+/* Runs for every open for writing and every operation, also when nothing is left to copy; once for all
+ * parents. */
+KT_ENTRY(target, "ovl_copy_up_flags", copyup_begin(dentry, copy), struct dentry *dentry)
+
+/* An operation that copies its objects up itself: entry says which, return forgets it. */
+#define COPYUP_OPERATION_END(group, function)                                                                \
+	KT_FEXIT(group##_end, function, copyup_operation_end(kt_backed_up_##group##_end, copy))              \
+	KT_KRETPROBE(group##_end__kprobe, function, kt_only,                                                 \
+		     copyup_operation_end(kt_backed_up_##group##_end, copy), int result)
+#define COPYUP_OPERATION(group, function, trigger)                                                           \
+	KT_ENTRY(group, function, copyup_operation(trigger, kt_backed_up_##group, copy))                     \
+	COPYUP_OPERATION_END(group, function)
+
+/* The attributes that ovl_setattr is given. */
+static __always_inline void *copyup_attributes(unsigned long long *ctx)
 {
-	return copyup_enter(dentry, flags, kt_only);
-}
+	__u64 attributes;
 
-SEC("kretprobe/ovl_copy_up_one")
-int BPF_KRETPROBE(return__kprobe, int result)
-{
-	return copyup_return(result, kt_only);
+	if (!kt_inode_operations_are_idmapped())
+		return (void *)ctx[1];
+	attributes = ctx[2];
+	/* or clang computes the address of ctx[1 or 2], which is refused */
+	asm volatile("" : "+r"(attributes));
+	return (void *)attributes;
 }
-
-SEC("kretprobe/ovl_copy_up_start")
-int BPF_KRETPROBE(begun__kprobe, int result)
-{
-	return copyup_begun(result, kt_only);
-}
-
-SEC("kretprobe/do_splice_direct")
-int BPF_KRETPROBE(spliced__kprobe, long bytes)
-{
-	return copyup_spliced(bytes, 0, kt_only);
-}
-
-SEC("kretprobe/do_clone_file_range")
-int BPF_KRETPROBE(cloned__kprobe, long bytes)
-{
-	return copyup_cloned(bytes, kt_only);
-}
-
-SEC("kretprobe/vfs_clone_file_range")
-int BPF_KRETPROBE(cloned__kprobe_vfs, long bytes)
-{
-	return copyup_cloned(bytes, kt_only);
-}
-
-SEC("kprobe/ovl_copy_up_flags")
-int BPF_KPROBE(target__kprobe, struct dentry *dentry)
-{
-	return copyup_begin(dentry, kt_only);
-}
-
-SEC("kprobe/ovl_setattr")
-int setattr__kprobe(struct pt_regs *ctx)
+static __always_inline void *copyup_attributes_in(struct pt_regs *ctx)
 {
 	__u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
 
 	/* both are read first: clang would compute the member's address, and ctx allows no arithmetic */
 	asm volatile("" : "+r"(second), "+r"(third));
-	return copyup_setattr((void *)(kt_inode_operations_are_idmapped() ? third : second), kt_only);
+	return (void *)(kt_inode_operations_are_idmapped() ? third : second);
 }
+KT_FENTRY(setattr, "ovl_setattr", copyup_setattr(copyup_attributes(ctx), copy))
+KT_KPROBE(setattr__kprobe, "ovl_setattr", kt_only, copyup_setattr(copyup_attributes_in(ctx), copy))
+COPYUP_OPERATION_END(setattr, "ovl_setattr")
 
-/* An operation that copies its objects up itself: entry says which, return forgets it. */
-#define COPYUP_PROGRAM(name, section, body)                                                                  \
-	SEC(section)                                                                                         \
-	int name(void *ctx)                                                                                  \
-	{                                                                                                    \
-		return body;                                                                                 \
-	}
-#define COPYUP_OPERATION_END(group, function)                                                                \
-	COPYUP_PROGRAM(group##_end__fentry, "fexit/" #function,                                              \
-		       copyup_operation_end(kt_backed_up_##group##_end, kt_first))                           \
-	COPYUP_PROGRAM(group##_end_backup__fentry, "fexit/" #function,                                       \
-		       copyup_operation_end(kt_backed_up_##group##_end, kt_backup))                          \
-	COPYUP_PROGRAM(group##_end__kprobe, "kretprobe/" #function,                                          \
-		       copyup_operation_end(kt_backed_up_##group##_end, kt_only))
-#define COPYUP_OPERATION(group, function, trigger)                                                           \
-	COPYUP_PROGRAM(group##__fentry, "fentry/" #function,                                                 \
-		       copyup_operation(trigger, kt_backed_up_##group, kt_first))                            \
-	COPYUP_PROGRAM(group##_backup__fentry, "fentry/" #function,                                          \
-		       copyup_operation(trigger, kt_backed_up_##group, kt_backup))                           \
-	COPYUP_PROGRAM(group##__kprobe, "kprobe/" #function,                                                 \
-		       copyup_operation(trigger, kt_backed_up_##group, kt_only))                             \
-	COPYUP_OPERATION_END(group, function)
-
-COPYUP_OPERATION_END(setattr, ovl_setattr)
-COPYUP_OPERATION(rename, ovl_rename, copyup_rename)
-COPYUP_OPERATION(link, ovl_link, copyup_link)
-COPYUP_OPERATION(xattr, ovl_xattr_set, copyup_xattr)
-COPYUP_OPERATION(unlink, ovl_do_remove, copyup_unlink)
-COPYUP_OPERATION(create, ovl_create_object, copyup_create)
+COPYUP_OPERATION(rename, "ovl_rename", copyup_rename)
+COPYUP_OPERATION(link, "ovl_link", copyup_link)
+COPYUP_OPERATION(xattr, "ovl_xattr_set", copyup_xattr)
+COPYUP_OPERATION(unlink, "ovl_do_remove", copyup_unlink)
+COPYUP_OPERATION(create, "ovl_create_object", copyup_create)
 
 #endif

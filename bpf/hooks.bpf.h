@@ -25,11 +25,11 @@ enum kt_copy *kt_pin_copy __attribute__((unused));
 const volatile bool backed_up = false;
 
 /* Groups at most; their index is enum kt_backed_up_births, and behind it the tracer's enum kt_backed_up. */
-#define KT_BACKED_UP 32
+#define KT_GROUPS_AT_MOST 32
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, KT_BACKED_UP *kt_copies);
+	__uint(max_entries, KT_GROUPS_AT_MOST *kt_copies);
 	__type(key, __u32);
 	__type(value, __u64);
 } done SEC(".maps");
@@ -74,17 +74,71 @@ static __always_inline bool kt_handled(__u32 group, __u32 copy)
 	return false;
 }
 
-/* A program at a raw tracepoint, and its backup, which must be defined in this order. */
-#define KT_RAW_TP(group, tracepoint, call)                                                                   \
-	SEC("raw_tp/" tracepoint)                                                                            \
-	int group##__raw_tp(struct bpf_raw_tracepoint_args *ctx)                                             \
+/*
+ * Programs. What is done at a function of the kernel is `call`, an expression; its programs are a group,
+ * GROUP__HOOK, of which user space attaches the first that the kernel takes: fentry before kprobe. `call` may
+ * use the arguments, which are declared as the kernel declares them, and `copy`: kt_first in fentry programs,
+ * kt_backup in their backups, kt_only in kprobes, which run with preemption off.
+ */
+#define KT_PROGRAM(name, section, which, call, ...)                                                          \
+	SEC(section)                                                                                         \
+	int BPF_PROG(name, ##__VA_ARGS__)                                                                    \
 	{                                                                                                    \
-		return kt_handled(kt_backed_up_##group, kt_first) ? 0 : call;                                \
-	}                                                                                                    \
-	SEC("raw_tp/" tracepoint)                                                                            \
-	int group##_backup__raw_tp(struct bpf_raw_tracepoint_args *ctx)                                      \
-	{                                                                                                    \
-		return kt_handled(kt_backed_up_##group, kt_backup) ? 0 : call;                               \
+		const enum kt_copy copy __attribute__((unused)) = which;                                     \
+                                                                                                             \
+		return call;                                                                                 \
 	}
+#define KT_KPROBE(name, function, which, call, ...)                                                          \
+	SEC("kprobe/" function)                                                                              \
+	int BPF_KPROBE(name, ##__VA_ARGS__)                                                                  \
+	{                                                                                                    \
+		const enum kt_copy copy __attribute__((unused)) = which;                                     \
+                                                                                                             \
+		return call;                                                                                 \
+	}
+/* A kretprobe has the result alone. */
+#define KT_KRETPROBE(name, function, which, call, returns)                                                   \
+	SEC("kretprobe/" function)                                                                           \
+	int BPF_KRETPROBE(name, returns)                                                                     \
+	{                                                                                                    \
+		const enum kt_copy copy __attribute__((unused)) = which;                                     \
+                                                                                                             \
+		return call;                                                                                 \
+	}
+
+/* A program and its backup. fexit's arguments are the function's and, at the end, its result. */
+#define KT_BACKED_UP(group, hook, section, call, ...)                                                        \
+	KT_PROGRAM(group##__##hook, section, kt_first, call, ##__VA_ARGS__)                                  \
+	KT_PROGRAM(group##_backup__##hook, section, kt_backup, call, ##__VA_ARGS__)
+#define KT_FENTRY(group, function, call, ...)                                                                \
+	KT_BACKED_UP(group, fentry, "fentry/" function, call, ##__VA_ARGS__)
+#define KT_FEXIT(group, function, call, ...)                                                                 \
+	KT_BACKED_UP(group, fentry, "fexit/" function, call, ##__VA_ARGS__)
+
+/* All programs at the entry of a function, and all at its return: there `call` may use the result alone. */
+#define KT_ENTRY(group, function, call, ...)                                                                 \
+	KT_FENTRY(group, function, call, ##__VA_ARGS__)                                                      \
+	KT_KPROBE(group##__kprobe, function, kt_only, call, ##__VA_ARGS__)
+#define KT_RETURN(group, function, call, returns, ...)                                                       \
+	KT_FEXIT(group, function, call, ##__VA_ARGS__, returns)                                              \
+	KT_KRETPROBE(group##__kprobe, function, kt_only, call, returns)
+/* Without a backup: what is missed is counted, or has a backup of another kind. */
+#define KT_ENTRY_ALONE(group, function, call, ...)                                                           \
+	KT_PROGRAM(group##__fentry, "fentry/" function, kt_first, call, ##__VA_ARGS__)                       \
+	KT_KPROBE(group##__kprobe, function, kt_only, call, ##__VA_ARGS__)
+#define KT_RETURN_ALONE(group, function, call, returns, ...)                                                 \
+	KT_PROGRAM(group##__fentry, "fexit/" function, kt_first, call, ##__VA_ARGS__, returns)               \
+	KT_KRETPROBE(group##__kprobe, function, kt_only, call, returns)
+
+/* A program at a raw tracepoint, and its backup, which must be defined in this order. */
+#define KT_RAW_TP_COPY(name, tracepoint, group, copy, call)                                                  \
+	SEC("raw_tp/" tracepoint)                                                                            \
+	int name(struct bpf_raw_tracepoint_args *ctx)                                                        \
+	{                                                                                                    \
+		return kt_handled(kt_backed_up_##group, copy) ? 0 : call;                                    \
+	}
+#define KT_RAW_TP(group, tracepoint, call)                                                                   \
+	KT_RAW_TP_COPY(group##__raw_tp, tracepoint, group, kt_first, call)                                   \
+	KT_RAW_TP_COPY(group##_backup__raw_tp, tracepoint, group, kt_backup, call)
 
 #endif

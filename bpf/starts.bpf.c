@@ -320,87 +320,38 @@ static __always_inline int step_mount_call(const struct pt_regs *regs, long resu
 			  STEP_ARGUMENT_4(regs), result);
 }
 
-SEC("fexit/" STEP_SYSCALL "mount")
-int BPF_PROG(mounted__fentry, const struct pt_regs *regs, long result)
-{
-	return step_mount_call(regs, result);
-}
+/*
+ * At the return of the functions by fexit, which has the arguments too. A kretprobe has not: where they are
+ * asked for, the kprobe is at the entry, and a call that fails is told like one that does not.
+ */
+KT_PROGRAM(mounted__fentry, "fexit/" STEP_SYSCALL "mount", kt_first, step_mount_call(regs, result),
+	   const struct pt_regs *regs, long result)
+KT_KPROBE(mounted__kprobe, STEP_SYSCALL "mount", kt_only, step_mount_call(regs, 0),
+	  const struct pt_regs *regs)
 
-SEC("fexit/" STEP_SYSCALL "unshare")
-int BPF_PROG(unshared__fentry, const struct pt_regs *regs, long result)
-{
-	return step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), result);
-}
+KT_PROGRAM(unshared__fentry, "fexit/" STEP_SYSCALL "unshare", kt_first,
+	   step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), result), const struct pt_regs *regs,
+	   long result)
+KT_KPROBE(unshared__kprobe, STEP_SYSCALL "unshare", kt_only,
+	  step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), 0), const struct pt_regs *regs)
 
-SEC("fexit/" STEP_SYSCALL "pivot_root")
-int BPF_PROG(pivoted__fentry, const struct pt_regs *regs, long result)
-{
-	return step_of_process(starts_pivot_root, 0, result);
-}
+KT_RETURN_ALONE(pivoted, STEP_SYSCALL "pivot_root", step_of_process(starts_pivot_root, 0, result),
+		long result, const struct pt_regs *regs)
+KT_RETURN_ALONE(written, "vfs_write", step_written(bytes), long bytes, void *file, void *buffer, __u64 count,
+		void *position)
 
-SEC("fexit/vfs_write")
-int BPF_PROG(written__fentry, void *file, void *buffer, __u64 count, void *position, long bytes)
-{
-	return step_written(bytes);
-}
-
-/* At entry, where the arguments are: a call that fails is told like one that does not. */
-SEC("kprobe/" STEP_SYSCALL "mount")
-int BPF_KPROBE(mounted__kprobe, const struct pt_regs *regs)
-{
-	return step_mount_call(regs, 0);
-}
-
-SEC("kprobe/" STEP_SYSCALL "unshare")
-int BPF_KPROBE(unshared__kprobe, const struct pt_regs *regs)
-{
-	return step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), 0);
-}
-
-SEC("kretprobe/" STEP_SYSCALL "pivot_root")
-int BPF_KRETPROBE(pivoted__kprobe, long result)
-{
-	return step_of_process(starts_pivot_root, 0, result);
-}
-
-SEC("kretprobe/vfs_write")
-int BPF_KRETPROBE(written__kprobe, long bytes)
-{
-	return step_written(bytes);
-}
-
-SEC("raw_tp/sys_exit")
-int mounted__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	const struct pt_regs *regs = (const struct pt_regs *)ctx->args[0];
-
-	return STEP_NUMBER(regs) == STEP_NR_MOUNT ? step_mount_call(regs, ctx->args[1]) : 0;
-}
-
-SEC("raw_tp/sys_exit")
-int unshared__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	const struct pt_regs *regs = (const struct pt_regs *)ctx->args[0];
-
-	if (STEP_NUMBER(regs) != STEP_NR_UNSHARE)
-		return 0;
-	return step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), ctx->args[1]);
-}
-
-SEC("raw_tp/sys_exit")
-int pivoted__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	const struct pt_regs *regs = (const struct pt_regs *)ctx->args[0];
-
-	return STEP_NUMBER(regs) == STEP_NR_PIVOT_ROOT ? step_of_process(starts_pivot_root, 0, ctx->args[1])
-						       : 0;
-}
-
-SEC("raw_tp/sys_exit")
-int written__raw_tp(struct bpf_raw_tracepoint_args *ctx)
-{
-	const struct pt_regs *regs = (const struct pt_regs *)ctx->args[0];
-	__u64 number = STEP_NUMBER(regs);
-
-	return number == STEP_NR_WRITE || number == STEP_NR_WRITEV ? step_written(ctx->args[1]) : 0;
-}
+/* The same at the end of every system call, of those with this number. */
+#define STEP_SYS_EXIT(group, is_it, call)                                                                    \
+	SEC("raw_tp/sys_exit")                                                                               \
+	int group##__raw_tp(struct bpf_raw_tracepoint_args *ctx)                                             \
+	{                                                                                                    \
+		const struct pt_regs *regs = (const struct pt_regs *)ctx->args[0];                           \
+		const typeof(STEP_NUMBER(regs)) number = STEP_NUMBER(regs);                                  \
+                                                                                                             \
+		return is_it ? call : 0;                                                                     \
+	}
+STEP_SYS_EXIT(mounted, number == STEP_NR_MOUNT, step_mount_call(regs, ctx->args[1]))
+STEP_SYS_EXIT(unshared, number == STEP_NR_UNSHARE,
+	      step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), ctx->args[1]))
+STEP_SYS_EXIT(pivoted, number == STEP_NR_PIVOT_ROOT, step_of_process(starts_pivot_root, 0, ctx->args[1]))
+STEP_SYS_EXIT(written, number == STEP_NR_WRITE || number == STEP_NR_WRITEV, step_written(ctx->args[1]))

@@ -977,7 +977,7 @@ static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_
 	return writes_count_file(writes_fsync, file, result, duration, room, false);
 }
 
-/* What vfs_fsync_range counts is not counted again by the syscall around it. */
+/* What vfs_fsync_range counts is not counted again by the system call around it. */
 static __always_inline void writes_passed_fsync(void)
 {
 	writes_begin(writes_syncing, 0, true);
@@ -989,6 +989,16 @@ static __always_inline int writes_range_synced(struct file *file, __s64 result, 
 		return 0;
 	writes_passed_fsync();
 	return writes_fsync_end(file, result, writes_duration(writes_fsync), room);
+}
+
+static __always_inline int writes_range_return(__s64 result, __u32 room)
+{
+	kt_duration_ns duration = 0;
+	struct file *file = writes_object(writes_fsync, &duration);
+
+	if (file)
+		writes_passed_fsync();
+	return file ? writes_fsync_end(file, result, duration, room) : 0;
 }
 
 static __always_inline int writes_sync_end(int fd, __s64 result, __u32 room)
@@ -1007,6 +1017,14 @@ static __always_inline int writes_sync_end(int fd, __s64 result, __u32 room)
 	return file ? writes_fsync_end(file, result, duration, room) : 0;
 }
 
+static __always_inline int writes_sync_return(__s64 result, __u32 room)
+{
+	kt_duration_ns duration = 0;
+	struct file *file = writes_object(writes_syncing, &duration);
+
+	return file ? writes_fsync_end(file, result, duration, room) : 0;
+}
+
 static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration,
 					   __u32 room)
 {
@@ -1022,6 +1040,14 @@ static __always_inline int writes_path_end(const struct path *given, __s64 resul
 	return writes_count(writes_truncate, &operand, &who);
 }
 
+static __always_inline int writes_path_return(int result, __u32 room)
+{
+	kt_duration_ns duration = 0;
+	struct path *path = writes_object(writes_truncate, &duration);
+
+	return path ? writes_path_end(path, result, duration, room) : 0;
+}
+
 static __always_inline int writes_io_uring_end(void *request, int result, kt_duration_ns duration, __u32 room)
 {
 	struct file *file = BPF_CORE_READ((struct kiocb *)request, ki_filp);
@@ -1032,6 +1058,14 @@ static __always_inline int writes_io_uring_end(void *request, int result, kt_dur
 	if (result >= 0 || result == -EIOCBQUEUED)
 		result = kt_io_uring_result(request);
 	return writes_count_file(writes_io_uring, file, result, duration, room, false);
+}
+
+static __always_inline int writes_io_uring_return(int result, __u32 room)
+{
+	kt_duration_ns duration = 0;
+	void *request = writes_object(writes_io_uring, &duration);
+
+	return request ? writes_io_uring_end(request, result, duration, room) : 0;
 }
 
 static __always_inline int writes_aio_begin(const void *request)
@@ -1067,6 +1101,21 @@ static __always_inline int writes_aio_end(const void *request, __s64 result, __u
 	operand.given = file;
 	writes_describe(&operand, BPF_CORE_READ(file, f_path.mnt), BPF_CORE_READ(file, f_inode));
 	return writes_is_counted(operand.type) ? writes_count(writes_aio, &operand, &who) : 0;
+}
+
+static __always_inline int writes_aio_enter(const void *request)
+{
+	writes_begin(writes_aio, request, false);
+	return writes_aio_begin(request);
+}
+
+/* refused before it was on its way */
+static __always_inline int writes_aio_return(int result, __u32 room)
+{
+	kt_duration_ns duration = 0;
+	void *request = writes_object(writes_aio, &duration);
+
+	return request && result < 0 ? writes_aio_end(request, result, room, 0, kt_only) : 0;
 }
 
 static __always_inline int writes_page_dirtied(const struct vm_fault *fault, __u32 room)
@@ -1111,214 +1160,125 @@ static __always_inline int writes_truncate_end(unsigned long long *ctx, __u32 ro
 		    : 0;
 }
 
-/*
- * fexit has a call's arguments beside its result: where it attaches, nothing is needed at the entry but the
- * time, and that only with latency or events (user space leaves GROUP_begin__fentry out otherwise).
- * The arguments are those of the kernel function; `call` may use its room, in groups that count.
- */
-#define WRITES_PROGRAM(group, section, call, ...)                                                            \
-	SEC(section)                                                                                         \
-	int BPF_PROG(group##__fentry, ##__VA_ARGS__)                                                         \
-	{                                                                                                    \
-		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, kt_first);                     \
-                                                                                                             \
-		return kt_call_handled(kt_backed_up_##group, kt_first) ? 0 : call;                           \
-	}                                                                                                    \
-	SEC(section)                                                                                         \
-	int BPF_PROG(group##_backup__fentry, ##__VA_ARGS__)                                                  \
-	{                                                                                                    \
-		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, kt_backup);                    \
-                                                                                                             \
-		return kt_call_handled(kt_backed_up_##group, kt_backup) ? 0 : call;                          \
-	}
-#define WRITES_FEXIT(group, function, call, ...) WRITES_PROGRAM(group, "fexit/" function, call, ##__VA_ARGS__)
-#define WRITES_FENTRY(group, function, call, ...)                                                            \
-	WRITES_PROGRAM(group, "fentry/" function, call, ##__VA_ARGS__)
-
-WRITES_FEXIT(write, "vfs_write", writes_file_end(writes_write, file, result, room), struct file *file,
-	     const char *buffer, __u64 count, void *position, __s64 result)
-WRITES_FEXIT(writev, "vfs_writev", writes_file_end(writes_writev, file, result, room), struct file *file,
-	     const void *vector, __u64 length, void *position, int flags, __s64 result)
-WRITES_FEXIT(splice, "do_splice", writes_file_end(writes_splice, file, result, room), struct file *in,
-	     void *from, struct file *file, void *to, __u64 length, __u32 flags, __s64 result)
-WRITES_FEXIT(sendfile, "do_sendfile", writes_sendfile_end(out, result, room), int out, int in, void *position,
-	     __u64 count, __u64 most, __s64 result)
-WRITES_FEXIT(copyrange, "vfs_copy_file_range",
-	     writes_is_nested(file) ? 0 : writes_file_end(writes_copy_file_range, file, result, room),
-	     struct file *in, __u64 from, struct file *file, __u64 to, __u64 length, __u32 flags,
-	     __s64 result)
-WRITES_FEXIT(fallocate, "vfs_fallocate",
-	     writes_is_nested(file) ? 0 : writes_file_end(writes_fallocate, file, result, room),
-	     struct file *file, int mode, __u64 offset, __u64 length, int result)
-WRITES_FEXIT(fsync, "vfs_fsync_range", writes_range_synced(file, result, room), struct file *file,
-	     __u64 start, __u64 end, int datasync, int result)
-WRITES_FEXIT(truncatepath, "vfs_truncate",
-	     writes_path_end(path, (int)result, writes_duration(writes_truncate), room),
-	     const struct path *path, __u64 length, __s64 result)
-WRITES_FEXIT(truncate, "do_truncate", writes_truncate_end(ctx, room))
-/* do_truncate inside vfs_truncate must not end what that began: an operation of its own. */
-WRITES_FENTRY(truncate_begin, "do_truncate", writes_begin(writes_other, 0, false))
-WRITES_FEXIT(iouring, "io_write",
-	     writes_io_uring_end(request, result, writes_duration(writes_io_uring), room), void *request,
-	     __u32 flags, int result)
-WRITES_FENTRY(aio_begin, "aio_write", writes_aio_begin(request), void *request)
-/* refused before it was on its way */
-WRITES_FEXIT(aio, "aio_write", result < 0 ? writes_aio_end(request, result, room, 0, kt_only) : 0,
-	     void *request, void *iocb, bool vectored, bool compat, int result)
-SEC("fentry/aio_complete_rw")
-int BPF_PROG(aio_end__fentry, void *request, __s64 result)
-{
-	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_first), kt_backed_up_aio_end,
-			      kt_first);
-}
-SEC("fentry/aio_complete_rw")
-int BPF_PROG(aio_end_backup__fentry, void *request, __s64 result)
-{
-	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_backup), kt_backed_up_aio_end,
-			      kt_backup);
-}
-WRITES_FENTRY(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
-
-/*
- * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
- * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
- * syscall.
- */
-#define WRITES_SYNC(group, syscall)                                                                          \
-	WRITES_FENTRY(group##_begin, KT_SYSCALL(syscall), writes_begin(writes_syncing, 0, false))            \
-	WRITES_FEXIT(group, KT_SYSCALL(syscall),                                                             \
-		     writes_sync_end(kt_syscall_argument(registers), result, room),                          \
-		     struct pt_regs *registers, __s64 result)                                                \
-	SEC("kprobe/" KT_SYSCALL(syscall))                                                                   \
-	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
-	{                                                                                                    \
-		return writes_begin(writes_syncing,                                                          \
-				    writes_file_of(kt_syscall_argument((void *)PT_REGS_PARM1(ctx))), false); \
-	}                                                                                                    \
-	SEC("kretprobe/" KT_SYSCALL(syscall))                                                                \
-	int BPF_KRETPROBE(group##__kprobe, __s64 result)                                                     \
-	{                                                                                                    \
-		kt_duration_ns duration = 0;                                                                 \
-		struct file *file = writes_object(writes_syncing, &duration);                                \
-                                                                                                             \
-		return file ? writes_fsync_end(file, result, duration, WRITES_ROOM(group, kt_only)) : 0;     \
-	}
-
-WRITES_SYNC(fsynced, fsync)
-WRITES_SYNC(fdatasynced, fdatasync)
-
-SEC("kprobe/aio_write")
-int BPF_KPROBE(aio_begin__kprobe, void *request)
-{
-	writes_begin(writes_aio, request, false);
-	return writes_aio_begin(request);
-}
-
-SEC("kretprobe/aio_write")
-int BPF_KRETPROBE(aio__kprobe, int result)
-{
-	kt_duration_ns duration = 0;
-	void *request = writes_object(writes_aio, &duration);
-
-	return request && result < 0 ? writes_aio_end(request, result, WRITES_ROOM(aio, kt_only), 0, kt_only)
-				     : 0;
-}
-
-SEC("kprobe/aio_complete_rw")
-int BPF_KPROBE(aio_end__kprobe, void *request, __s64 result)
-{
-	return writes_aio_end(request, result, WRITES_ROOM(aio_end, kt_only), 0, kt_only);
-}
-
-SEC("kprobe/fault_dirty_shared_page")
-int BPF_KPROBE(mmap__kprobe, struct vm_fault *fault)
-{
-	return writes_page_dirtied(fault, WRITES_ROOM(mmap, kt_only));
-}
-
-SEC("kretprobe/vfs_truncate")
-int BPF_KRETPROBE(truncatepath__kprobe, int result)
-{
-	kt_duration_ns duration = 0;
-	struct path *path = writes_object(writes_truncate, &duration);
-
-	return path ? writes_path_end(path, result, duration, WRITES_ROOM(truncatepath, kt_only)) : 0;
-}
-
-SEC("kretprobe/io_write")
-int BPF_KRETPROBE(iouring__kprobe, int result)
-{
-	kt_duration_ns duration = 0;
-	void *request = writes_object(writes_io_uring, &duration);
-
-	return request ? writes_io_uring_end(request, result, duration, WRITES_ROOM(iouring, kt_only)) : 0;
-}
-
-SEC("kretprobe/vfs_fsync_range")
-int BPF_KRETPROBE(fsync__kprobe, int result)
-{
-	kt_duration_ns duration = 0;
-	struct file *file = writes_object(writes_fsync, &duration);
-
-	if (file)
-		writes_passed_fsync();
-	return file ? writes_fsync_end(file, result, duration, WRITES_ROOM(fsync, kt_only)) : 0;
-}
-
-SEC("kprobe/do_truncate")
-int truncate_begin__kprobe(struct pt_regs *ctx)
+static __always_inline void *writes_truncated(struct pt_regs *ctx)
 {
 	__u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 
 	asm volatile("" : "+r"(fourth), "+r"(fifth));
-	return writes_begin(writes_other, (void *)(kt_inode_operations_are_idmapped() ? fifth : fourth),
-			    false);
+	return (void *)(kt_inode_operations_are_idmapped() ? fifth : fourth);
 }
 
-SEC("kretprobe/do_truncate")
-int BPF_KRETPROBE(truncate__kprobe, int result)
+static __always_inline int writes_truncate_return(int result, __u32 room)
 {
 	kt_duration_ns duration = 0;
 	struct file *file = writes_object(writes_other, &duration);
 
-	return file ? writes_count_file(writes_truncate, file, result, duration,
-					WRITES_ROOM(truncate, kt_only), false)
-		    : 0;
+	return file ? writes_count_file(writes_truncate, file, result, duration, room, false) : 0;
 }
 
-#define WRITES_BEGIN(group, kernel_function, operation, at, argument, object, nested)                        \
-	WRITES_FENTRY(group##_begin, #kernel_function, ({                                                    \
-			      struct file *file __attribute__((unused)) = (void *)ctx[at];                   \
-			      nested ? 0 : writes_begin(operation, 0, false);                                \
-		      }))                                                                                    \
-	SEC("kprobe/" #kernel_function)                                                                      \
-	int group##_begin__kprobe(struct pt_regs *ctx)                                                       \
-	{                                                                                                    \
-		struct file *file = (void *)argument(ctx);                                                   \
+/*
+ * The programs (hooks.bpf.h). Groups that count may use their `room`. fentry and fexit have backups that ask
+ * kt_call_handled.
+ */
+#define WRITES_IN_ROOM(group, call)                                                                          \
+	({                                                                                                   \
+		const __u32 room __attribute__((unused)) = WRITES_ROOM(group, copy);                         \
                                                                                                              \
-		return writes_begin(operation, object, nested);                                              \
-	}
-#define WRITES_RETURN(group, kernel_function, operation, type)                                               \
-	SEC("kretprobe/" #kernel_function)                                                                   \
-	int BPF_KRETPROBE(group##__kprobe, type result)                                                      \
-	{                                                                                                    \
-		return writes_file_return(operation, result, WRITES_ROOM(group, kt_only));                   \
-	}
+		call;                                                                                        \
+	})
+#define WRITES_ONCE(group, call) WRITES_IN_ROOM(group, kt_call_handled(kt_backed_up_##group, copy) ? 0 : call)
+#define WRITES_FENTRY(group, function, call, ...)                                                            \
+	KT_FENTRY(group, function, WRITES_ONCE(group, call), ##__VA_ARGS__)
+#define WRITES_FEXIT(group, function, call, ...)                                                             \
+	KT_FEXIT(group, function, WRITES_ONCE(group, call), ##__VA_ARGS__)
+#define WRITES_KPROBE(group, function, call, ...)                                                            \
+	KT_KPROBE(group##__kprobe, function, kt_only, WRITES_IN_ROOM(group, call), ##__VA_ARGS__)
+#define WRITES_KRETPROBE(group, function, call, returns)                                                     \
+	KT_KRETPROBE(group##__kprobe, function, kt_only, WRITES_IN_ROOM(group, call), returns)
 
-WRITES_BEGIN(write, vfs_write, writes_write, 0, PT_REGS_PARM1, file, false)
-WRITES_BEGIN(writev, vfs_writev, writes_writev, 0, PT_REGS_PARM1, file, false)
-WRITES_BEGIN(splice, do_splice, writes_splice, 2, PT_REGS_PARM3, file, false)
-WRITES_BEGIN(sendfile, do_sendfile, writes_sendfile, 0, PT_REGS_PARM1, writes_file_of((__u64)file), false)
-WRITES_BEGIN(copyrange, vfs_copy_file_range, writes_copy_file_range, 2, PT_REGS_PARM3, file,
-	     writes_is_nested(file))
-WRITES_BEGIN(fallocate, vfs_fallocate, writes_fallocate, 0, PT_REGS_PARM1, file, writes_is_nested(file))
-WRITES_BEGIN(fsync, vfs_fsync_range, writes_fsync, 0, PT_REGS_PARM1, file, writes_is_nested(file))
-WRITES_BEGIN(truncatepath, vfs_truncate, writes_truncate, 0, PT_REGS_PARM1, file, false)
-WRITES_BEGIN(iouring, io_write, writes_io_uring, 0, PT_REGS_PARM1, file, false)
+/*
+ * An operation: its programs at the return, and at the entry (GROUP_begin). fexit has the arguments beside
+ * the result: where it attaches, `end` needs nothing of the entry but the time, and that only with latency or
+ * events (user space leaves GROUP_begin__fentry out otherwise). A kretprobe has the result alone: for
+ * `returned`, the kprobe at the entry remembers the object.
+ */
+#define WRITES_OPERATION(group, function, operation, object, end, returned, returns, ...)                    \
+	WRITES_FEXIT(group, function, end, ##__VA_ARGS__, returns)                                           \
+	WRITES_FENTRY(group##_begin, function, writes_begin(operation, 0, false), ##__VA_ARGS__)             \
+	WRITES_KPROBE(group##_begin, function, writes_begin(operation, object, false), ##__VA_ARGS__)        \
+	WRITES_KRETPROBE(group, function, returned, returns)
 
-WRITES_RETURN(write, vfs_write, writes_write, __s64)
-WRITES_RETURN(writev, vfs_writev, writes_writev, __s64)
-WRITES_RETURN(splice, do_splice, writes_splice, __s64)
-WRITES_RETURN(sendfile, do_sendfile, writes_sendfile, __s64)
-WRITES_RETURN(copyrange, vfs_copy_file_range, writes_copy_file_range, __s64)
-WRITES_RETURN(fallocate, vfs_fallocate, writes_fallocate, int)
+/*
+ * On a file, which is argument number `place`: kprobes have five by name at most, and these need but one.
+ * What is `nested` in an operation of a stacking file system is not counted.
+ */
+#define WRITES_FILE_BY(group, function, operation, place, nested, end, returned, returns, ...)               \
+	WRITES_FEXIT(group, function, end, ##__VA_ARGS__, returns)                                           \
+	WRITES_FENTRY(group##_begin, function, ({                                                            \
+			      struct file *file __attribute__((unused)) = (void *)ctx[(place)-1];            \
+                                                                                                             \
+			      (nested) ? 0 : writes_begin(operation, 0, false);                              \
+		      }))                                                                                    \
+	WRITES_KPROBE(group##_begin, function, ({                                                            \
+			      struct file *file = (void *)PT_REGS_PARM##place(ctx);                          \
+                                                                                                             \
+			      writes_begin(operation, file, nested);                                         \
+		      }))                                                                                    \
+	WRITES_KRETPROBE(group, function, returned, returns)
+#define WRITES_FILE(group, function, operation, place, nested, returns, ...)                                 \
+	WRITES_FILE_BY(group, function, operation, place, nested,                                            \
+		       (nested) ? 0 : writes_file_end(operation, file, result, room),                        \
+		       writes_file_return(operation, result, room), returns, ##__VA_ARGS__)
+
+WRITES_FILE(write, "vfs_write", writes_write, 1, false, __s64 result, struct file *file, const char *buffer,
+	    __u64 count, void *position)
+WRITES_FILE(writev, "vfs_writev", writes_writev, 1, false, __s64 result, struct file *file,
+	    const void *vector, __u64 length, void *position, int flags)
+WRITES_FILE(splice, "do_splice", writes_splice, 3, false, __s64 result, struct file *in, void *from,
+	    struct file *file, void *to, __u64 length, __u32 flags)
+WRITES_OPERATION(sendfile, "do_sendfile", writes_sendfile, writes_file_of(out),
+		 writes_sendfile_end(out, result, room), writes_file_return(writes_sendfile, result, room),
+		 __s64 result, int out, int in, void *position, __u64 count, __u64 most)
+WRITES_FILE(copyrange, "vfs_copy_file_range", writes_copy_file_range, 3, writes_is_nested(file), __s64 result,
+	    struct file *in, __u64 from, struct file *file, __u64 to, __u64 length, __u32 flags)
+WRITES_FILE(fallocate, "vfs_fallocate", writes_fallocate, 1, writes_is_nested(file), int result,
+	    struct file *file, int mode, __u64 offset, __u64 length)
+WRITES_FILE_BY(fsync, "vfs_fsync_range", writes_fsync, 1, writes_is_nested(file),
+	       writes_range_synced(file, result, room), writes_range_return(result, room), int result,
+	       struct file *file, __u64 start, __u64 end, int datasync)
+WRITES_OPERATION(truncatepath, "vfs_truncate", writes_truncate, path,
+		 writes_path_end(path, (int)result, writes_duration(writes_truncate), room),
+		 writes_path_return(result, room), __s64 result, const struct path *path, __u64 length)
+/* do_truncate inside vfs_truncate must not end what that began: an operation of its own. */
+WRITES_FEXIT(truncate, "do_truncate", writes_truncate_end(ctx, room))
+WRITES_FENTRY(truncate_begin, "do_truncate", writes_begin(writes_other, 0, false))
+WRITES_KPROBE(truncate_begin, "do_truncate", writes_begin(writes_other, writes_truncated(ctx), false))
+WRITES_KRETPROBE(truncate, "do_truncate", writes_truncate_return(result, room), int result)
+WRITES_OPERATION(iouring, "io_write", writes_io_uring, request,
+		 writes_io_uring_end(request, result, writes_duration(writes_io_uring), room),
+		 writes_io_uring_return(result, room), int result, void *request, __u32 flags)
+
+/* aio_write tells what was refused before it was on its way, aio_complete_rw the rest, at its entry. */
+WRITES_FENTRY(aio_begin, "aio_write", writes_aio_begin(request), void *request)
+WRITES_FEXIT(aio, "aio_write", result < 0 ? writes_aio_end(request, result, room, 0, kt_only) : 0,
+	     void *request, void *iocb, bool vectored, bool compat, int result)
+WRITES_KPROBE(aio_begin, "aio_write", writes_aio_enter(request), void *request)
+WRITES_KRETPROBE(aio, "aio_write", writes_aio_return(result, room), int result)
+KT_ENTRY(aio_end, "aio_complete_rw",
+	 writes_aio_end(request, result, WRITES_ROOM(aio_end, copy), kt_backed_up_aio_end, copy),
+	 void *request, __s64 result)
+
+/*
+ * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
+ * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
+ * system call.
+ */
+#define WRITES_SYNC(group, function)                                                                         \
+	WRITES_OPERATION(group, function, writes_syncing, writes_file_of(kt_syscall_argument(registers)),    \
+			 writes_sync_end(kt_syscall_argument(registers), result, room),                      \
+			 writes_sync_return(result, room), __s64 result, struct pt_regs *registers)
+WRITES_SYNC(fsynced, KT_SYSCALL(fsync))
+WRITES_SYNC(fdatasynced, KT_SYSCALL(fdatasync))
+
+WRITES_FENTRY(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
+WRITES_KPROBE(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
