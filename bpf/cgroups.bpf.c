@@ -17,20 +17,13 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile kt_duration_ns min_stall_ns = 0;
 const volatile kt_bytes page_bytes = 4096;
 
-enum kt_backed_up {
-	kt_backed_up_created = kt_backed_up_others,
-	kt_backed_up_removed,
-	kt_backed_up_attached,
-	kt_backed_up_exec,
-	kt_backed_up_exit,
-	kt_backed_up_oom,
-	kt_backed_up_reclaim,
-	kt_backed_up_return_reclaim,
-	kt_backed_up_frozen,
-	kt_backed_up_thawed,
-};
-/* User space finds the names through this pointer's type. */
-enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+/* The groups of programs that have a backup. */
+/* clang-format off */
+#define CGROUPS_GROUPS(X)                                                                                    \
+	X(created) X(removed) X(attached) X(exec) X(exit) X(oom)                                             \
+	X(reclaim) X(return_reclaim) X(frozen) X(thawed)
+/* clang-format on */
+KT_GROUPS(CGROUPS_GROUPS);
 
 /* What happened; `throttled` is user space's. */
 enum cgroups_event {

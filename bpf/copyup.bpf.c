@@ -143,28 +143,18 @@ struct {
 /* Zeros to wipe the last path with in one call, so that no record carries the tail of another's. */
 static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 
-/* The groups of programs that have a backup (hooks.bpf.h): each body below runs in two copies of one. */
-enum kt_backed_up {
-	kt_backed_up_enter = kt_backed_up_others,
-	kt_backed_up_return,
-	kt_backed_up_begun,
-	kt_backed_up_spliced,
-	kt_backed_up_cloned,
-	kt_backed_up_target,
-	kt_backed_up_setattr,
-	kt_backed_up_setattr_end,
-	kt_backed_up_rename,
-	kt_backed_up_rename_end,
-	kt_backed_up_link,
-	kt_backed_up_link_end,
-	kt_backed_up_xattr,
-	kt_backed_up_xattr_end,
-	kt_backed_up_unlink,
-	kt_backed_up_unlink_end,
-	kt_backed_up_create,
-	kt_backed_up_create_end,
-};
-enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+/* The groups of programs that have a backup: each body below runs in two copies of one. */
+/* clang-format off */
+#define COPYUP_GROUPS(X)                                                                                     \
+	X(enter) X(return) X(begun) X(spliced) X(cloned) X(target)                                           \
+	X(setattr) X(setattr_end)                                                                            \
+	X(rename) X(rename_end)                                                                              \
+	X(link) X(link_end)                                                                                  \
+	X(xattr) X(xattr_end)                                                                                \
+	X(unlink) X(unlink_end)                                                                              \
+	X(create) X(create_end)
+/* clang-format on */
+KT_GROUPS(COPYUP_GROUPS);
 
 static __always_inline int copyup_operation(__u32 trigger, __u32 group, __u32 copy)
 {

@@ -24,8 +24,20 @@ enum kt_copy *kt_pin_copy __attribute__((unused));
 /* Whether backups are attached; set before load. */
 const volatile bool backed_up = false;
 
-/* Groups at most; their index is enum kt_backed_up_births, and behind it the tracer's enum kt_backed_up. */
-#define KT_GROUPS_AT_MOST 32
+/*
+ * The groups that have a backup: those of enum kt_backed_up_births, and behind them the tracer's own, which
+ * it lists once: `#define GROUPS(X) X(this) X(that)` and `KT_GROUPS(GROUPS);`. A program whose group is not
+ * in the list does not compile; tests/unit/test_engine_translate.py finds a group in the list that has none.
+ */
+#define KT_GROUPS_AT_MOST      32
+#define KT_GROUP_PLACE(group)  kt_group_##group,
+#define KT_GROUP_NUMBER(group) kt_backed_up_##group = kt_backed_up_others + kt_group_##group,
+#define KT_GROUPS(list)                                                                                      \
+	enum { list(KT_GROUP_PLACE) kt_groups };                                                             \
+	enum kt_backed_up { list(KT_GROUP_NUMBER) };                                                         \
+	/* User space finds the names through this pointer's type. */                                        \
+	enum kt_backed_up *kt_pin_backed_up __attribute__((unused));                                         \
+	_Static_assert(kt_backed_up_others + kt_groups <= KT_GROUPS_AT_MOST, "a place for each group")
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -14,14 +14,9 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-enum kt_backed_up {
-	kt_backed_up_created = kt_backed_up_others,
-	kt_backed_up_removed,
-	kt_backed_up_attached,
-	kt_backed_up_exec,
-};
-/* User space finds the names through this pointer's type. */
-enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+/* The groups of programs that have a backup. */
+#define STARTS_GROUPS(X) X(created) X(removed) X(attached) X(exec)
+KT_GROUPS(STARTS_GROUPS);
 
 /* pod_cgroup, prepared and rootfs are user space's: from facts, and from where something is mounted. */
 enum starts_phase {

@@ -242,48 +242,26 @@ struct writes_scratch {
 	char path[KT_PATH_BYTES + KT_NAME_BYTES];
 };
 
-/* The groups of programs that have a backup (hooks.bpf.h): first those that count. */
-enum kt_backed_up {
-	kt_backed_up_write = kt_backed_up_others,
-	kt_backed_up_writev,
-	kt_backed_up_aio,
-	kt_backed_up_aio_end,
-	kt_backed_up_iouring,
-	kt_backed_up_sendfile,
-	kt_backed_up_splice,
-	kt_backed_up_copyrange,
-	kt_backed_up_fallocate,
-	kt_backed_up_truncate,
-	kt_backed_up_truncatepath,
-	kt_backed_up_fsync,
-	kt_backed_up_fsynced,
-	kt_backed_up_fdatasynced,
-	kt_backed_up_mmap,
-	kt_backed_up_write_begin,
-	kt_backed_up_writev_begin,
-	kt_backed_up_aio_begin,
-	kt_backed_up_iouring_begin,
-	kt_backed_up_sendfile_begin,
-	kt_backed_up_splice_begin,
-	kt_backed_up_copyrange_begin,
-	kt_backed_up_fallocate_begin,
-	kt_backed_up_truncate_begin,
-	kt_backed_up_truncatepath_begin,
-	kt_backed_up_fsync_begin,
-	kt_backed_up_fsynced_begin,
-	kt_backed_up_fdatasynced_begin,
-};
-/* User space finds the names through this pointer's type. */
-enum kt_backed_up *kt_pin_backed_up __attribute__((unused));
+/* The groups of programs that have a backup: first those that count, then those at the entries. */
+/* clang-format off */
+#define WRITES_COUNTING_GROUPS(X)                                                                            \
+	X(write) X(writev) X(aio) X(aio_end) X(iouring) X(sendfile) X(splice) X(copyrange) X(fallocate)      \
+	X(truncate) X(truncatepath) X(fsync) X(fsynced) X(fdatasynced) X(mmap)
+#define WRITES_BEGIN_GROUPS(X)                                                                               \
+	X(write_begin) X(writev_begin) X(aio_begin) X(iouring_begin) X(sendfile_begin) X(splice_begin)       \
+	X(copyrange_begin) X(fallocate_begin) X(truncate_begin) X(truncatepath_begin) X(fsync_begin)         \
+	X(fsynced_begin) X(fdatasynced_begin)
+/* clang-format on */
+#define WRITES_GROUPS(X) WRITES_COUNTING_GROUPS(X) WRITES_BEGIN_GROUPS(X)
+KT_GROUPS(WRITES_GROUPS);
 
 /*
  * One copy of a program runs on a CPU at a time, but another program may, where a preempted one waits: each
  * has a room of its own on each CPU.
  */
-_Static_assert(kt_backed_up_mmap + 1 == kt_backed_up_write_begin, "who counts comes first");
-#define WRITES_COUNTING (kt_backed_up_write_begin - kt_backed_up_write)
-#define WRITES_ROOM(group, copy)                                                                             \
-	((kt_backed_up_##group - kt_backed_up_write) + ((copy) == kt_backup ? WRITES_COUNTING : 0))
+#define WRITES_ONE_MORE(group)	 +1
+#define WRITES_COUNTING		 (0 WRITES_COUNTING_GROUPS(WRITES_ONE_MORE))
+#define WRITES_ROOM(group, copy) (kt_group_##group + ((copy) == kt_backup ? WRITES_COUNTING : 0))
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, translate
+from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, _Preprocessor, translate
 from kubetrace.engines.kernel_types import asked_for
 from kubetrace.errors import LoadRefused
 
@@ -171,6 +172,17 @@ def test_every_program_but_fentry_is_there(tracer: str) -> None:
     assert "SEC(" not in found.text.partition("kt_pin_loss")[2]
     if tracer == "writes":
         assert found.programs["fsynced__kprobe"] in ("kretprobe/__x64_sys_fsync", "kretprobe/__arm64_sys_fsync")
+
+
+@pytest.mark.parametrize("tracer", ["copyup", "writes", "cgroups", "starts"])
+def test_the_groups_in_a_tracers_list_are_those_with_a_backup(tracer: str) -> None:
+    pre = _Preprocessor({"__TARGET_ARCH_x86"}, [BPF])
+    text = pre.expand(pre.file(BPF / f"{tracer}.bpf.c"))
+    lists = [macro.body for name, macro in pre.macros.items() if name.endswith("_GROUPS")]
+    listed = [group for body in lists for group in re.findall(r"\bX\((\w+)\)", body)]
+    assert listed and len(listed) == len(set(listed))
+    backed_up = set(re.findall(r"\b(\w+)_backup__\w", text))
+    assert {"cgroup_mkdir", "cgroup_rmdir", *listed} == backed_up
 
 
 def test_what_is_asked_of_the_kernel_is_named_without_flavours() -> None:
