@@ -41,18 +41,13 @@ enum cgroups_event {
 };
 
 struct cgroups_activity {
-	kt_boot_ns time;
-	kt_cgroup_id cgroup_id;
-	kt_cgroup_id memory_cgroup_id;
+	KT_WHOSE; /* device: always 0; pid, comm: of an oom_kill the victim's */
+	enum cgroups_event event;
 	kt_duration_ns duration; /* of a stall */
 	kt_bytes memory;	 /* oom_kill: what the victim had resident */
 	kt_bytes limit;		 /* oom_kill, reclaim: the one that was hit; 0: none, the node's memory */
-	kt_hierarchy memory_hierarchy;
-	kt_dev device; /* always 0 */
-	enum cgroups_event event;
-	__u32 pid;     /* the kernel's tgid; oom_kill: the victim's */
-	__s32 status;  /* exit: as wait(2) gives it */
-	__u32 periods; /* throttled: so many; fork_refused: so often */
+	__s32 status;		 /* exit: as wait(2) gives it */
+	__u32 periods;		 /* throttled: so many; fork_refused: so often */
 	__u16 path_bytes;
 	__u16 first; /* exec, exit: of the process that the cgroup was made for */
 	struct {
@@ -95,10 +90,7 @@ static __always_inline struct cgroups_activity *activity_begin(__u32 what, const
 		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time = bpf_ktime_get_boot_ns();
-	event->cgroup_id = who->id;
-	event->memory_cgroup_id = who->memory_id;
-	event->memory_hierarchy = who->memory_hierarchy;
+	kt_whose(event, who);
 	event->event = what;
 	return event;
 }

@@ -45,20 +45,15 @@ enum copyup_part {
 };
 
 /* clang-format off */
+/* KT_WHO's time is when ovl_copy_up_one returned. */
 #define COPYUP_HEADER                                                                                        \
-	kt_boot_ns time;         /* when ovl_copy_up_one returned */                                         \
-	kt_cgroup_id cgroup_id;                                                                              \
-	kt_cgroup_id memory_cgroup_id;                                                                       \
+	KT_WHO;                                                                                              \
 	kt_inode inode;          /* of the overlay's inode */                                                \
 	kt_bytes size;           /* of the lower file, before any truncation */                              \
 	kt_bytes copied;                                                                                     \
 	kt_bytes cloned;                                                                                     \
 	kt_duration_ns duration;                                                                             \
 	kt_duration_ns parents_duration; /* of the parents that were copied up on the way */                 \
-	kt_hierarchy memory_hierarchy;                                                                       \
-	kt_dev device;           /* s_dev of the overlay's superblock */                                     \
-	__u32 pid;               /* the kernel's tgid */                                                     \
-	__u32 tid;                                                                                           \
 	kt_open_flags flags;     /* as ovl_copy_up_one was given them */                                     \
 	kt_errno error;                                                                                      \
 	kt_mode mode;                                                                                        \
@@ -69,8 +64,7 @@ enum copyup_part {
 	enum copyup_part part;                                                                               \
 	__u16 layer_index;       /* in lowerdir, from 1; 0: unknown */                                       \
 	__u16 parents;           /* of the object that the operation is about: how many came on the way */   \
-	__u32 is_parent;         /* this is one of them */                                                   \
-	char comm[16]
+	__u32 is_parent          /* this is one of them */
 /* clang-format on */
 #define COPYUP_HEADER_BYTES 136
 

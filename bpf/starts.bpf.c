@@ -44,17 +44,12 @@ enum starts_namespace {
 };
 
 struct starts_step {
-	kt_boot_ns time;
-	kt_cgroup_id cgroup_id;
-	kt_cgroup_id memory_cgroup_id;
+	KT_WHOSE; /* device: always 0 */
+	enum starts_phase phase;
 	kt_duration_ns duration; /* user space's: since the step before */
 	kt_duration_ns since;	 /* and since the pod began */
 	kt_duration_ns total;	 /* what all of this container's steps took, from then on */
-	kt_hierarchy memory_hierarchy;
-	kt_dev device; /* always 0 */
-	enum starts_phase phase;
-	__u32 pid;
-	__u32 first; /* exec: of what the container was made for */
+	__u32 first;		 /* exec: of what the container was made for */
 	__u32 flags; /* volumes: as mount(2) was given them; namespaces: as unshare(2); exec: as node, the
 			sandbox's */
 	struct {
@@ -88,10 +83,7 @@ static __always_inline struct starts_step *step_begin(__u32 phase, const struct 
 		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
-	event->time = bpf_ktime_get_boot_ns();
-	event->cgroup_id = who->id;
-	event->memory_cgroup_id = who->memory_id;
-	event->memory_hierarchy = who->memory_hierarchy;
+	kt_whose(event, who);
 	event->phase = phase;
 	return event;
 }

@@ -72,14 +72,19 @@ static __always_inline bool kt_excluded(const struct kt_cgroups *who)
 	return bpf_map_lookup_elem(&excluded_cgroups, &key) != 0;
 }
 
-/* What an event begins with: 56 bytes by which it is attributed. */
-#define KT_WHO                                                                                               \
+/*
+ * What an event begins with. KT_WHOSE: when, and the container by which it is attributed; KT_WHO: and which
+ * of its threads.
+ */
+#define KT_WHOSE                                                                                             \
 	kt_boot_ns time;                                                                                     \
 	kt_cgroup_id cgroup_id;                                                                              \
 	kt_cgroup_id memory_cgroup_id;                                                                       \
 	kt_hierarchy memory_hierarchy;                                                                       \
 	kt_dev device; /* of an overlay, where the event is about a file in one: else 0 */                   \
-	__u32 pid;                                                                                           \
+	__u32 pid      /* the kernel's tgid */
+#define KT_WHO                                                                                               \
+	KT_WHOSE;                                                                                            \
 	__u32 tid;                                                                                           \
 	char comm[16]
 #define KT_WHO_BYTES 56
@@ -87,6 +92,16 @@ static __always_inline bool kt_excluded(const struct kt_cgroups *who)
 struct kt_who {
 	KT_WHO;
 };
+
+static __always_inline void kt_whose(void *event, const struct kt_cgroups *cgroups)
+{
+	struct kt_who *who = event;
+
+	who->time = bpf_ktime_get_boot_ns();
+	who->cgroup_id = cgroups->id;
+	who->memory_cgroup_id = cgroups->memory_id;
+	who->memory_hierarchy = cgroups->memory_hierarchy;
+}
 
 /* Fill in the beginning of an event that is all zeros; false where its cgroup is not asked for. */
 static __always_inline bool kt_who_runs(void *event)
@@ -98,10 +113,7 @@ static __always_inline bool kt_who_runs(void *event)
 	kt_current_cgroups(&cgroups);
 	if (kt_excluded(&cgroups))
 		return false;
-	who->time = bpf_ktime_get_boot_ns();
-	who->cgroup_id = cgroups.id;
-	who->memory_cgroup_id = cgroups.memory_id;
-	who->memory_hierarchy = cgroups.memory_hierarchy;
+	kt_whose(event, &cgroups);
 	who->pid = thread >> 32;
 	who->tid = thread;
 	bpf_get_current_comm(who->comm, sizeof(who->comm));
