@@ -17,7 +17,7 @@ from kubetrace.stream.layout import Layout
 from kubetrace.tracers import find
 
 TRACER = find("writes")
-# as in bpf/counters.bpf.h and writes.bpf.c: time, key, value, the next one's header
+# as in bpf/counters.bpf.h and writes_key.bpf.h: time, key, value, the next one's header
 SLOT = struct.Struct("<Q QQQQIIII QQQQQ16s Q")
 
 

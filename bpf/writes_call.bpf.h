@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* An operation from its entry to its return: what a program there remembers for the one here. */
+#ifndef KT_WRITES_CALL_BPF_H
+#define KT_WRITES_CALL_BPF_H
+
+#include "who.bpf.h"
+#include "writes_key.bpf.h"
+
+/* Beside the operations: inside fsync(2) or fdatasync(2). */
+#define writes_syncing 64
+
+struct writes_start {
+	void *object; /* file, path or request */
+	kt_boot_ns time;
+	struct kt_cgroups who;
+	__u64 thread;
+	__u64 nested; /* a call by a stacking file system is under way inside */
+};
+/* An operation that a thread is in. LRU: a return that the kernel missed must not fill the map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* pid_tgid | operation << 56 */
+	__type(value, struct writes_start);
+} starts SEC(".maps");
+/* An aio request on its way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* struct kiocb * */
+	__type(value, struct writes_start);
+} requests SEC(".maps");
+
+static __always_inline __u64 writes_thread(__u32 operation)
+{
+	return bpf_get_current_pid_tgid() | (__u64)operation << 56;
+}
+
+/* An operation begins; of one inside it (nested), only that it does. */
+static __always_inline int writes_begin(__u32 operation, const void *object, bool nested)
+{
+	__u64 thread = writes_thread(operation);
+	struct writes_start start = {.object = (void *)object};
+	struct writes_start *outer;
+
+	if (nested) {
+		outer = bpf_map_lookup_elem(&starts, &thread);
+		if (outer)
+			outer->nested = 1;
+		return 0;
+	}
+	start.time = bpf_ktime_get_boot_ns();
+	bpf_map_update_elem(&starts, &thread, &start, BPF_ANY);
+	return 0;
+}
+
+/* How long the operation took that ends now, for fexit, which has the arguments at hand. */
+static __always_inline kt_duration_ns writes_duration(__u32 operation)
+{
+	struct writes_start *start;
+	kt_duration_ns duration;
+	__u64 thread;
+
+	if (!latency && !events)
+		return 0;
+	thread = writes_thread(operation);
+	start = bpf_map_lookup_elem(&starts, &thread);
+	if (!start)
+		return 0;
+	duration = bpf_ktime_get_boot_ns() - start->time;
+	bpf_map_delete_elem(&starts, &thread);
+	return duration;
+}
+
+/* The object of the operation that ends now, for kretprobes, which have the result alone; 0: none. */
+static __always_inline void *writes_object(__u32 operation, kt_duration_ns *duration)
+{
+	__u64 thread = writes_thread(operation);
+	struct writes_start *start = bpf_map_lookup_elem(&starts, &thread);
+	void *object;
+
+	if (!start)
+		return 0;
+	if (start->nested) {
+		start->nested = 0;
+		return 0;
+	}
+	object = start->object;
+	*duration = bpf_ktime_get_boot_ns() - start->time;
+	bpf_map_delete_elem(&starts, &thread);
+	return object;
+}
+
+#endif
