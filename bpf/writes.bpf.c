@@ -50,27 +50,35 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 	KT_FEXIT(group, function, WRITES_ONCE(group, call), ##__VA_ARGS__)
 #define WRITES_KPROBE(group, function, call, ...)                                                            \
 	KT_KPROBE(group##__kprobe, function, kt_only, WRITES_IN_ROOM(group, call), ##__VA_ARGS__)
-#define WRITES_KRETPROBE(group, function, call, returns)                                                     \
-	KT_KRETPROBE(group##__kprobe, function, kt_only, WRITES_IN_ROOM(group, call), returns)
 
 /*
  * An operation: its programs at the return, and at the entry (GROUP_begin). fexit has the arguments beside
- * the result: where it attaches, `end` needs nothing of the entry but the time, and that only with latency or
- * events (user space leaves GROUP_begin__fentry out otherwise). A kretprobe has the result alone: for
- * `returned`, the kprobe at the entry remembers the object.
+ * the result: where it attaches, it needs nothing of the entry but the time, and that only with latency or
+ * events (user space leaves GROUP_begin__fentry out otherwise). A kretprobe has the result alone: the kprobe
+ * at the entry remembers what the operation is about, which is `object` here, and since when, hence its
+ * `duration`.
  */
-#define WRITES_OPERATION(group, function, operation, object, end, returned, returns, ...)                    \
-	WRITES_FEXIT(group, function, end, ##__VA_ARGS__, returns)                                           \
+#define WRITES_RETURN(group, function, operation, call, returns)                                             \
+	KT_KRETPROBE(group##__kprobe, function, kt_only,                                                     \
+		     WRITES_IN_ROOM(group, ({                                                                \
+					    kt_duration_ns duration = 0;                                     \
+					    void *object = writes_object(operation, &duration);              \
+                                                                                                             \
+					    object ? (call) : 0;                                             \
+				    })),                                                                     \
+		     returns)
+#define WRITES_OPERATION(group, function, operation, about, at_fexit, at_kretprobe, returns, ...)            \
+	WRITES_FEXIT(group, function, at_fexit, ##__VA_ARGS__, returns)                                      \
 	WRITES_FENTRY(group##_begin, function, writes_begin(operation, 0, false), ##__VA_ARGS__)             \
-	WRITES_KPROBE(group##_begin, function, writes_begin(operation, object, false), ##__VA_ARGS__)        \
-	WRITES_KRETPROBE(group, function, returned, returns)
+	WRITES_KPROBE(group##_begin, function, writes_begin(operation, about, false), ##__VA_ARGS__)         \
+	WRITES_RETURN(group, function, operation, at_kretprobe, returns)
 
 /*
  * On a file, which is argument number `place`: kprobes have five by name at most, and these need but one.
  * What is `nested` in an operation of a stacking file system is not counted.
  */
-#define WRITES_FILE_BY(group, function, operation, place, nested, end, returned, returns, ...)               \
-	WRITES_FEXIT(group, function, end, ##__VA_ARGS__, returns)                                           \
+#define WRITES_FILE_BY(group, function, operation, place, nested, at_fexit, at_kretprobe, returns, ...)      \
+	WRITES_FEXIT(group, function, at_fexit, ##__VA_ARGS__, returns)                                      \
 	WRITES_FENTRY(group##_begin, function, ({                                                            \
 			      struct file *file __attribute__((unused)) = (void *)ctx[(place)-1];            \
                                                                                                              \
@@ -81,11 +89,12 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
                                                                                                              \
 			      writes_begin(operation, file, nested);                                         \
 		      }))                                                                                    \
-	WRITES_KRETPROBE(group, function, returned, returns)
+	WRITES_RETURN(group, function, operation, at_kretprobe, returns)
 #define WRITES_FILE(group, function, operation, place, nested, returns, ...)                                 \
 	WRITES_FILE_BY(group, function, operation, place, nested,                                            \
 		       (nested) ? 0 : writes_file_end(operation, file, result, room),                        \
-		       writes_file_return(operation, result, room), returns, ##__VA_ARGS__)
+		       writes_count_file(operation, object, result, duration, room, false), returns,         \
+		       ##__VA_ARGS__)
 
 static __always_inline bool writes_is_nested(const struct file *file)
 {
@@ -95,14 +104,6 @@ static __always_inline bool writes_is_nested(const struct file *file)
 static __always_inline int writes_file_end(__u32 operation, struct file *file, __s64 result, __u32 room)
 {
 	return writes_count_file(operation, file, result, writes_duration(operation), room, true);
-}
-
-static __always_inline int writes_file_return(__u32 operation, __s64 result, __u32 room)
-{
-	kt_duration_ns duration = 0;
-	struct file *file = writes_object(operation, &duration);
-
-	return file ? writes_count_file(operation, file, result, duration, room, false) : 0;
 }
 
 WRITES_FILE(write, "vfs_write", writes_write, 1, false, __s64 result, struct file *file, const char *buffer,
@@ -135,8 +136,9 @@ static __always_inline int writes_sendfile_end(int fd, __s64 result, __u32 room)
 }
 
 WRITES_OPERATION(sendfile, "do_sendfile", writes_sendfile, writes_file_of(out),
-		 writes_sendfile_end(out, result, room), writes_file_return(writes_sendfile, result, room),
-		 __s64 result, int out, int in, void *position, __u64 count, __u64 most)
+		 writes_sendfile_end(out, result, room),
+		 writes_count_file(writes_sendfile, object, result, duration, room, false), __s64 result,
+		 int out, int in, void *position, __u64 count, __u64 most)
 
 WRITES_FILE(copyrange, "vfs_copy_file_range", writes_copy_file_range, 3, writes_is_nested(file), __s64 result,
 	    struct file *in, __u64 from, struct file *file, __u64 to, __u64 length, __u32 flags)
@@ -166,19 +168,16 @@ static __always_inline int writes_range_synced(struct file *file, __s64 result, 
 	return writes_fsync_end(file, result, writes_duration(writes_fsync), room);
 }
 
-static __always_inline int writes_range_return(__s64 result, __u32 room)
+static __always_inline int writes_range_return(struct file *file, __s64 result, kt_duration_ns duration,
+					       __u32 room)
 {
-	kt_duration_ns duration = 0;
-	struct file *file = writes_object(writes_fsync, &duration);
-
-	if (file)
-		writes_passed_fsync();
-	return file ? writes_fsync_end(file, result, duration, room) : 0;
+	writes_passed_fsync();
+	return writes_fsync_end(file, result, duration, room);
 }
 
 WRITES_FILE_BY(fsync, "vfs_fsync_range", writes_fsync, 1, writes_is_nested(file),
-	       writes_range_synced(file, result, room), writes_range_return(result, room), int result,
-	       struct file *file, __u64 start, __u64 end, int datasync)
+	       writes_range_synced(file, result, room), writes_range_return(object, result, duration, room),
+	       int result, struct file *file, __u64 start, __u64 end, int datasync)
 
 static __always_inline int writes_path_end(const struct path *given, __s64 result, kt_duration_ns duration,
 					   __u32 room)
@@ -195,17 +194,17 @@ static __always_inline int writes_path_end(const struct path *given, __s64 resul
 	return writes_count(writes_truncate, &operand, &who);
 }
 
-static __always_inline int writes_path_return(int result, __u32 room)
+/* The result is an int, whatever the register holds above it. */
+static __always_inline int writes_path_return(const struct path *given, int result, kt_duration_ns duration,
+					      __u32 room)
 {
-	kt_duration_ns duration = 0;
-	struct path *path = writes_object(writes_truncate, &duration);
-
-	return path ? writes_path_end(path, result, duration, room) : 0;
+	return writes_path_end(given, result, duration, room);
 }
 
 WRITES_OPERATION(truncatepath, "vfs_truncate", writes_truncate, path,
 		 writes_path_end(path, (int)result, writes_duration(writes_truncate), room),
-		 writes_path_return(result, room), __s64 result, const struct path *path, __u64 length)
+		 writes_path_return(object, result, duration, room), __s64 result, const struct path *path,
+		 __u64 length)
 
 static __always_inline int writes_truncate_end(unsigned long long *ctx, __u32 room)
 {
@@ -237,19 +236,12 @@ static __always_inline void *writes_truncated(struct pt_regs *ctx)
 	return (void *)(kt_inode_operations_are_idmapped() ? fifth : fourth);
 }
 
-static __always_inline int writes_truncate_return(int result, __u32 room)
-{
-	kt_duration_ns duration = 0;
-	struct file *file = writes_object(writes_other, &duration);
-
-	return file ? writes_count_file(writes_truncate, file, result, duration, room, false) : 0;
-}
-
 /* do_truncate inside vfs_truncate must not end what that began: an operation of its own. */
 WRITES_FEXIT(truncate, "do_truncate", writes_truncate_end(ctx, room))
 WRITES_FENTRY(truncate_begin, "do_truncate", writes_begin(writes_other, 0, false))
 WRITES_KPROBE(truncate_begin, "do_truncate", writes_begin(writes_other, writes_truncated(ctx), false))
-WRITES_KRETPROBE(truncate, "do_truncate", writes_truncate_return(result, room), int result)
+WRITES_RETURN(truncate, "do_truncate", writes_other,
+	      writes_count_file(writes_truncate, object, result, duration, room, false), int result)
 
 static __always_inline int writes_io_uring_end(void *request, int result, kt_duration_ns duration, __u32 room)
 {
@@ -263,17 +255,9 @@ static __always_inline int writes_io_uring_end(void *request, int result, kt_dur
 	return writes_count_file(writes_io_uring, file, result, duration, room, false);
 }
 
-static __always_inline int writes_io_uring_return(int result, __u32 room)
-{
-	kt_duration_ns duration = 0;
-	void *request = writes_object(writes_io_uring, &duration);
-
-	return request ? writes_io_uring_end(request, result, duration, room) : 0;
-}
-
 WRITES_OPERATION(iouring, "io_write", writes_io_uring, request,
 		 writes_io_uring_end(request, result, writes_duration(writes_io_uring), room),
-		 writes_io_uring_return(result, room), int result, void *request, __u32 flags)
+		 writes_io_uring_end(object, result, duration, room), int result, void *request, __u32 flags)
 
 static __always_inline int writes_aio_begin(const void *request)
 {
@@ -316,21 +300,13 @@ static __always_inline int writes_aio_enter(const void *request)
 	return writes_aio_begin(request);
 }
 
-/* refused before it was on its way */
-static __always_inline int writes_aio_return(int result, __u32 room)
-{
-	kt_duration_ns duration = 0;
-	void *request = writes_object(writes_aio, &duration);
-
-	return request && result < 0 ? writes_aio_end(request, result, room, 0, kt_only) : 0;
-}
-
 /* aio_write tells what was refused before it was on its way, aio_complete_rw the rest, at its entry. */
 WRITES_FENTRY(aio_begin, "aio_write", writes_aio_begin(request), void *request)
 WRITES_FEXIT(aio, "aio_write", result < 0 ? writes_aio_end(request, result, room, 0, kt_only) : 0,
 	     void *request, void *iocb, bool vectored, bool compat, int result)
 WRITES_KPROBE(aio_begin, "aio_write", writes_aio_enter(request), void *request)
-WRITES_KRETPROBE(aio, "aio_write", writes_aio_return(result, room), int result)
+WRITES_RETURN(aio, "aio_write", writes_aio, result < 0 ? writes_aio_end(object, result, room, 0, kt_only) : 0,
+	      int result)
 KT_ENTRY(aio_end, "aio_complete_rw",
 	 writes_aio_end(request, result, WRITES_ROOM(aio_end, copy), kt_backed_up_aio_end, copy),
 	 void *request, __s64 result)
@@ -351,14 +327,6 @@ static __always_inline int writes_sync_end(int fd, __s64 result, __u32 room)
 	return file ? writes_fsync_end(file, result, duration, room) : 0;
 }
 
-static __always_inline int writes_sync_return(__s64 result, __u32 room)
-{
-	kt_duration_ns duration = 0;
-	struct file *file = writes_object(writes_syncing, &duration);
-
-	return file ? writes_fsync_end(file, result, duration, room) : 0;
-}
-
 /*
  * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
  * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
@@ -367,7 +335,8 @@ static __always_inline int writes_sync_return(__s64 result, __u32 room)
 #define WRITES_SYNC(group, function)                                                                         \
 	WRITES_OPERATION(group, function, writes_syncing, writes_file_of(kt_syscall_argument(registers)),    \
 			 writes_sync_end(kt_syscall_argument(registers), result, room),                      \
-			 writes_sync_return(result, room), __s64 result, struct pt_regs *registers)
+			 writes_fsync_end(object, result, duration, room), __s64 result,                     \
+			 struct pt_regs *registers)
 WRITES_SYNC(fsynced, KT_SYSCALL(fsync))
 WRITES_SYNC(fdatasynced, KT_SYSCALL(fdatasync))
 
