@@ -39,6 +39,7 @@ const volatile bool backed_up = false;
 	enum kt_backed_up *kt_pin_backed_up __attribute__((unused));                                         \
 	_Static_assert(kt_backed_up_others + kt_groups <= KT_GROUPS_AT_MOST, "a place for each group")
 
+/* Calls that each copy did the work of. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, KT_GROUPS_AT_MOST *kt_copies);
@@ -120,6 +121,7 @@ static __always_inline bool kt_handled(__u32 group, __u32 copy)
 
 /* A program and its backup. fexit's arguments are the function's and, at the end, its result. */
 #define KT_BACKED_UP(group, hook, section, call, ...)                                                        \
+	_Static_assert(kt_backed_up_##group < KT_GROUPS_AT_MOST, "its group is in the list");                \
 	KT_PROGRAM(group##__##hook, section, kt_first, call, ##__VA_ARGS__)                                  \
 	KT_PROGRAM(group##_backup__##hook, section, kt_backup, call, ##__VA_ARGS__)
 #define KT_FENTRY(group, function, call, ...)                                                                \
