@@ -43,7 +43,8 @@ static __always_inline struct kt_path_walk kt_path(char *buffer, struct dentry *
 		}
 		if (at >= KT_PATH_BYTES)
 			break;
-		/* clang drops the mask as redundant, and the verifier then loses the bound (docs/kernel.md) */
+		/* clang drops the mask as redundant, and the verifier then loses the bound (docs/kernel.md)
+		 */
 		asm volatile("" : "+r"(at));
 		at &= KT_PATH_BYTES - 1;
 		read = bpf_probe_read_kernel_str(buffer + at, KT_NAME_BYTES, name);

@@ -1,8 +1,9 @@
 """Where a write lands: conclusions from mounts, paths and the node's facts, without any I/O.
 
-The kernel tells each mount that is written through with its root inside its file system (bpf/writes.bpf.c): a volume
-is a bind mount of its own in a container, so that root names it. A volume that is a file system of its own (tmpfs, CSI)
-is named by where the node has it mounted. What processes of the node write is named by its place, a directory.
+The kernel tells each mount that is written through with its root inside its file system (bpf/writes_place.bpf.h). A
+volume is a bind mount of its own in a container, so that root names it. A volume that is a file system of its own
+(tmpfs, CSI) is named by where the node has it mounted. What processes of the node write is named by its place, a
+directory.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kubetrace.views.columns import Value
 
 _LATENCIES = ("p50_ns", "p99_ns", "max_ns")
-# The first slot of the latency histogram ends at twice this (writes_slot in bpf/writes.bpf.c).
+# The first slot of the latency histogram ends at twice this (writes_slot in bpf/writes_count.bpf.h).
 _FIRST_SLOT_NS = 256
 _WRITES, _BYTES, _FILES, _FSYNCS, _ERRORS, _DIRTIED = range(6)
 
