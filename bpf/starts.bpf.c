@@ -271,7 +271,6 @@ static __always_inline int step_written(long bytes)
 
 /* The arguments of a system call, from the registers that it was made with: still there when it returns. */
 #if defined(__TARGET_ARCH_x86)
-#define STEP_SYSCALL	      "__x64_sys_"
 #define STEP_NUMBER(regs)     BPF_CORE_READ(regs, orig_ax)
 #define STEP_ARGUMENT_1(regs) BPF_CORE_READ(regs, di)
 #define STEP_ARGUMENT_2(regs) BPF_CORE_READ(regs, si)
@@ -288,7 +287,6 @@ struct pt_regs___call {
 	__u64 orig_x0;
 	__s32 syscallno;
 } __attribute__((preserve_access_index));
-#define STEP_SYSCALL	      "__arm64_sys_"
 #define STEP_NUMBER(regs)     BPF_CORE_READ((struct pt_regs___call *)regs, syscallno)
 #define STEP_ARGUMENT_1(regs) BPF_CORE_READ((struct pt_regs___call *)regs, orig_x0)
 #define STEP_ARGUMENT_2(regs) BPF_CORE_READ((struct pt_regs___call *)regs, regs[1])
@@ -311,19 +309,18 @@ static __always_inline int step_mount_call(const struct pt_regs *regs, long resu
  * At the return of the functions by fexit, which has the arguments too. A kretprobe has not: where they are
  * asked for, the kprobe is at the entry, and a call that fails is told like one that does not.
  */
-KT_PROGRAM(mounted__fentry, "fexit/" STEP_SYSCALL "mount", kt_first, step_mount_call(regs, result),
+KT_PROGRAM(mounted__fentry, "fexit/" KT_SYSCALL(mount), kt_first, step_mount_call(regs, result),
 	   const struct pt_regs *regs, long result)
-KT_KPROBE(mounted__kprobe, STEP_SYSCALL "mount", kt_only, step_mount_call(regs, 0),
-	  const struct pt_regs *regs)
+KT_KPROBE(mounted__kprobe, KT_SYSCALL(mount), kt_only, step_mount_call(regs, 0), const struct pt_regs *regs)
 
-KT_PROGRAM(unshared__fentry, "fexit/" STEP_SYSCALL "unshare", kt_first,
+KT_PROGRAM(unshared__fentry, "fexit/" KT_SYSCALL(unshare), kt_first,
 	   step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), result), const struct pt_regs *regs,
 	   long result)
-KT_KPROBE(unshared__kprobe, STEP_SYSCALL "unshare", kt_only,
+KT_KPROBE(unshared__kprobe, KT_SYSCALL(unshare), kt_only,
 	  step_of_process(starts_namespaces, STEP_ARGUMENT_1(regs), 0), const struct pt_regs *regs)
 
-KT_RETURN_ALONE(pivoted, STEP_SYSCALL "pivot_root", step_of_process(starts_pivot_root, 0, result),
-		long result, const struct pt_regs *regs)
+KT_RETURN_ALONE(pivoted, KT_SYSCALL(pivot_root), step_of_process(starts_pivot_root, 0, result), long result,
+		const struct pt_regs *regs)
 KT_RETURN_ALONE(written, "vfs_write", step_written(bytes), long bytes, void *file, void *buffer, __u64 count,
 		void *position)
 

@@ -172,6 +172,8 @@ def test_every_program_but_fentry_is_there(tracer: str) -> None:
     assert "SEC(" not in found.text.partition("kt_pin_loss")[2]
     if tracer == "writes":
         assert found.programs["fsynced__kprobe"] in ("kretprobe/__x64_sys_fsync", "kretprobe/__arm64_sys_fsync")
+    if tracer == "starts":
+        assert found.programs["mounted__kprobe"] in ("kprobe/__x64_sys_mount", "kprobe/__arm64_sys_mount")
 
 
 @pytest.mark.parametrize("tracer", ["copyup", "writes", "cgroups", "starts"])
