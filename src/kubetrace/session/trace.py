@@ -13,6 +13,7 @@ from kubetrace.session.loop import Pace, drain, moments, touch
 from kubetrace.session.open_view import open_view
 from kubetrace.session.recorded import recorded
 from kubetrace.session.stop import Stop
+from kubetrace.tables.kinds import MODULES
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
@@ -41,7 +42,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
             # What refuses to attach says so on the normal screen; only who has to wait takes the screen first.
             waits = attachment.waits
             if not waits:
-                attachment.attach(view.modules)
+                attachment.attach([*view.modules, *MODULES[tracer.table]])
             with contextlib.ExitStack() as stack:
                 stack.enter_context(view.open())
                 if waits:
