@@ -4,7 +4,8 @@
     unit, native  side by side, as the native ring waits more than it computes; beside them the machine's disks are
                   made, and instructions are counted: that takes one CPU, and another's work changes no count
     kernel        each place of matrix.py in a machine of its own, two machines side by side: one alone leaves half of
-                  two CPUs idle, as it waits for containers, timers and the grace periods of its kernel
+                  two CPUs idle, as it waits for containers, timers and the grace periods of its kernel. But for those
+                  of matrix.ALONE, which come last
 
 A guest whose kernel dies (7.2 under emulation, when code in use is patched) or does not come up is booted once more for
 what had not ended, and that is said, with the end of its console; nothing else is ever tried again.
@@ -270,8 +271,11 @@ def run_rings(rings: Sequence[str], kernels: Sequence[str], full: bool, set_up_s
         places = [part_of_place(place, full) for place in matrix.places(kernels, full)]
         at_once = {machine.AT_ONCE_VARIABLE: str(lanes)}
         places = [replace(part, environment={**part.environment, **at_once}) for part in places]
-        for result in side_by_side(places, lanes, reference()):
+        alone = [part for part in places if any(part.name.startswith(f"Linux {kernel},") for kernel in matrix.ALONE)]
+        for result in side_by_side([part for part in places if part not in alone], lanes, reference()):
             keep(result)
+        for part in alone:
+            keep(run(part))
     return finish(results, set_up_s, time.monotonic() - started, write=not full)
 
 

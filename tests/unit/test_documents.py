@@ -25,7 +25,8 @@ def _paths(text: str) -> Iterator[str]:
     """What begins like a path of this repository, but for patterns, placeholders and what a run leaves."""
     for name in re.findall(r"(?<![\w/.:@-])((?:[\w.-]+/)+[\w.-]*\w)(?![\w*<]|/\w)", text):
         top = name.partition("/")[0]
-        if any((root / top).is_dir() for root in BEGINNINGS) and not re.search(r"\b[A-Z]{2,}\b|NAME|dist/|^\.rings/", name):
+        left_out = re.search(r"\b[A-Z]{2,}\b|NAME|dist/|^\.rings/", name)
+        if any((root / top).is_dir() for root in BEGINNINGS) and not left_out:
             yield name
 
 
