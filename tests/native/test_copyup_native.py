@@ -217,7 +217,7 @@ def test_overhead_tells_what_the_programs_take(environment: dict[str, str], work
     process = start(environment, tmp_path, "--overhead", "-i", "300ms")
     assert process.stdout is not None
     shown = re.compile(
-        r"own CPU [\d.]+% · BPF [\d.]+% \(\d+ runs/s, [\d.]+ [nµ]s each, most in standin__raw_tp\)".encode()
+        r"own CPU [\d.]+% · BPF [\d.]+% \([\d,.]+[kM]? runs/s, [\d.]+ (?:n|µ)s each, most in standin__raw_tp\)".encode()
     )
     # however long a busy machine takes from one table to the next
     while not shown.search(line := process.stdout.readline()):
