@@ -29,7 +29,7 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping, Metric, Tracer
+from kubetrace.kit.tracer import SUM, Grouping, Metric, Tracer
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, format_time
 
@@ -317,6 +317,3 @@ class Fielded(Tracer):
             if one.column.kind != "time" and totals[one.column.key]:
                 said.append(f"{one.column.title.lower()} {form(totals[one.column.key])}")
         return ", ".join(said)
-
-
-__all__ = ["LAST", "MAX", "SUM", "Field", "Fielded", "Sum"]
