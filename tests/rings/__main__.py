@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.rings import again, matrix, run
+from tests.vm import machine
 
 
 def kernels(environment: str | None, default: Sequence[str] = tuple(matrix.MODES)) -> list[str]:
@@ -40,6 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := [ring for ring in given.rings if ring not in run.RINGS]:
         parser.error(f"there is no ring {unknown[0]}. Try:  scripts/test {' '.join(run.RINGS)}")
     wanted = kernels(os.environ.get("KUBETRACE_KERNELS"))
+    try:
+        machine.at_once()
+    except machine.MachineError as error:
+        parser.error(str(error))
     return run.run_rings(given.rings or run.RINGS, wanted, given.full, given.set_up_seconds)
 
 

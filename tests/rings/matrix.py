@@ -25,7 +25,7 @@ MODES = {
 # The kernel whose headers are fetched, and in which the image is tried: what needs one kernel runs there.
 MAIN = "6.1"
 # Not beside another machine: emulated on CPUs that it has to share, its kernel is the first to go wrong (a boot that
-# ended in a panic, a process that nothing woke; neither of them alone, in five runs each).
+# ended in a panic, a process that nothing woke; neither of them in four runs alone).
 ALONE = ("7.2",)
 # Where each cgroup mode is looked at without --full. Hybrid is v1 with an empty v2 tree beside it.
 ONCE = {"v2": "6.1", "hybrid": "6.1", "v1": "5.10"}

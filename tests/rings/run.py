@@ -233,8 +233,8 @@ def side_by_side(parts: Iterable[Part], lanes: int, seconds: Mapping[str, float]
 
 def machines_at_once() -> int:
     """Two where there are two CPUs and memory for both, else one; or as many as $KUBETRACE_MACHINES says."""
-    if asked := os.environ.get(machine.AT_ONCE_VARIABLE):
-        return max(1, int(asked))
+    if os.environ.get(machine.AT_ONCE_VARIABLE):
+        return machine.at_once()
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(memory["MemAvailable"].split()[0]) * 1024
     return 2 if (os.cpu_count() or 1) >= 2 and available >= 2 * machine.MEMORY_BYTES * 5 // 4 else 1
@@ -268,14 +268,15 @@ def run_rings(rings: Sequence[str], kernels: Sequence[str], full: bool, set_up_s
             keep(result)
     if "kernel" in rings:
         lanes = machines_at_once()
-        places = [part_of_place(place, full) for place in matrix.places(kernels, full)]
+        places = matrix.places(kernels, full)
         at_once = {machine.AT_ONCE_VARIABLE: str(lanes)}
-        places = [replace(part, environment={**part.environment, **at_once}) for part in places]
-        alone = [part for part in places if any(part.name.startswith(f"Linux {kernel},") for kernel in matrix.ALONE)]
-        for result in side_by_side([part for part in places if part not in alone], lanes, reference()):
+        parts = [part_of_place(place, full) for place in places if place.kernel not in matrix.ALONE]
+        parts = [replace(part, environment={**part.environment, **at_once}) for part in parts]
+        for result in side_by_side(parts, lanes, reference()):
             keep(result)
-        for part in alone:
-            keep(run(part))
+        for place in places:
+            if place.kernel in matrix.ALONE:
+                keep(run(part_of_place(place, full)))
     return finish(results, set_up_s, time.monotonic() - started, write=not full)
 
 

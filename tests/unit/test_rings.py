@@ -358,8 +358,8 @@ def test_parts_run_side_by_side_and_what_each_printed_comes_in_one_piece(
     meet = f"touch {tmp_path}/$0; echo $0 waits; while [ ! -e {tmp_path}/$1 ]; do sleep 0.01; done; echo $0 ends"
     parts = [
         run.Part("short", ("sh", "-c", "echo short; exit 3")),
-        run.Part("a", ("sh", "-c", meet, "a", "b")),
-        run.Part("b", ("sh", "-c", meet, "b", "a")),
+        run.Part("a", ("timeout", "60", "sh", "-c", meet, "a", "b")),
+        run.Part("b", ("timeout", "60", "sh", "-c", meet, "b", "a")),
     ]
     found = {result.part.name: result.status for result in run.side_by_side(parts, 2, {"a": 9.0, "b": 8.0})}
     out, err = capfd.readouterr()
@@ -383,6 +383,13 @@ def test_how_many_machines_run_at_once_can_be_said(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("KUBETRACE_MACHINES")
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert run.machines_at_once() == 1
+
+
+@pytest.mark.parametrize("wrong", ["two", "0", "-1"])
+def test_a_wrong_number_of_machines_is_said(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    monkeypatch.setenv("KUBETRACE_MACHINES", wrong)
+    with pytest.raises(machine.MachineError, match="how many machines run at once, such as 2"):
+        run.machines_at_once()
 
 
 # -- again -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import tempfile
 import termios
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -214,14 +214,19 @@ def parse(arguments: list[str]) -> Options:
 AT_ONCE_VARIABLE = "KUBETRACE_MACHINES"
 
 
+def at_once(environment: Mapping[str, str] = os.environ) -> int:
+    """How many machines may run at once: $KUBETRACE_MACHINES, else one. Raises MachineError."""
+    asked = environment.get(AT_ONCE_VARIABLE) or "1"
+    if not asked.isdecimal() or int(asked) < 1:
+        raise MachineError(f"{AT_ONCE_VARIABLE} is {asked[:40]!r}; it is how many machines run at once, such as 2.")
+    return int(asked)
+
+
 @contextlib.contextmanager
 def turn(cache: Path) -> Iterator[int]:
     """Wait until one more machine may run, with a message; the number of this one among those that run, from 0."""
     with contextlib.ExitStack() as stack:
-        places = [
-            stack.enter_context(open(cache / f"machine-{number}.lock", "a+"))
-            for number in range(int(os.environ.get(AT_ONCE_VARIABLE) or 1))
-        ]
+        places = [stack.enter_context(open(cache / f"machine-{number}.lock", "a+")) for number in range(at_once())]
         number = next((number for number, place in enumerate(places) if _locked(place)), None)
         if number is None:
             number = 0
