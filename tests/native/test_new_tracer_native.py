@@ -78,7 +78,7 @@ class Execs(Fielded):
         Field(STACK, "stack"),
     )
     labels = ("path",)
-    sums = (EVENTS, Sum(STACK, "stack", metric="stack_bytes: Room for stacks."))
+    sums = (EVENTS, Sum(STACK, "stack", metric=("stack_bytes", "Room for stacks.")))
 
 
 TRACER = Execs()

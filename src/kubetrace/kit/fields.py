@@ -148,8 +148,8 @@ class Sum:
     """An event's share: a member of the struct, or what is read of it; the empty text: each event is one."""
     join: str = SUM
     """SUM, MAX or LAST."""
-    metric: str = ""
-    """`NAME: what it is` as `kubetrace agent` serves it; empty: it is not served."""
+    metric: tuple[str, str] | None = None
+    """Its name and help as `kubetrace agent` serves it; None: it is not served."""
     scale: float = 1.0
     """What a metric's value is multiplied by: Prometheus counts in bytes and seconds."""
 
@@ -190,7 +190,7 @@ PATH_COLUMN = Column("path", "FILE", "path", weight=3, help="path inside the con
 PATH = Field(PATH_COLUMN, says=path_of, shows=shown_path, also=["path_truncated"])
 ERROR = Field(Column("error", "ERROR", "text", min_width=6, alarm=True, help="errno name"), says=error_of, ours=True)
 TIME_COLUMN = Column("time", "TIME", "time", help="when it was (local)")
-EVENTS = Sum(Column("events", "EVENTS", "count", help="how many"), metric="events: Events.")
+EVENTS = Sum(Column("events", "EVENTS", "count", help="how many"), metric=("events", "Events."))
 
 
 class Fielded(Tracer):
@@ -261,12 +261,9 @@ class Fielded(Tracer):
             )
             for kind in ("", *made.kinds)
         }
-        served = [one for one in made.sums if one.metric]
+        served = [(*one.metric, one) for one in made.sums if one.metric]
         if "metrics" not in own:
-            made.metrics = [
-                Metric(one.metric.partition(": ")[0], one.column.key, one.metric.partition(": ")[2], one.scale)
-                for one in served
-            ]
+            made.metrics = [Metric(name, one.column.key, told, one.scale) for name, told, one in served]
         if served and "metered_by" not in own:
             made.metered_by, made.metric_labels = "container", ("namespace", "pod", "container")
 

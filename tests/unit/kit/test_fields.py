@@ -38,7 +38,11 @@ class Tried(Fielded):
         ERROR,
     )
     labels = ("path", "how")
-    sums = (EVENTS, Sum(SIZE, "size", metric="bytes: Bytes tried."), Sum(Column("last", "LAST", "time"), "time", MAX))
+    sums = (
+        EVENTS,
+        Sum(SIZE, "size", metric=("bytes", "Bytes tried.")),
+        Sum(Column("last", "LAST", "time"), "time", MAX),
+    )
 
 
 CONTEXT = Context("node1", 100)

@@ -227,10 +227,10 @@ class Copyup(Fielded):
     sums = (
         Sum(
             Column("copies", "COPIES", "count", help="objects copied up"),
-            metric="files: Files copied up, failures included.",
+            metric=("files", "Files copied up, failures included."),
         ),
         Sum(Column("parents", "DIRS", "count", spare=True, help="parent directories copied up on the way"), "parents"),
-        Sum(_COPIED, "copied", metric="bytes: Bytes copied from image layers into writable layers."),
+        Sum(_COPIED, "copied", metric=("bytes", "Bytes copied from image layers into writable layers.")),
         Sum(
             Column(
                 "max_duration_ns",
@@ -245,7 +245,7 @@ class Copyup(Fielded):
         Sum(
             Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="copy-ups that failed, such as ENOSPC"),
             lambda event: int(event.error != 0),
-            metric="errors: Copy-ups that failed.",
+            metric=("errors", "Copy-ups that failed."),
         ),
         Sum(
             Column(
@@ -254,7 +254,7 @@ class Copyup(Fielded):
             "size",
             MAX,
         ),
-        Sum(_CLONED, "cloned", metric="cloned_bytes: Bytes shared instead of copied (reflink)."),
+        Sum(_CLONED, "cloned", metric=("cloned_bytes", "Bytes shared instead of copied (reflink).")),
         Sum(Column("time", "LAST", "time", wide=True, help="when the newest ended"), "time", MAX),
     )
     sorts: Mapping[str, str] = {
