@@ -15,6 +15,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 # Where a path in a text may begin.
 BEGINNINGS = (ROOT, ROOT / "src" / "kubetrace")
 TEXTS = ("src", "bpf", "tests", "scripts", "docs", "deploy", ".ci")
+# Copies of bpf that the last build made, as old as that is.
+BUILT = ROOT / "src" / "kubetrace" / "objects"
 
 
 def _is_there(name: str) -> bool:
@@ -51,7 +53,7 @@ def test_no_text_cites_a_document_that_is_not_here() -> None:
     there = {path.name for path in (*DOCUMENTS, *ROOT.glob("tests/*/README.md"))}
     for top in TEXTS:
         for path in (ROOT / top).rglob("*"):
-            if path.suffix not in (".py", ".c", ".h", ".md", ".yaml", "") or not path.is_file():
+            if path.suffix not in (".py", ".c", ".h", ".md", ".yaml", "") or BUILT in path.parents or path.is_dir():
                 continue
             text = path.read_text(errors="replace")
             assert not set(re.findall(r"\b[A-Z][A-Z_-]+\.md\b", text)) - there, path
