@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from ctypes import c_uint32, c_uint64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kubetrace.engines.counters import CounterMap
 from kubetrace.engines.ring import Ring, open_ring
@@ -60,6 +60,28 @@ class Program:
         else:
             entry = {"kretprobe": "kprobe", "fexit": "fentry", "tracepoint": "tp"}
             self.hook = variant.partition("_")[0] or entry.get(self.kind, self.kind)
+
+
+_P = TypeVar("_P", bound=Program)
+
+
+def attach_order(programs: Iterable[_P]) -> list[_P]:
+    """The programs, one of each group and perhaps its backup, in the order in which every engine attaches them.
+
+    Returns before entries: nothing begins that would not be seen to end. A backup right behind its program: the order
+    in which the kernel runs them follows from it (hooks.bpf.h, call_backups.bpf.h). Otherwise as they are given.
+    """
+    given = list(programs)
+    places = {program.group: number for number, program in enumerate(given)}
+    return sorted(
+        given,
+        key=lambda program: (
+            program.at_entry,
+            not program.group.startswith("return"),
+            places[program.backs_up or program.group],
+            program.backs_up is not None,
+        ),
+    )
 
 
 def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int) -> int:
@@ -114,7 +136,7 @@ class Attached(ABC):
     def close(self) -> None:
         """Detach and unload; harmless when called twice."""
 
-    def _let_go(self) -> None:
+    def _release_all(self) -> None:
         """What every engine holds; to be called when the programs are detached."""
         for ring in self._rings:
             ring.close()

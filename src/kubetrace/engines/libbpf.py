@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kubetrace.engines import support
-from kubetrace.engines.attached import FOR_BACKUPS, Attached, Map, Program
+from kubetrace.engines.attached import FOR_BACKUPS, Attached, Map, Program, attach_order
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.library import library
 from kubetrace.engines.module_functions import module_functions
@@ -142,7 +142,7 @@ class LoadedObject(Attached):
             if programs[0].name != refused.name and not (same and (backup or len(programs) > 1)):
                 continue
             del programs[0]
-            # its function under another name is no way round what the hook refuses
+            # its function under another name is not a way round what the hook refuses
             while same and len(programs) > 1 and programs[0].hook == refused.hook:
                 del programs[0]
             if not programs:
@@ -196,19 +196,7 @@ class LoadedObject(Attached):
             return self._program_in_log(chosen), code
         if not self._attach:
             return None, 0
-        # Returns before entries: nothing begins that would not be seen to end. A backup right behind its program: the
-        # order in which the kernel runs them follows from it (hooks.bpf.h, call_backups.bpf.h).
-        places = {group: number for number, group in enumerate(chosen)}
-        order = sorted(
-            (programs[name] for name in chosen.values()),
-            key=lambda program: (
-                program.at_entry,
-                not program.group.startswith("return"),
-                places[program.backs_up or program.group],
-                program.backs_up is not None,
-            ),
-        )
-        for program in order:
+        for program in attach_order(programs[name] for name in chosen.values()):
             if program.name not in wanted:
                 continue
             ctypes.set_errno(0)
@@ -333,7 +321,7 @@ class LoadedObject(Attached):
         for link in self._links:
             self._library.bpf_link__destroy(link)
         self._links.clear()
-        self._let_go()
+        self._release_all()
         self._close_object()
 
     def _close_object(self) -> None:

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from kubetrace.engines import perf, support
-from kubetrace.engines.attached import FOR_BACKUPS, MAP_TYPE_ARRAY, Attached, Map, Program
+from kubetrace.engines.attached import FOR_BACKUPS, MAP_TYPE_ARRAY, Attached, Map, Program, attach_order
 from kubetrace.engines.bcc import cache, headers
 from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, translate
 from kubetrace.engines.btf import Btf
@@ -245,12 +245,10 @@ class BccObject(Attached):
             if name in unneeded or program.backs_up is not None:
                 continue
             if program.kind not in _TYPES:
-                raise LoadRefused(f"{name} cannot be attached by bcc.", why=f"{section} is no kind of hook it has.")
+                raise LoadRefused(f"{name} cannot be attached by bcc.", why=f"{section} is not a kind of hook it has.")
             candidates.setdefault(program.group, []).append(program)
-        # Returns before entries: nothing begins that would not be seen to end.
-        order = sorted(candidates, key=lambda group: (candidates[group][0].kind == "kprobe", group != "return"))
-        for group in order:
-            self._load_one(group, candidates[group], attach)
+        for best in attach_order(programs[0] for programs in candidates.values()):
+            self._load_one(best.group, candidates[best.group], attach)
 
     def _load_one(self, group: str, programs: Sequence[_Program], attach: bool) -> None:
         for program in programs:
@@ -373,7 +371,7 @@ class BccObject(Attached):
         self._events.clear()
         self._programs.clear()
         self._maps.clear()
-        self._let_go()
+        self._release_all()
 
     def __enter__(self) -> BccObject:
         """Itself."""
