@@ -123,15 +123,8 @@ def _expression(field: Field, at: int, names: dict[str, Any], *, shown: bool) ->
     elif field.says is not None:
         names[f"_read{at}"] = field.says
         value = f"_read{at}(event)"
-    elif member.isidentifier() and not iskeyword(member):
-        value = f"event.{member}"
     else:
-        # of a C file, or of a recording, whose layouts anybody may have written
-        raise UsageError(
-            f"{member[:40]!r} cannot be read.",
-            why="A member's name has to be a name in Python, and not a word of its language.",
-            do="call it otherwise, such as from_path instead of from",
-        )
+        value = f"event.{_identifier(member)}"
     if field.also and shown and field.shows is None:
         value = f"{value}[0]"
     if field.is_moment:
@@ -139,13 +132,25 @@ def _expression(field: Field, at: int, names: dict[str, Any], *, shown: bool) ->
     return value
 
 
+def _identifier(member: str) -> str:
+    """The member's name. UsageError if it is not one that an attribute can have."""
+    if member.isidentifier() and not iskeyword(member):
+        return member
+    # of a C file, or of a recording, whose layouts anybody may have written
+    raise UsageError(
+        f"{member[:40]!r} cannot be read.",
+        why="A member's name has to be a name in Python, and not a word of its language.",
+        do="call it otherwise, such as from_path instead of from",
+    )
+
+
 @dataclass(frozen=True)
 class Sum:
     """A column of rows: what the events of one row come to."""
 
     column: Column
-    read: str | Callable[[Any], int] = ""
-    """An event's share: a member of the struct, or what is read of it; the empty text: each event is one."""
+    read: str | Sequence[str] | Callable[[Any], int] = ""
+    """An event's share: a member of the struct, several added up, or what is read of it; nothing: each event is one."""
     join: str = SUM
     """SUM, MAX or LAST."""
     metric: tuple[str, str] | None = None
@@ -153,12 +158,39 @@ class Sum:
     scale: float = 1.0
     """What a metric's value is multiplied by: Prometheus counts in bytes and seconds."""
 
-    def share(self, event: Any) -> int:
-        """What one event adds."""
-        if not self.read:
-            return 1
-        found: int = getattr(event, self.read) if isinstance(self.read, str) else self.read(event)
-        return found
+    def members(self) -> Sequence[str] | None:
+        """Those that it reads by their names; None: it is read by a function."""
+        if callable(self.read):
+            return None
+        return (self.read,) if isinstance(self.read, str) and self.read else tuple(self.read)
+
+
+_Shares = Callable[[Any, "Context", int], Sequence[Any]]
+
+
+def _shares(sums: Sequence[Sum], alike: Mapping[str, str]) -> _Shares:
+    """A function that gives what an event adds to each sum, composed once: a storm of events comes through it.
+
+    An event that stands for several is told with their number. What is `alike` in them was joined before: the sum of a
+    member is that of all of them, the largest is the largest. Whatever else is added up, they have in common.
+    """
+    names: dict[str, Any] = {}
+    parts = []
+    for at, one in enumerate(sums):
+        members = one.members()
+        if members is None:
+            names[f"_read{at}"] = one.read
+            share = f"_read{at}(event)"
+        else:
+            share = " + ".join(f"event.{_identifier(member)}" for member in members) or "1"
+        if one.column.kind == "time":
+            share = f"context.wall_ns({share})"
+        if one.join == SUM and not (members and all(alike.get(member) == SUM for member in members)):
+            share = "count" if share == "1" else f"({share}) * count"
+        parts.append(share)
+    exec(f"def shares(event, context, count):\n    return [{', '.join(parts)}]", names)
+    composed: _Shares = names["shares"]
+    return composed
 
 
 def named(member: str) -> Callable[[Any], str]:
@@ -217,6 +249,8 @@ class Fielded(Tracer):
     """What `follow` composes: the cells that groupings have, and those of --events."""
     _said: Mapping[str, _Composed]
     """And what JSON says, by the kind of event."""
+    _share: _Shares
+    """And what an event adds to each of `sums`."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         """What follows from the declarations is made with the class."""
@@ -261,6 +295,7 @@ class Fielded(Tracer):
             )
             for kind in ("", *made.kinds)
         }
+        made._share = staticmethod(_shares(made.sums, made.alike))
         served = [(*one.metric, one) for one in made.sums if one.metric]
         if "metrics" not in own:
             made.metrics = [Metric(name, one.column.key, told, one.scale) for name, told, one in served]
@@ -277,10 +312,11 @@ class Fielded(Tracer):
 
     def values(self, event: Any, context: Context) -> Sequence[Any]:
         """In the order of `measures`; a moment is told as the wall clock has it."""
-        return [
-            context.wall_ns(share) if one.column.kind == "time" else share
-            for one, share in [(one, one.share(event)) for one in self.sums]
-        ]
+        return self._share(event, context, 1)
+
+    def joined_values(self, event: Any, context: Context, count: int) -> Sequence[Any]:
+        """The same of an event that stands for `count`."""
+        return self._share(event, context, count)
 
     def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""

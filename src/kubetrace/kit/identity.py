@@ -110,7 +110,7 @@ def path_of(event: Any) -> tuple[bytes, bool]:
     A whole path is absolute inside the container's root; one that was cut begins with its first known name.
     """
     names: list[bytes] = event.path[: event.path_bytes].split(b"\0")
-    names[-1] = b""  # what is behind the last NUL is no name; turned round, it is the root
+    names[-1] = b""  # what is behind the last NUL is not a name; turned round, it is the root
     names.reverse()
     path = b"/".join(names) or b"/"
     return (path[1:], True) if event.path_end else (path, False)

@@ -21,7 +21,7 @@ class Counters(Protocol):
     mounts: str
     places: str
     shows_all: bool
-    """Whether what is no file is shown too."""
+    """Whether what is not a file is shown too."""
     key_end: str
     values: tuple[str, str, str, str]
     """The four fields of a value that only rise."""

@@ -38,7 +38,7 @@ class Tried(Fielded):
         ERROR,
     )
     labels = ("path", "how")
-    sums = (
+    sums: Sequence[Sum] = (
         EVENTS,
         Sum(SIZE, "size", metric=("bytes", "Bytes tried.")),
         Sum(Column("last", "LAST", "time"), "time", MAX),
@@ -79,6 +79,7 @@ def test_rows_metrics_and_redaction_follow() -> None:
     tracer = Tried()
     assert [column.key for column in tracer.measures] == ["events", "size_bytes", "last"]
     assert list(tracer.values(ONE, CONTEXT)) == [1, 4096, 105]
+    assert list(tracer.joined_values(ONE, CONTEXT, 3)) == [3, 12288, 105]
     assert list(tracer.operations()) == [SUM, SUM, MAX]
     assert list(tracer.groupings) == ["path", "how", "container", "pod", "node"]
     assert set(tracer.sorts) >= {"events", "size_bytes", "last", "pod"}
@@ -93,6 +94,24 @@ def test_rows_metrics_and_redaction_follow() -> None:
     totals = {"events": 2, "size_bytes": 8192, "last": 105}
     assert tracer.summary_record(totals) == {"events": 2, "size_bytes": 8192}
     assert tracer.summary_text(totals) == "2 events, size 8.0 KiB"
+
+
+class Joined(Tried):
+    """Of which events may differ in two members: these are added up, or the largest is kept, before it is told."""
+
+    name = "joined"
+    alike = {"size": SUM, "twice": MAX}  # noqa: RUF012
+    sums = (
+        *Tried.sums,
+        Sum(Column("both", "BOTH", "count"), ("size", "pid")),
+        Sum(Column("largest", "LARGEST", "count"), ("size", "tid"), MAX),
+        Sum(Column("odd", "ODD", "count"), lambda event: event.tid % 2),
+    )
+
+
+def test_what_was_joined_is_not_added_up_twice() -> None:
+    assert list(Joined().values(ONE, CONTEXT)) == [1, 4096, 105, 4096 + 12, 4096 + 13, 1]
+    assert list(Joined().joined_values(ONE, CONTEXT, 5)) == [5, 4096, 105, (4096 + 12) * 5, 4096 + 13, 5]
 
 
 @pytest.mark.parametrize("member", ["x; import os", "class", "", "a b"])

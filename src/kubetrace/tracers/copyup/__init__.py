@@ -239,7 +239,7 @@ class Copyup(Fielded):
                 short="MAX-LAT",
                 help="longest time that a process waited for one copy-up",
             ),
-            lambda event: event.duration + event.parents_duration,
+            ("duration", "parents_duration"),
             MAX,
         ),
         Sum(
@@ -295,7 +295,7 @@ class Copyup(Fielded):
         ]
 
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
-        """min_size_bytes; raises UsageError for what is no size."""
+        """min_size_bytes; raises UsageError for what is not a size."""
         return {"min_size_bytes": parse_size(options["min_size"])}
 
     def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
@@ -306,23 +306,6 @@ class Copyup(Fielded):
     def folded(self, event: Any) -> bool:
         """Parent directories belong to the object that they were copied up for, unless it came to nothing."""
         return bool(event.is_parent) and not event.error
-
-    def values(self, event: Any, context: Context) -> Sequence[Any]:
-        """In the order of `measures`, by hand: a storm of copy-ups comes through here."""
-        return self.joined_values(event, context, 1)
-
-    def joined_values(self, event: Any, context: Context, count: int) -> Sequence[Any]:
-        """The same of an event that stands for `count`."""
-        return (
-            count,
-            event.parents * count,
-            event.copied,
-            event.duration + event.parents_duration,
-            count if event.error else 0,
-            event.size,
-            event.cloned,
-            context.wall_ns(event.time),
-        )
 
     def kind(self, event: Any, identity: Identity, context: Context) -> tuple[Hashable, ...]:
         """Of one process, for one reason, from one layer."""
