@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from kubetrace.errors import OutputError
+from kubetrace.views.output import Output
+from kubetrace.views.progress import Progress
+from kubetrace.views.units import format_bytes, format_count, format_elapsed
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kubetrace.session.options import Attach, Keep, Last
     from kubetrace.stream.steps import Step
 
-_PROGRESS_S = 0.5
 # Of a tracer's main ring. Half a million records of 512 bytes a second fill it in 65 ms: a busy node may well let a
 # recorder wait for 20 of them, which is all that the ring of a table would hold.
 _RING_BYTES = 16 << 20
@@ -35,13 +34,14 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last) -> None
     file = keep.file
     assert file is not None
     refuse_existing(file, force=keep.force)
+    progress = Progress()
     with Stop() as stop, Attachment(chosen, asked) as attachment:
-        if not wait_for_overlay(attachment, _once(), lambda: stop.asked, last.duration_s):
+        if not wait_for_overlay(attachment, progress.say, lambda: stop.asked, last.duration_s):
             return
         attachment.attach(ring_bytes=_RING_BYTES)
         for tracer in attachment.tracers:
             for notice in attachment.notices(tracer):
-                click.echo(f"kubetrace: {tracer.name}: {notice}", err=True)
+                progress.say(f"{tracer.name}: {notice}")
         source = attachment.open(all_layers=True)
         recorder = Recorder(file, attachment.header(), force=keep.force, max_size=keep.max_size)
         attribution = attachment.context.attribution
@@ -56,11 +56,10 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last) -> None
             source.start()
             if last.ready_file is not None:
                 touch(last.ready_file)
-            progress = _Progress(recorder)
             for _ in moments(
                 source, take, stop=lambda: stop.asked or bool(recorder.trouble), duration_s=last.duration_s
             ):
-                progress.show()
+                progress.show(lambda: _progress(recorder))
             drain(source, take, last=True)
             progress.clear()
     if recorder.trouble:
@@ -69,45 +68,16 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last) -> None
             why=f"What came before that is in {file}.",
             do=f"kubetrace replay {file} {chosen[0].name}, or record where there is room",
         )
-    click.echo(recorded(recorder))
+    output = Output(sys.stdout)
+    output.write(f"{recorded(recorder)}\n")
+    output.flush()
 
 
-def _once() -> Callable[[str], None]:
-    told: set[str] = set()
-
-    def tell(notice: str) -> None:
-        if notice not in told:
-            told.add(notice)
-            click.echo(f"kubetrace: {notice}", err=True)
-
-    return tell
-
-
-class _Progress:
-    """One line on stderr that is written over, where that is a terminal."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._shown = 0.0
-        self._terminal = sys.stderr.isatty()
-
-    def show(self) -> None:
-        """Twice a second: elapsed, events, bytes, lost."""
-        if not self._terminal or time.monotonic() - self._shown < _PROGRESS_S:
-            return
-        from kubetrace.views.units import format_bytes, format_count, format_elapsed
-
-        self._shown = time.monotonic()
-        recorder = self._recorder
-        lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
-        rows = sum(recorder.rows.values())
-        text = (
-            f"recording {format_elapsed(recorder.last.elapsed_ns / 1e9)}  {format_count(rows)} events"
-            f"  {format_bytes(recorder.bytes)}  {lost} lost  (Ctrl-C ends it)"
-        )
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
-
-    def clear(self) -> None:
-        """Leave no line."""
-        if self._terminal:
-            click.echo("\r\x1b[K", err=True, nl=False)
+def _progress(recorder: Recorder) -> str:
+    """Elapsed, events, bytes, lost."""
+    lost = sum(sum(kinds.values()) for kinds in recorder.losses.values())
+    rows = sum(recorder.rows.values())
+    return (
+        f"recording {format_elapsed(recorder.last.elapsed_ns / 1e9)}  {format_count(rows)} events"
+        f"  {format_bytes(recorder.bytes)}  {lost} lost  (Ctrl-C ends it)"
+    )

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.kit.own import PREFIX, Derived
 from kubetrace.stream.layout import Batch
+from kubetrace.views.progress import Progress
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Both, Selection
@@ -76,7 +75,7 @@ def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
         try:
             own = Derived(name, stream.name, stream.layout)
         except UsageError as error:
-            raise RecordingError(f"its {stream.name[:40]} records are no events.", why=error.what) from error
+            raise RecordingError(f"its {stream.name[:40]} records are not events.", why=error.what) from error
         fits(own, found)
         return own, found
     if name not in tracers.names():
@@ -153,7 +152,7 @@ def fits(tracer: Tracer, found: Traced) -> None:
                 continue
             values = tracer.values(event, context)
             if not all(isinstance(value, int) for value in values) or not isinstance(event.time, int):
-                raise TypeError("a measure is no number")
+                raise TypeError("a measure is not a number")
             tracer.key_cells(event, Identity(), context)
             tracer.event_cells(event, Identity(), context)
             tracer.record(event, Identity(), context)
@@ -243,8 +242,6 @@ def with_more(steps: Iterator[Step]) -> Iterator[tuple[Step, bool]]:
 
 def warn(recording: Recording, *, whole: bool = True) -> None:
     """On stderr, what is missing from a recording that was read (`whole`: to its end)."""
-    from kubetrace.views.text import visible
-
     notices = [str(damage) for damage in recording.damage[:_MOST_DAMAGE_SHOWN]]
     if len(recording.damage) > _MOST_DAMAGE_SHOWN:
         notices.append(f"and {len(recording.damage) - _MOST_DAMAGE_SHOWN} more")
@@ -254,8 +251,9 @@ def warn(recording: Recording, *, whole: bool = True) -> None:
         notices.append(f"{recording.ignored_facts} facts are unknown to this version, or too many")
     if recording.unknown:
         notices.append(f"{recording.unknown} frames are of a later version")
+    progress = Progress()
     for notice in notices:
-        click.echo(f"kubetrace: {visible(str(recording.path))}: {visible(notice)}", err=True)
+        progress.say(f"{recording.path}: {notice}")
 
 
 class _Wait:
@@ -346,7 +344,7 @@ def _moment(option: str, text: str, begun_ns: int) -> int:
         return int(parse_duration(text) * 1e9)
     except (ValueError, OverflowError, OSError, UsageError) as error:
         raise UsageError(
-            f"{option} {text[:40]!r} is no moment.",
+            f"{option} {text[:40]!r} is not a moment.",
             why="A moment is a time since the beginning, a time of day (local), or a date with a time.",
             do=f"{option} 90s, {option} 18:02:03 or {option} 2026-11-23T18:02:03Z",
         ) from error
