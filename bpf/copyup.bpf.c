@@ -116,7 +116,7 @@ struct copyup_start {
 	__u16 trigger;
 	__u16 layer_index;
 	bool upper; /* has its metadata in the writable layer already */
-	bool raced; /* another thread has copied the object up: this is no copy-up */
+	bool raced; /* another thread has copied the object up: this is not a copy-up */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

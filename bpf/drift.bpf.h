@@ -128,7 +128,7 @@ struct backing_file___user {
 	struct path user_path;
 } __attribute__((preserve_access_index));
 
-/* A copy of a struct path: of our own type, so that reading it is no matter of CO-RE. */
+/* A copy of a struct path: of our own type, so that reading it is not a matter of CO-RE. */
 struct kt_file_path {
 	struct vfsmount *mnt;
 	struct dentry *dentry;

@@ -135,4 +135,4 @@ def own_codename() -> str:
     for line in Path("/etc/os-release").read_text().splitlines():
         if line.startswith("VERSION_CODENAME="):
             return line.partition("=")[2].strip('"')
-    raise AptError("this machine is no Debian release (no VERSION_CODENAME in /etc/os-release).")
+    raise AptError("this machine is not a Debian release (no VERSION_CODENAME in /etc/os-release).")

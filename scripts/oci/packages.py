@@ -151,7 +151,7 @@ def select(parts: Sequence[Part], python: str, wanted: dict[str, list[str]], kno
 
 
 def needed(file: File) -> list[str]:
-    """The libraries that a file is linked to, and its loader; none for what is no ELF file."""
+    """The libraries that a file is linked to, and its loader; none for what is not an ELF file."""
     if not file.data.startswith(b"\x7fELF"):
         return []
     try:

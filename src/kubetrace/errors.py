@@ -9,7 +9,7 @@
      │    └── LibraryMissing    libbpf.so.1 or a compiled object is not installed
      ├── NodeError              the node's files are not what a node's are (no cgroup tree, no /proc)
      ├── ClusterError           kubectl or the API server said no
-     ├── RecordingError         a file is no recording, or one of a newer version
+     ├── RecordingError         a file is not a recording, or one of a newer version
      └── OutputError            the terminal or file cannot be written
 
 Each that a node or its kernel is to blame for names the line of `kubetrace doctor` that explains it.
@@ -101,7 +101,7 @@ class ClusterError(KubetraceError):
 
 
 class RecordingError(KubetraceError):
-    """A file that was to be read is no recording that this version understands."""
+    """A file that was to be read is not a recording that this version understands."""
 
 
 class OutputError(KubetraceError):

@@ -327,7 +327,7 @@ def test_files_have_the_paths_that_the_container_sees(writing: cri.Container, tm
     assert {row["files_total"] for row in objects if row["type"] == "writes" and row["bytes_total"]} == {1}
 
 
-# Enters the cgroups, and writes to what is no file.
+# Enters the cgroups, and writes to what is not a file.
 UNNAMED = """
 import os, socket, sys
 for procs in sys.argv[1:]:

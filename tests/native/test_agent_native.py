@@ -87,7 +87,7 @@ def test_a_tracer_that_cannot_be_attached_leaves_the_others_running(
     [
         (["starts"], 2, "starts has no metrics"),
         (["nothing"], 2, "there is no tracer 'nothing'"),
-        (["cgroups", "--listen", "9435"], 2, "is no ADDRESS:PORT"),
+        (["cgroups", "--listen", "9435"], 2, "is not an ADDRESS:PORT"),
         (["cgroups", "--listen", "192.0.2.1:9435"], 1, "cannot listen on 192.0.2.1:9435"),
         (["cgroups", "--max-series", "0"], 2, "--max-series"),
     ],

@@ -115,7 +115,7 @@ def test_kill_9_costs_at_most_the_last_second(environment: dict[str, str], workl
     file = tmp_path / "a.ktrace"
     process = start(environment, tmp_path, "--by", "node", "--record", str(file))
     workload.fire(bytes(tmp_path) + b"/before", 503)
-    # a process that waits for a CPU writes nothing down: that is no second of its own
+    # a process that waits for a CPU writes nothing down: that is not a second of its own
     begun = boot_ns() - waited_ns(process.pid)
     while waits(process.pid) or boot_ns() - waited_ns(process.pid) < begun + 3e9:
         time.sleep(0.05)

@@ -29,7 +29,7 @@ ROOMS = (
 # What stands beside the rooms' packages.
 FILES = {"__init__.py", "__main__.py", "errors.py", "pipeline.py"}
 
-# Room or module -> what it does not import although it stands below, or is no room; for types it may.
+# Room or module -> what it does not import although it stands below, or is not a room; for types it may.
 FORBIDDEN = {
     "agent": ("kubetrace.engines", "ctypes", "rich"),
     "agent/series.py": ("kubetrace", "time", "threading", "prometheus_client"),

@@ -79,7 +79,7 @@ def _of_agent(standings: Iterable[tuple[Watch, Standing]]) -> Iterator[Family]:
 def health(watches: Sequence[Watch]) -> tuple[bool, str]:
     """Whether what could be attached still runs, and in words how each tracer stands.
 
-    A kernel that has no hook for one tracer is no reason to restart the others; a tracer that has stopped is.
+    A kernel that has no hook for one tracer is not a reason to restart the others; a tracer that has stopped is.
     """
     lines, runs, stuck = [], False, False
     for watch in watches:

@@ -34,7 +34,7 @@ class Server:
             sys_version = ""
 
             def log_message(self, *_arguments: object) -> None:
-                """Nothing: a scrape every few seconds is no news."""
+                """Nothing: a scrape every few seconds is not news."""
 
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
@@ -93,5 +93,5 @@ class Server:
 def _split(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"{address!r} is no ADDRESS:PORT.", do="--listen :9435")
+        raise UsageError(f"{address!r} is not an ADDRESS:PORT.", do="--listen :9435")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -191,7 +191,7 @@ class Attributor:
         elif isinstance(fact, CgroupGone):
             # Its id is not given again in this boot (kernfs ids carry a generation): its name stays true.
             self._removed.append((fact.time_ns, (fact.hierarchy, fact.cgroup_id)))
-            self._let_go(fact.time_ns - KEPT_NS)
+            self._forget_removed(fact.time_ns - KEPT_NS)
         else:
             assert isinstance(fact, MountSeen | MountGone)
 
@@ -353,7 +353,7 @@ class Attributor:
         self._forget(("pod", fact.pod_uid))
 
     def _learn_overlay(self, fact: OverlaySeen) -> None:
-        # Kept even if it is no container's root: the number then no longer means an older container.
+        # Kept even if it is not a container's root: the number then no longer means an older container.
         mounts = self._overlays.setdefault(fact.device, [])
         last = mounts[-1] if mounts else None
         if last is not None and last.until_ns is None:
@@ -383,7 +383,7 @@ class Attributor:
             self._chains.setdefault(chain_id, {})[fact.image_id] = position
         self._layer_answers.clear()
 
-    def _let_go(self, until_ns: int) -> None:
+    def _forget_removed(self, until_ns: int) -> None:
         while self._removed and self._removed[0][0] < until_ns:
             _, key = self._removed.popleft()
             path = self._paths.pop(key, None)

@@ -138,7 +138,7 @@ class ImageSeen:
 
 @dataclass(frozen=True, slots=True)
 class MountSeen:
-    """A file system that is no overlay is mounted in the node's own mount namespace: a disk, a volume, a tmpfs.
+    """A file system that is not an overlay is mounted in the node's own mount namespace: a disk, a volume, a tmpfs.
 
     `root` is relative to the file system; `time_ns` and `since_ns` as in OverlaySeen.
     """
@@ -205,7 +205,7 @@ def to_json(fact: Fact) -> str:
 def from_json(text: str | bytes) -> Fact:
     """The fact that `to_json` wrote. Fields that this version does not know are ignored.
 
-    ValueError if the text is no fact: not JSON, an unknown kind of fact, a field missing or of another type.
+    ValueError if the text is not a fact: not JSON, an unknown kind of fact, a field missing or of another type.
     """
     try:
         values = json.loads(text)

@@ -72,7 +72,7 @@ def parse(text: bytes) -> Iterator[Mount]:
 
 
 def parse_line(line: bytes) -> Mount | None:
-    """One mountinfo line; None if it is no such line.
+    """One mountinfo line; None if it is not such a line.
 
     Fields: mount id, parent id, major:minor, root, mount point, options, optional fields up to "-", type, source,
     superblock options (fs/proc_namespace.c, show_mountinfo).

@@ -99,9 +99,9 @@ def config_digest(manifest: Mapping[str, object]) -> str | None:
 
 
 def manifests(index: Mapping[str, object], architecture: str) -> list[str]:
-    """The digests of an index's manifests (image-index.md), those for this platform first; [] if it is no index.
+    """The digests of an index's manifests (image-index.md), those for this platform first; [] if it is not an index.
 
-    `architecture` is Go's name of it (GOARCH). What is no image (attestations have the platform unknown) is left out.
+    `architecture` is Go's name of it (GOARCH). What is not an image (an attestation: platform unknown) is left out.
     """
     entries = index.get("manifests")
     ranked = []

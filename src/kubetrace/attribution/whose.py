@@ -91,7 +91,7 @@ class Attribution:
         return self._attributor.layer(event.device, event.layer_index, event.time, identity.container_id)
 
     def _decide(self, most: int) -> None:
-        """Judge the cgroups that came: what is no pod's, or has no name yet, is judged event by event."""
+        """Judge the cgroups that came: what is not a pod's, or has no name yet, is judged event by event."""
         for (hierarchy, number), time_ns in list(islice(self._undecided.items(), most)):
             del self._undecided[hierarchy, number]
             identity = self._attributor.identify(

@@ -136,7 +136,7 @@ def run(given: Sequence[str]) -> int:
         click.echo(f"kubectl kubetrace, version {__version__}")
         return 0
     if asked.command == "agent":
-        raise UsageError("the agent is no command for a debug pod.", do="kubectl apply -k deploy: a DaemonSet")
+        raise UsageError("the agent is not a command for a debug pod.", do="kubectl apply -k deploy: a DaemonSet")
     if asked.command in _NOT_THERE:
         raise UsageError(
             f"kubetrace {asked.command} works on a file here, not on a node.",
@@ -223,14 +223,14 @@ def _table(
 ) -> int:
     from kubetrace.plugin.merge import Merged, NodeState
     from kubetrace.plugin.streams import Streams
-    from kubetrace.session.options import check, own_of
+    from kubetrace.session.options import check, own_options
     from kubetrace.session.stop import Stop
     from kubetrace.views.plain import can_be_live
     from kubetrace.views.screen import open_table
     from kubetrace.views.units import parse_duration
 
     by, sort = check(tracer, options["by"], options["sort"])
-    tracer = tracer.with_options(own_of(tracer, options))
+    tracer = tracer.with_options(own_options(tracer, options))
     columns = [*tracer.groupings[by].columns, *tracer.measures]
     merged = Merged(tracer.name, tracer.noun, columns, tracer.sorts[sort], options["top"])
     merged.nodes = {node: NodeState() for node in nodes}
@@ -389,7 +389,7 @@ class _Lines:
         from kubetrace.views.text import visible
 
         if self._output == "json":
-            # whole objects only: what else comes over the wire is no line of this stream
+            # whole objects only: what else comes over the wire is not a line of this stream
             with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
                 if isinstance(record, dict):

@@ -13,7 +13,7 @@ from kubetrace.errors import UsageError
 
 
 def _run(what: tuple[str, ...], **given: Any) -> None:
-    from kubetrace.session.options import Keep, own_of
+    from kubetrace.session.options import Keep, own_options
     from kubetrace.session.record import run
 
     *names, file = what
@@ -29,7 +29,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
     if len(set(names)) != len(names):
         raise UsageError("a tracer is named twice.", do=usage)
     chosen = [tracers.find(name) for name in names]
-    own = {name: value for tracer in chosen for name, value in own_of(tracer, given).items()}
+    own = {name: value for tracer in chosen for name, value in own_options(tracer, given).items()}
     keep = Keep(Path(file), given["force"], options.max_size(given))
     run(chosen, options.attached(given, own), keep, options.lasted(given))
 

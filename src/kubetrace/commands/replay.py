@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def _run(file: Path, name: str | None, **given: Any) -> None:
-    from kubetrace.session.options import Attach, own_of
+    from kubetrace.session.options import Attach, own_options
     from kubetrace.session.replay import How, run, selection_of
 
     if given["speed"] is not None and given["final"]:
         raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
 
     def make(tracer: Tracer, found: Traced) -> tuple[Attach, Show]:
-        asked = Attach(selection_of(found, options.selected(given)), own_of(tracer, given))
+        asked = Attach(selection_of(found, options.selected(given)), own_options(tracer, given))
         return asked, options.shown(tracer, given)
 
     speed = None if given["final"] else given["speed"] or 1.0

@@ -20,9 +20,9 @@ def command_of(name: str) -> click.Command:
 
     def run(**given: Any) -> None:
         from kubetrace.session import trace
-        from kubetrace.session.options import own_of
+        from kubetrace.session.options import own_options
 
-        asked = options.attached(given, own_of(tracer, given))
+        asked = options.attached(given, own_options(tracer, given))
         trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
 
     params: list[click.Parameter] = [

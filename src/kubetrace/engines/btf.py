@@ -121,7 +121,7 @@ class Btf:
         for name_at, type_id, _bits in struct.iter_unpack("<III", self._data[found.at : found.at + 12 * found.members]):
             array = self._types[self._types[type_id].size_or_type]
             if array.kind != _ARRAY:
-                raise LoadRefused(f"{name}.{self._name(name_at)} is no pointer to an array.")
+                raise LoadRefused(f"{name}.{self._name(name_at)} is not a pointer to an array.")
             values[self._name(name_at)] = int(struct.unpack_from("<III", self._data, array.at)[2])
         return values
 

@@ -235,14 +235,16 @@ def _declared(declaration: str, struct_name: str) -> list[tuple[str, str, str]]:
     match = _DECLARATION.fullmatch(first.strip())
     if match is None:
         raise LoadRefused(
-            f"struct {struct_name} cannot be laid out for bcc.", why=f"{declaration.strip()} is no plain member."
+            f"struct {struct_name} cannot be laid out for bcc.", why=f"{declaration.strip()} is not a plain member."
         )
     found = [(match[1].strip(), match[2], match[3])]
     base = match[1].rstrip("* \t\n")
     for other in others:
         inner = re.fullmatch(r"\s*(\**)\s*(\w+)((?:\s*\[[^\]]*\])*)\s*", other)
         if inner is None:
-            raise LoadRefused(f"struct {struct_name} cannot be laid out for bcc.", why=f"{other} is no plain member.")
+            raise LoadRefused(
+                f"struct {struct_name} cannot be laid out for bcc.", why=f"{other} is not a plain member."
+            )
         found.append((f"{base} {inner[1]}".strip(), inner[2], inner[3]))
     return found
 

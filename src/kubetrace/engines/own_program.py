@@ -31,7 +31,7 @@ def clang() -> str | None:
 class OwnProgram:
     """A file, and what is in it. `path` is what the engine loads; it lasts as long as this object.
 
-    Raises UsageError for what is no such file, LibraryMissing where nothing can compile it, LoadRefused with the
+    Raises UsageError for what is not such a file, LibraryMissing where nothing can compile it, LoadRefused with the
     compiler's words.
     """
 
@@ -109,7 +109,7 @@ def _stream(file: Path) -> tuple[str, str]:
             raise UsageError(f"{file} is too large for a tracer's source.")
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "It is no text."
+        why = error.strerror if isinstance(error, OSError) else "It is not text."
         raise UsageError(f"{file} cannot be read.", why=why or "") from error
     found = _STREAM.findall(re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL))
     if len(found) != 1:

@@ -36,7 +36,7 @@ _ATTEMPTS: Final = 4
 
 
 class BoltError(NodeError):
-    """The file is no bbolt database, is damaged, or changes faster than it can be read."""
+    """The file is not a bbolt database, is damaged, or changes faster than it can be read."""
 
 
 def read(path: str | os.PathLike[str], query: Callable[[Bucket], T]) -> T:

@@ -240,13 +240,13 @@ def snapshots(path: str) -> list[Snapshot]:
 
 
 def snapshot_number(path: str) -> int | None:
-    """N of a path in snapshots/N/fs or snapshots/N/work of any snapshotter directory; None if it is no such path."""
+    """N of a path in snapshots/N/fs or snapshots/N/work of any snapshotter directory; None if it is not such a path."""
     match = _SNAPSHOT.search(path)
     return int(match[1]) if match else None
 
 
 def layer_directory(path: str) -> str | None:
-    """The directory of an image layer that a path in snapshots/N is in: .../snapshots/N/fs; None if it is no such."""
+    """The directory of an image layer that a path in snapshots/N is in: .../snapshots/N/fs; None if it is not one."""
     match = _SNAPSHOT.search(path)
     return f"{path[: match.end(1)]}/fs" if match else None
 

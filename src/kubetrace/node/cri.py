@@ -24,7 +24,7 @@ Call = Callable[[str, bytes], bytes]
 
 
 class CriError(NodeError):
-    """The runtime's socket cannot be asked: grpcio is missing, nobody answers, or the answer is no CRI reply."""
+    """The runtime's socket cannot be asked: grpcio is missing, nobody answers, or the answer is not a CRI reply."""
 
 
 def containers(socket: str, time_ns: int, *, timeout_s: float = 2.0) -> list[ContainerSeen]:
@@ -98,7 +98,7 @@ def list_containers(call: Call, time_ns: int) -> list[ContainerSeen]:
                 pod=sandbox.pod if sandbox else labels.pod,
                 container=_text(_first(item, 3), 1) or labels.container,
                 pod_uid=sandbox.pod_uid if sandbox else labels.pod_uid,
-                # The kubelet creates containers by the image's id, which is no name of it.
+                # The kubelet creates containers by the image's id, which is not a name of it.
                 image=None if name is None or name.startswith("sha256:") else name,
                 sandbox_id=_text(item, 2),
                 source="CRI",

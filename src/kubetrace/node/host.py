@@ -45,7 +45,7 @@ class CgroupMounts:
 class Host:
     """A node's root directory and what is read through it; `root` is an absolute path that exists.
 
-    Nothing is read before it is asked for. NodeError if `root` is no directory.
+    Nothing is read before it is asked for. NodeError if `root` is not a directory.
     """
 
     def __init__(self, root: Path) -> None:
@@ -70,7 +70,7 @@ class Host:
 
         /host counts when it is another directory than / and has a /proc of its own; PID 1's root when it is another
         directory than ours, that is in a container that shares the node's PID namespace and has the right to look.
-        NodeError if `override` is no directory.
+        NodeError if `override` is not a directory.
         """
         if override is not None:
             return cls(Path(override))
@@ -253,7 +253,7 @@ class Host:
 def read_regular(path: str, limit: int) -> bytes:
     """The bytes of a regular file that holds at most `limit` of them.
 
-    OSError if it cannot be read, is larger (EFBIG) or is no regular file (EINVAL; a FIFO's open would block for ever).
+    OSError if it cannot be read, is larger (EFBIG) or is not a regular file (EINVAL; a FIFO could block for ever).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:

@@ -35,7 +35,7 @@ def pods(host: Host, pod_uids: Iterable[str], time_ns: int) -> Iterator[PodSeen]
 
 
 def volume_of(path: str) -> tuple[str, str] | None:
-    """Pod UID and volume name of a path below a pod's volumes or volume-subpaths; None if it is no such path.
+    """Pod UID and volume name of a path below a pod's volumes or volume-subpaths; None if it is not such a path.
 
     Found anywhere in the path: where the kubelet's directory is a bind mount, mountinfo's root column begins elsewhere.
     """
@@ -44,7 +44,7 @@ def volume_of(path: str) -> tuple[str, str] | None:
 
 
 def pod_of(path: str) -> str | None:
-    """The pod UID in a path below a kubelet's pods directory; None if it is no such path."""
+    """The pod UID in a path below a kubelet's pods directory; None if it is not such a path."""
     match = re.search(r"/pods/([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|\Z)", path)
     return match[1] if match else None
 

@@ -67,7 +67,7 @@ class Lookup:
                 self._overlays.pop(fact.device, None)
 
     def answers(self, query: str) -> list[Answer]:
-        """Everything that `query` can mean on this node; [] if nothing. UsageError if it is no query at all."""
+        """Everything that `query` can mean on this node; [] if nothing. UsageError if it is not a query at all."""
         kind, colon, value = query.partition(":")
         forced: dict[str, Callable[[int], list[Answer]]] = {
             "pid": self._pid,
@@ -89,7 +89,7 @@ class Lookup:
             found += self._containers(container)
         elif not found and not query.isdecimal():
             raise UsageError(
-                f"{query!r} is no cgroup id, pid, container id, absolute path or snapshot.",
+                f"{query!r} is not a cgroup id, pid, container id, absolute path or snapshot.",
                 why="A container id may be cut to 8 hex digits or more.",
                 do="kubetrace who 8123 pid:123 cgroup:8123 snapshot:18 0a1b2c3d4e5f /var/log/pods/...",
             )
@@ -131,7 +131,7 @@ class Lookup:
         if self._attributor.cgroup_path(0, number) is not None:
             found += self._identified(f"cgroup:{number}", number, 0)
         if self._memory_hierarchy and self._attributor.cgroup_path(self._memory_hierarchy, number) is not None:
-            # 0 is no cgroup's id: only the memory hierarchy answers.
+            # 0 is not a cgroup's id: only the memory hierarchy answers.
             found += self._identified(f"cgroup:{number}", 0, number)
         return found
 

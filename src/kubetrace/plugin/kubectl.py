@@ -162,5 +162,5 @@ def last_words(text: str) -> str:
 def check_name(name: object, what: str) -> str:
     """The name, if it can be one. Raises UsageError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"{str(name)[:80]!r} is no name of a {what}.", do=f"kubectl get {what}s")
+        raise UsageError(f"{str(name)[:80]!r} is not a name of a {what}.", do=f"kubectl get {what}s")
     return name

@@ -36,7 +36,7 @@ def parse(record: Mapping[str, Any], known: Mapping[str, Column]) -> NodeWindow:
     """A window's record; `known` are the tracer's columns by key. Raises ValueError for what is none."""
     keys, rows = record.get("columns"), record.get("rows")
     if not isinstance(keys, list) or not isinstance(rows, list) or len(keys) > _MOST_COLUMNS or len(rows) > _MOST_ROWS:
-        raise ValueError("columns and rows are no lists, or too long")
+        raise ValueError("columns and rows are not lists, or are too long")
     if len({str(key) for key in keys}) != len(keys):
         raise ValueError("a column comes twice")
     columns = [known.get(str(key)) or Column(str(key)[:40], str(key)[:40].upper()) for key in keys]
@@ -61,7 +61,7 @@ def _value(value: object, column: Column) -> Value:
     if column.numeric or column.kind == "time":
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 64
         if value is not None and not number:
-            raise ValueError(f"{column.key} is no number")
+            raise ValueError(f"{column.key} is not a number")
         return value  # type: ignore[return-value]  # as was just seen
     return None if value is None else str(value)[:_MOST_TEXT]
 

@@ -39,7 +39,7 @@ each record: all low bytes, then all high ones; then those texts, each once, in 
 has no columns.
 
 A segment is flushed by one write(2), at least once a second: S, F, L, then B. Every frame is compressed on its own,
-so whatever is damaged costs itself only. A frame whose `check` is wrong is no frame: the reader looks for the next
+so whatever is damaged costs itself only. A frame whose `check` is wrong is not a frame: the reader looks for the next
 magic behind it. One whose `crc` is wrong is left out as a whole. What follows the last whole frame does not exist. All
 three are reported (Damage). The first segment of a file made by rotation holds every fact so far: each part stands
 alone.

@@ -35,7 +35,7 @@ _LEVEL_OF_COLUMNS = {**_LEVEL, int(zstd.CompressionParameter.hash_log): 13}
 _SMALL = 128
 _CHUNK = 1 << 16
 _MOST_DAMAGE = 1000
-_TORN = "incomplete: the last {} bytes are no whole frame"
+_TORN = "incomplete: the last {} bytes are not a whole frame"
 
 HEADER, STEPS, FACTS, BATCH, LOSSES, END = b"HSFBLE"
 
@@ -55,7 +55,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes of the file that are no whole frame."""
+    """Bytes of the file that are not a whole frame."""
 
     offset: int
     size: int
@@ -128,7 +128,7 @@ class FrameReader:
         try:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
-                raise RecordingError(f"{self.path} is no regular file.", do="give a file that kubetrace record made")
+                raise RecordingError(f"{self.path} is not a regular file.", do="give a file that kubetrace record made")
             self._file: BinaryIO = open(path, "rb")  # noqa: SIM115  # closed by close()
         except OSError as error:
             raise RecordingError(f"cannot read {self.path}: {error.strerror or error}.") from error

@@ -98,7 +98,7 @@ class Header:
 
     @classmethod
     def from_json(cls, payload: bytes) -> Header | None:
-        """The inverse; None for what is no header. Raises RecordingError for that of a newer version."""
+        """The inverse; None for what is not a header. Raises RecordingError for that of a newer version."""
         data = parse(payload)
         if data is None or data.get("format") != _FORMAT or type(data.get("version")) is not int:
             return None

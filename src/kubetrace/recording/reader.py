@@ -42,7 +42,7 @@ class Recording:
     """One file, opened and understood. Use as a context, or close it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises RecordingError for what is no recording, or one of a newer version."""
+        """Raises RecordingError for what is not a recording, or one of a newer version."""
         self._reader = FrameReader(path)
         self.path = self._reader.path
         try:
@@ -77,7 +77,7 @@ class Recording:
 
     @property
     def damage(self) -> Sequence[Damage]:
-        """What is no whole frame; complete when the steps are exhausted."""
+        """What is not a whole frame; complete when the steps are exhausted."""
         return self._reader.damage
 
     @property
@@ -97,7 +97,7 @@ class Recording:
         if not self._reader.size:
             raise RecordingError(f"{self.path} is empty.", why="Its recorder was ended before it could write anything.")
         raise RecordingError(
-            f"{self.path} is no recording: it holds no whole header.",
+            f"{self.path} is not a recording: it holds no whole header.",
             why="Either it is another kind of file, or its beginning is lost.",
             do="give a file that kubetrace record made",
         )

@@ -102,7 +102,7 @@ class Recorder:
             if force:
                 with contextlib.suppress(FileNotFoundError):
                     if not stat.S_ISREG(os.lstat(self.path).st_mode):
-                        raise OutputError(f"{self.path} is no regular file.", do="record to another name")
+                        raise OutputError(f"{self.path} is not a regular file.", do="record to another name")
                     os.unlink(self.path)
             # Names of pods and paths of files are nobody else's business: 0600.
             return os.open(self.path, flags, 0o600)

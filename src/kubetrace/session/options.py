@@ -75,7 +75,7 @@ def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:
     return by, sort
 
 
-def own_of(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:
+def own_options(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:
     """A tracer's own options of all that were given."""
     return {option.name: given[option.name] for option in tracer.options() if option.name}
 
@@ -85,4 +85,4 @@ def own_defaults(tracer: Tracer) -> dict[str, Any]:
     import click
 
     given = click.Command(tracer.name, params=list(tracer.options())).make_context(tracer.name, []).params
-    return own_of(tracer, given)
+    return own_options(tracer, given)

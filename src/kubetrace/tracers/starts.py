@@ -46,7 +46,7 @@ _MEASURES = (
 # Where the runtime mounts a container's root, and the kubelet a pod's volumes.
 _ROOT = re.compile(rb"/([0-9a-f]{64})/rootfs\Z")
 _VOLUME = re.compile(rb"/pods/([0-9a-f]{32}|[0-9a-f-]{36})/volumes/")
-# mount(2): what is no mount of its own, and a bind mount
+# mount(2): what is not a mount of its own, and a bind mount
 _MS_REMOUNT, _MS_BIND, _MS_PROPAGATION = 1 << 5, 1 << 12, 0xF << 17
 _NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
 # Cells of the waterfall: 80 have room for the pod and its steps beside it.

@@ -47,7 +47,7 @@ _DESTINATION = Column(
     # the most frequent one, whole
     min_width=len("writable layer"),
     weight=2,
-    help="writable layer, emptyDir/NAME, hostPath PATH, container log, ...; (memory) is no disk",
+    help="writable layer, emptyDir/NAME, hostPath PATH, container log, ...; (memory) is not a disk",
 )
 _KUBELET = Column(
     "ephemeral", "EPHEMERAL", "text", wide=True, help="yes: the kubelet counts it as ephemeral storage and evicts by it"

@@ -140,5 +140,5 @@ def test_an_address_is_a_host_and_a_port(address: str, parts: tuple[str, int]) -
 
 @pytest.mark.parametrize("address", ["9435", "host", ":x", ":70000", ""])
 def test_what_is_no_address_is_said(address: str) -> None:
-    with pytest.raises(UsageError, match="is no ADDRESS:PORT"):
+    with pytest.raises(UsageError, match="is not an ADDRESS:PORT"):
         _split(address)

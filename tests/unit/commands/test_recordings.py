@@ -149,18 +149,18 @@ def test_a_killed_recorder_and_damage_are_reported_on_stderr(path: Path, tmp_pat
     _, err = run("replay", tmp_path / "a", "--final")
     assert "incomplete: the last " in err and "its recorder was killed or its disk full" in err
     out, _ = run("info", tmp_path / "a")
-    assert "Complete:  no" in out and "bytes are no whole frame" in out
+    assert "Complete:  no" in out and "bytes are not a whole frame" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["replay", "/nonexistent"], "cannot read /nonexistent: No such file"),
-        (["replay", "/dev/null"], "is no regular file"),
-        (["replay", sys.executable], "is no recording"),
+        (["replay", "/dev/null"], "is not a regular file"),
+        (["replay", sys.executable], "is not a recording"),
         (["replay", "PATH", "writes"], "does not hold 'writes'"),
         (["replay", "PATH", "--from", "2s", "--to", "1s"], "--to lies before --from"),
-        (["replay", "PATH", "--from", "soon"], "is no moment"),
+        (["replay", "PATH", "--from", "soon"], "is not a moment"),
         (["replay", "PATH", "--speed", "0"], "--speed"),
         (["replay", "PATH", "--speed", "2", "--final"], "exclude one another"),
         (["export", "PATH", "--format", "parquet"], "Parquet is not for a terminal"),

@@ -149,7 +149,7 @@ def test_branches_are_taken_and_comments_go(tmp_path: Path) -> None:
         ('#include "nowhere.h"\n', "which is not there"),
         ('SEC("kprobe/x")\nint x(void *ctx)\n{\n', "is not closed"),
         ('SEC("uprobe/x")\nint BPF_UPROBE(x, int a)\n{\n}\n', "BPF_UPROBE"),
-        ('SEC(NAME("a"))\nint x(void *ctx)\n{\n}\n', "no name of a hook"),
+        ('SEC(NAME("a"))\nint x(void *ctx)\n{\n}\n', "not a name of a hook"),
     ],
 )
 def test_what_cannot_be_translated_says_so(tmp_path: Path, source: str, words: str) -> None:

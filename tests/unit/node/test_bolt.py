@@ -54,7 +54,7 @@ def test_keys_before_between_and_after_the_others_are_not_found(meta: Path) -> N
         assert containers.bucket(b"no", b"such") is None
         return [containers.get(key) for key in (b"", b"0", CART.encode(), CART.encode() + b"0", b"\xff" * 70)]
 
-    # A bucket is no value.
+    # A bucket is not a value.
     assert read(meta, query) == [None] * 5
 
 

@@ -67,12 +67,12 @@ def test_a_selector_is_not_the_latency_option() -> None:
         ("copyup", "which nodes?"),
         ("copyup --node a --all-nodes", "more than one way"),
         ("copyup --node", "needs a value"),
-        ("copyup --node=-o", "is no name of a node"),
-        ("copyup --node A_b", "is no name of a node"),
+        ("copyup --node=-o", "is not a name of a node"),
+        ("copyup --node A_b", "is not a name of a node"),
         ("copyup --node a --record x", "would write in the debug pod"),
         ("record copyup x --node a", "works on a file here"),
         ("nothing --node a", "there is no command 'nothing'"),
-        ("copyup --pod shop/", "is no name of a pod"),
+        ("copyup --pod shop/", "is not a name of a pod"),
     ],
 )
 def test_what_cannot_be_is_refused_before_kubectl_is_asked(

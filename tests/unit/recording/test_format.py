@@ -72,7 +72,7 @@ def test_the_file_is_its_owners_only_and_not_replaced_unasked(tmp_path: Path) ->
     with pytest.raises(UsageError, match="exists"):
         Recorder(tmp_path / "a", HEADER)
     (tmp_path / "link").symlink_to("/dev/null")
-    with pytest.raises(OutputError, match="no regular file"):
+    with pytest.raises(OutputError, match="not a regular file"):
         Recorder(tmp_path / "link", HEADER, force=True)
     with pytest.raises(OutputError, match="cannot create"):
         Recorder(tmp_path / "no" / "a", HEADER)
@@ -142,7 +142,7 @@ def test_a_file_that_was_cut_gives_every_whole_frame(tmp_path: Path) -> None:
         assert (times(found), learned(found)) == expected(left, tmp_path), size
         torn = size - left[-1].end
         assert [str(d) for d in recording.damage] == (
-            [f"{torn} bytes at {left[-1].end}: incomplete: the last {torn} bytes are no whole frame"] if torn else []
+            [f"{torn} bytes at {left[-1].end}: incomplete: the last {torn} bytes are not a whole frame"] if torn else []
         )
         assert recording.end is None
 
@@ -208,7 +208,7 @@ def test_a_newer_version_is_refused_with_its_name(tmp_path: Path) -> None:
 )
 def test_what_is_no_recording_is_said_to_be_none(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(RecordingError, match=r"is no recording|is empty"):
+    with pytest.raises(RecordingError, match=r"is not a recording|is empty"):
         Recording(tmp_path / "a")
 
 

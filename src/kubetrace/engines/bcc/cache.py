@@ -50,7 +50,7 @@ def load(name: str) -> str | None:
 
 
 def store(name: str, text: str) -> None:
-    """As a whole or not at all; a disk that is full or read-only is no reason to fail. The oldest make room."""
+    """As a whole or not at all; a disk that is full or read-only is not a reason to fail. The oldest make room."""
     place = directory()
     with contextlib.suppress(OSError):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -219,7 +219,7 @@ class _Preprocessor:
         """What string literals and macros in a row come to."""
         while match := re.search(r"\b([A-Za-z_]\w*)\s*\(([^()]*)\)", text):
             if match[1] not in self.macros:
-                raise LoadRefused(f"SEC({text}) is no name of a hook.")
+                raise LoadRefused(f"SEC({text}) is not a name of a hook.")
             text = text[: match.start()] + self.apply(match[1], _split(match[2])) + text[match.end() :]
         return "".join(re.findall(r'"([^"]*)"', text))
 

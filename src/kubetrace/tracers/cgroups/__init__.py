@@ -635,7 +635,7 @@ class Cgroups(Fielded):
         ]
 
     def constants(self, options: Mapping[str, Any]) -> Mapping[str, int]:
-        """min_stall_ns and page_bytes; raises UsageError for what is no time."""
+        """min_stall_ns and page_bytes; raises UsageError for what is not a time."""
         parse_duration(options["keep"])
         return {
             "min_stall_ns": int(parse_duration(options["min_stall"]) * 1e9),
@@ -671,7 +671,7 @@ class Cgroups(Fielded):
         return tuple(how for _, how in _MEASURES)
 
     def values(self, event: Any, context: Context) -> Sequence[Any]:
-        """What an event adds to the totals; how things stand is no sum of events."""
+        """What an event adds to the totals; how things stand is not a sum of events."""
         what = _what(event)
         totals = dict.fromkeys(_KEYS, 0)
         for key, of, value in (
