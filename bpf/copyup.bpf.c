@@ -35,6 +35,8 @@ enum copyup_trigger {
 	copyup_xattr,
 	copyup_unlink,
 	copyup_create,
+	copyup_chmod_same, /* to the mode that it has */
+	copyup_chown_same, /* to the owner that it has, or to none */
 };
 
 /* Which part was copied: with metacopy=on the metadata comes first, and the data with the first write. */
@@ -172,21 +174,40 @@ static __always_inline int copyup_operation_end(__u32 group, __u32 copy)
 	return 0;
 }
 
-/* notify_change() adds ATTR_MODE where a chown or truncate takes the set-uid bit away: mode comes last. */
-static __always_inline int copyup_setattr(const struct iattr *attributes, __u32 copy)
+/*
+ * What notify_change() is asked to change (fs/attr.c). It adds ATTR_MODE where a chown or truncate takes the
+ * set-uid bit away, so mode comes last. chown(path, -1, -1) asks for a new ctime only, and for the bits to
+ * go; so does a write, with ATTR_FORCE.
+ */
+static __always_inline __u32 copyup_setattr_trigger(struct dentry *dentry, const struct iattr *attributes)
 {
+	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 	__u32 valid = BPF_CORE_READ(attributes, ia_valid);
-	__u32 trigger = copyup_other;
+	bool same = true;
 
 	if (valid & ATTR_SIZE)
-		trigger = copyup_truncate;
-	else if (valid & (ATTR_UID | ATTR_GID))
-		trigger = copyup_chown;
-	else if (valid & ATTR_MODE)
-		trigger = copyup_chmod;
-	else if (valid & (ATTR_ATIME | ATTR_MTIME))
-		trigger = copyup_utimes;
-	return copyup_operation(trigger, kt_backed_up_setattr, copy);
+		return copyup_truncate;
+	if (valid & ATTR_MODE)
+		same = !((BPF_CORE_READ(attributes, ia_mode) ^ BPF_CORE_READ(inode, i_mode)) & S_IALLUGO);
+	if (valid & ATTR_UID)
+		same &= BPF_CORE_READ(attributes, ia_uid).val == BPF_CORE_READ(inode, i_uid).val;
+	if (valid & ATTR_GID)
+		same &= BPF_CORE_READ(attributes, ia_gid).val == BPF_CORE_READ(inode, i_gid).val;
+	if (valid & (ATTR_UID | ATTR_GID))
+		return same ? copyup_chown_same : copyup_chown;
+	if (valid & ATTR_MODE) {
+		if (valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
+			return valid & ATTR_FORCE ? copyup_other : copyup_chown;
+		return same ? copyup_chmod_same : copyup_chmod;
+	}
+	if (valid & (ATTR_ATIME | ATTR_MTIME))
+		return copyup_utimes;
+	return (valid & (ATTR_CTIME | ATTR_FORCE)) == ATTR_CTIME ? copyup_chown_same : copyup_other;
+}
+
+static __always_inline int copyup_setattr(struct dentry *dentry, const struct iattr *attributes, __u32 copy)
+{
+	return copyup_operation(copyup_setattr_trigger(dentry, attributes), kt_backed_up_setattr, copy);
 }
 
 static __always_inline int copyup_begin(struct dentry *dentry, __u32 copy)
@@ -414,7 +435,26 @@ KT_ENTRY(target, "ovl_copy_up_flags", copyup_begin(dentry, copy), struct dentry 
 	KT_ENTRY(group, function, copyup_operation(trigger, kt_backed_up_##group, copy))                     \
 	COPYUP_OPERATION_END(group, function)
 
-/* The attributes that ovl_setattr is given. */
+/* The object and the attributes that ovl_setattr is given. */
+static __always_inline void *copyup_object(unsigned long long *ctx)
+{
+	__u64 object;
+
+	if (!kt_inode_operations_are_idmapped())
+		return (void *)ctx[0];
+	object = ctx[1];
+	/* or clang computes the address of ctx[0 or 1], which is refused */
+	asm volatile("" : "+r"(object));
+	return (void *)object;
+}
+static __always_inline void *copyup_object_in(struct pt_regs *ctx)
+{
+	__u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx);
+
+	/* both are read first: clang would compute the member's address, and ctx allows no arithmetic */
+	asm volatile("" : "+r"(first), "+r"(second));
+	return (void *)(kt_inode_operations_are_idmapped() ? second : first);
+}
 static __always_inline void *copyup_attributes(unsigned long long *ctx)
 {
 	__u64 attributes;
@@ -434,8 +474,9 @@ static __always_inline void *copyup_attributes_in(struct pt_regs *ctx)
 	asm volatile("" : "+r"(second), "+r"(third));
 	return (void *)(kt_inode_operations_are_idmapped() ? third : second);
 }
-KT_FENTRY(setattr, "ovl_setattr", copyup_setattr(copyup_attributes(ctx), copy))
-KT_KPROBE(setattr__kprobe, "ovl_setattr", kt_only, copyup_setattr(copyup_attributes_in(ctx), copy))
+KT_FENTRY(setattr, "ovl_setattr", copyup_setattr(copyup_object(ctx), copyup_attributes(ctx), copy))
+KT_KPROBE(setattr__kprobe, "ovl_setattr", kt_only,
+	  copyup_setattr(copyup_object_in(ctx), copyup_attributes_in(ctx), copy))
 COPYUP_OPERATION_END(setattr, "ovl_setattr")
 
 COPYUP_OPERATION(rename, "ovl_rename", copyup_rename)

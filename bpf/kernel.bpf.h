@@ -60,18 +60,28 @@ struct bpf_raw_tracepoint_args {
 #define O_TRUNC 00001000
 
 /* include/linux/fs.h: what struct iattr.ia_valid says is to be changed */
-#define ATTR_MODE  (1 << 0)
-#define ATTR_UID   (1 << 1)
-#define ATTR_GID   (1 << 2)
-#define ATTR_SIZE  (1 << 3)
-#define ATTR_ATIME (1 << 4)
-#define ATTR_MTIME (1 << 5)
+#define ATTR_MODE      (1 << 0)
+#define ATTR_UID       (1 << 1)
+#define ATTR_GID       (1 << 2)
+#define ATTR_SIZE      (1 << 3)
+#define ATTR_ATIME     (1 << 4)
+#define ATTR_MTIME     (1 << 5)
+#define ATTR_CTIME     (1 << 6)
+#define ATTR_FORCE     (1 << 9)
+#define ATTR_KILL_SUID (1 << 11)
+#define ATTR_KILL_SGID (1 << 12)
 
 /* include/uapi/linux/stat.h */
-#define S_IFMT	00170000
-#define S_IFREG 0100000
-#define S_IFDIR 0040000
-#define S_IFBLK 0060000
+#define S_IFMT	  00170000
+#define S_IFREG	  0100000
+#define S_IFDIR	  0040000
+#define S_IFBLK	  0060000
+#define S_IALLUGO 0007777
+
+/* include/linux/uidgid.h: kuid_t and kgid_t, read whole */
+struct kt_id {
+	__u32 val;
+};
 
 /* include/linux/fs.h: a file that a stacking file system opened for itself; and one that knows the user's
  * path */
@@ -112,6 +122,8 @@ struct super_block {
 };
 struct inode {
 	__u16 i_mode;
+	struct kt_id i_uid;
+	struct kt_id i_gid;
 	unsigned long i_ino;
 	long long i_size;
 	__u32 i_generation;
@@ -126,6 +138,9 @@ struct dentry {
 };
 struct iattr {
 	unsigned int ia_valid;
+	__u16 ia_mode;
+	struct kt_id ia_uid;
+	struct kt_id ia_gid;
 };
 struct path {
 	struct vfsmount *mnt;

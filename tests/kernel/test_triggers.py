@@ -37,6 +37,14 @@ OPERATIONS = [
     ("os.symlink(b'x', p + b'/new')", "/d4", "create", 0.0),
     ("os.close(os.open(p + b'/new', os.O_CREAT | os.O_WRONLY))", "/d5", "create", 0.0),
     ("os.chmod(p, 0o700)", "/d6", "chmod", 0.0),
+    # what asks for what there is already
+    ("os.chmod(p, 0o640)", "/f18", "chmod-same", 1.0),
+    ("os.chown(p, 0, 0)", "/f19", "chown-same", 1.0),
+    ("os.chown(p, -1, -1)", "/f20", "chown-same", 1.0),
+    ("os.chown(p, -1, -1)", "/d7", "chown-same", 0.0),
+    ("os.chown(p, 0, -1)", "/f22-suid", "chown", 1.0),
+    ("os.chown(p, -1, -1)", "/f23-suid", "chown", 1.0),
+    ("os.chown(p, 0, 7)", "/f24", "chown", 1.0),
 ]
 
 
@@ -44,6 +52,7 @@ def _make_lower(lower: Path) -> None:
     for number, (_, path, _, _) in enumerate(OPERATIONS):
         if path.startswith("/f"):
             (lower / path[1:]).write_bytes(images.pattern(1000 + number))
+            (lower / path[1:]).chmod(0o4755 if "suid" in path else 0o640)
         else:
             (lower / path[1:]).mkdir()
     (lower / "d1" / "gone").write_bytes(b"x")
@@ -250,7 +259,13 @@ def test_a_file_of_the_image_has_its_layer_and_dockerfile_line(case: Case) -> No
 def test_the_summary_says_what_to_do(case: Case, tmp_path: Path) -> None:
     tracer = Tracer(tmp_path, "-c", case.container.name)
     case.run("echo >> /app/big; : > /app/logs/access.log")
-    worst = tracer.end()[-1]["remedies"][0]
+    summary = tracer.end()[-1]
     whose = f"shop/{case.container.pod.name}/{case.container.name}"
-    line = "image layer 3, RUN make-big-files /app"
-    assert worst == f"{whose}: 16 MiB copied to append to /app/big ({line}): mount an emptyDir at /app"
+    # the other of the two is what this test's own marker is appended to
+    assert summary["remedies"][0] == (
+        f"{whose}: 16 MiB copied by sh to append to 2 files in /app (image layers 2 and 3): mount a volume at /app, "
+        "filled by an init container"
+    )
+    worst = summary["advice"][0]
+    assert worst["mount"] == {"kind": "volume", "path": "/app", "filled": True}
+    assert (worst["container"], worst["action"], worst["files"], worst["programs"]) == (whose, "mount", 2, ["sh"])

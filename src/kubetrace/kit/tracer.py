@@ -44,6 +44,9 @@ class Remedy(Protocol):
     def text(self, escape: Callable[[str | bytes], str]) -> str:
         """The line, every name of others escaped."""
 
+    def record(self) -> Mapping[str, Any]:
+        """The same for a program that applies it."""
+
 
 class Advice(Protocol):
     """Collects what could be done better, and says it at the end."""

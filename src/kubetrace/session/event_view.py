@@ -155,6 +155,7 @@ class StreamView:
         """The summary: the last JSON object, or a line on stderr."""
         counts, total = pipeline.counts, pipeline.table.total()
         if self._json is not None:
+            title, remedies = pipeline.table.remedies()
             self._json.write(
                 {
                     "type": "summary",
@@ -168,7 +169,8 @@ class StreamView:
                     "unattributed": counts.unattributed,
                     **self._tracer.summary_record(total),
                     **self._overhead_record(),
-                    "remedies": [remedy.text(escape) for remedy in pipeline.table.remedies()[1]],
+                    "remedies": [remedy.text(escape) for remedy in remedies],
+                    **({"advice": [remedy.record() for remedy in remedies]} if title else {}),
                 }
             )
             self._json.flush()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from kubetrace.views.text import cut, cut_path, escape, width
+from kubetrace.views.output import is_terminal, terminal_size
+from kubetrace.views.text import cut, cut_path, escape, width, wrapped
 
 if TYPE_CHECKING:
     from kubetrace.pipeline import EventView, Pipeline
@@ -69,8 +70,10 @@ def print_remedies(pipeline: Pipeline, stream: TextIO) -> None:
     title, remedies = pipeline.table.remedies()
     if remedies:
         print(f"\n{title}", file=stream)
+    columns = terminal_size(stream)[0] if is_terminal(stream) else 0
     for remedy in remedies:
-        print(f"  {remedy.text(short_name)}", file=stream)
+        for line in wrapped(f"  {remedy.text(short_name)}", columns, indent=4):
+            print(line, file=stream)
 
 
 def short_name(name: str | bytes) -> str:

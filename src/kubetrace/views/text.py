@@ -178,6 +178,25 @@ def cut_path(path: str, cells: int, *, mark: str = "…") -> str:
     return "/".join([*head, mark, *parts[last:]])
 
 
+def wrapped(text: str, cells: int, *, indent: int) -> list[str]:
+    """Lines of at most so many cells, broken between words, all but the first indented; a word too long stays whole.
+
+    0 cells: one line, however long (a pipe, whose reader breaks lines as it pleases).
+    """
+    if not cells or width(text) <= cells:
+        return [text]
+    start = len(text) - len(text.lstrip(" "))
+    lines = [text[:start]]
+    fresh = True
+    for word in text[start:].split(" "):
+        if fresh or width(lines[-1]) + 1 + width(word) <= cells:
+            lines[-1] += word if fresh else f" {word}"
+        else:
+            lines.append(" " * indent + word)
+        fresh = False
+    return lines
+
+
 def _head(text: str, cells: int) -> str:
     if text.isascii():
         return text[:cells]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubetrace.session.view import short_name
-from kubetrace.tracers.copyup.remedy import Name, Offender, remedies, trigger_of
+from kubetrace.tracers.copyup.remedy import Name, Offender, is_runtime, remedies, trigger_of
 from kubetrace.views.text import escape
 
 MIB = 1 << 20
@@ -29,111 +29,82 @@ def one(path: str, trigger: str, copied: int = 64 * MIB, *, copies: int = 1, is_
 ORIGIN = "(image layer 3, RUN mkdir -p /app/logs && make install)"
 
 
+FILLED = ", filled by an init container"
+
+
 @pytest.mark.parametrize(
-    ("path", "trigger", "copied", "line"),
+    ("path", "trigger", "line"),
     [
-        (
-            "/app/logs/app.log",
-            "append",
-            64 * MIB,
-            f"64 MiB copied to append to /app/logs/app.log {ORIGIN}: mount an emptyDir at /app/logs",
-        ),
-        (
-            "/app/data/index.db",
-            "open-write",
-            64 * MIB,
-            f"64 MiB copied to write to /app/data/index.db {ORIGIN}: mount a volume at /app/data, filled by an init "
-            "container",
-        ),
+        ("/app/logs/app.log", "append", "append to {path} {origin}: mount a volume at /app/logs" + FILLED),
+        ("/app/data/index.db", "open-write", "write to {path} {origin}: mount a volume at /app/data" + FILLED),
+        ("/app/data/index.db", "open-truncate", "replace {path} {origin}: mount a volume at /app/data" + FILLED),
         (
             "/app/log",
             "truncate",
-            64 * MIB,
-            f"64 MiB copied to truncate /app/log {ORIGIN}: open it with O_TRUNC (in a shell: > file), which copies "
-            "nothing, or mount an emptyDir at /app",
+            "truncate {path} {origin}: open it with O_TRUNC (in a shell: > file), which copies nothing, or mount a "
+            "volume at /app" + FILLED,
         ),
         (
             "/app/big",
             "chmod",
-            64 * MIB,
-            f"64 MiB copied to change the mode of /app/big {ORIGIN}: set the mode in the image: COPY --chmod=..., or "
-            "RUN chmod in the layer that adds it",
+            "change the mode of {path} {origin}: set the mode in the image: COPY --chmod=..., or RUN chmod in the "
+            "layer that adds it",
+        ),
+        (
+            "/app/big",
+            "chmod-same",
+            "set the mode that it has already on {path} {origin}: nothing is changed, so leave it out: find ... ! "
+            "-perm MODE -exec chmod MODE {{}} +",
         ),
         (
             "/app/big",
             "chown",
-            64 * MIB,
-            f"64 MiB copied to change the owner of /app/big {ORIGIN}: set the owner in the image: COPY --chown=..., or "
-            "RUN chown in the layer that adds it",
+            "change the owner of {path} {origin}: set the owner in the image: COPY --chown=..., or RUN chown in the "
+            "layer that adds it",
+        ),
+        (
+            "/app/big",
+            "chown-same",
+            "set the owner that it has already on {path} {origin}: nothing is changed, so leave it out: find ... ! "
+            "-user OWNER -exec chown OWNER {{}} +",
         ),
         (
             "/app/big",
             "utimes",
-            64 * MIB,
-            f"64 MiB copied to set the times of /app/big {ORIGIN}: leave its times alone (touch, cp -p, tar and rsync "
-            "set them), or mount a volume at /app, filled by an init container",
+            "set the times of {path} {origin}: leave its times alone, or set them in the image",
         ),
-        (
-            "/app/big",
-            "rename",
-            64 * MIB,
-            f"64 MiB copied to rename /app/big {ORIGIN}: give it the new name in the image, or mount a volume at /app, "
-            "filled by an init container",
-        ),
-        (
-            "/app/big",
-            "link",
-            64 * MIB,
-            f"64 MiB copied to make a hard link to /app/big {ORIGIN}: make the link in the image, or a symbolic link, "
-            "which copies nothing",
-        ),
+        ("/app/big", "rename", "rename {path} {origin}: mount a volume at /app" + FILLED),
+        ("/app/big", "link", "make a hard link to {path} {origin}: make the link in the image"),
         (
             "/app/big",
             "xattr",
-            64 * MIB,
-            f"64 MiB copied to set an extended attribute of /app/big {ORIGIN}: set it in the image: RUN setcap or "
-            "setfattr in the layer that adds it",
+            "set an extended attribute of {path} {origin}: set it in the image: RUN setcap or setfattr in the layer "
+            "that adds it",
         ),
-        (
-            "/app/big",
-            "other",
-            64 * MIB,
-            f"64 MiB copied to change /app/big {ORIGIN}: mount a volume at /app, filled by an init container",
-        ),
-        (
-            "/etc/ld.so.cache",
-            "open-write",
-            30_000,
-            f"29 KiB copied to write to /etc/ld.so.cache {ORIGIN}: make the change in the image, or mount a file over "
-            "/etc/ld.so.cache (ConfigMap or Secret with subPath)",
-        ),
+        ("/app/big", "other", "change {path} {origin}: mount a volume at /app" + FILLED),
+        ("/etc/ld.so.cache", "open-write", "write to {path} {origin}: make the change in the image"),
+        ("/usr/share/x/y/z", "append", "append to {path} {origin}: mount a volume at /usr/share/x/y" + FILLED),
         (
             "/app.log",
             "append",
-            4096,
-            f"4.0 KiB copied to append to /app.log {ORIGIN}: make the change in the image, or mount a file over "
-            "/app.log (ConfigMap or Secret with subPath)",
+            "append to {path} {origin}: let it be written in a directory of its own, with a volume there",
+        ),
+        (
+            "/var/lib/app.db",
+            "append",
+            "append to {path} {origin}: let it be written in a directory of its own, with a volume there",
         ),
     ],
 )
-def test_advice_on_one_file(path: str, trigger: str, copied: int, line: str) -> None:
-    assert one(path, trigger, copied) == line
-
-
-def test_advice_on_one_directory() -> None:
-    assert one("/app/cache", "create", 0, is_directory=True) == (
-        f"only metadata copied to make something in /app/cache {ORIGIN}: mount an emptyDir at /app/cache"
-    )
-    assert one("/app/cache", "unlink", 0, is_directory=True) == (
-        f"only metadata copied to remove something in /app/cache {ORIGIN}: remove it in the image, in the layer that "
-        "adds it"
-    )
+def test_advice_on_one_file(path: str, trigger: str, line: str) -> None:
+    assert one(path, trigger) == "64 MiB copied to " + line.format(path=path, origin=ORIGIN)
 
 
 def test_a_file_of_which_nothing_was_copied_is_not_named() -> None:
     for trigger in ("open-truncate", "truncate", "chown", "open-write"):
         assert lines(Offender("/app/pid", trigger, 3, 0, False, 3, "COPY")) == []
-    assert lines(Offender("/app", "open-write", 3, 0, True, 3, "COPY")) == []
+    for trigger in ("open-write", "create", "unlink", "chmod"):
+        assert lines(Offender("/app", trigger, 3, 0, True, 3, "COPY")) == []
     shared = [Offender(f"/app/{n}", "chown", 1, 0) for n in range(7)]
     copied = [Offender(f"/app/big{n}", "chown", 1, MIB) for n in range(3)]
     (line,) = lines(*shared, *copied)
@@ -147,32 +118,34 @@ def test_a_very_long_path_loses_its_middle_on_a_terminal() -> None:
     assert len(whole) > 6000 and "/\\x1b[2Jlog (image layer 1" in whole
     assert remedy.text(short_name) == (
         f"shop/{'p' * 31}…{'p' * 31}/app: 7 B copied to append to /app/…/\\x1b[2Jlog (image layer 1, COPY): "
-        f"mount an emptyDir at /app/{'d' * 31}…{'d' * 35}"
+        f"mount a volume at /app/{'d' * 31}…{'d' * 35}, filled by an init container"
     )
     (brief,) = remedies([Offender("/app/log", "append", 1, 7, False, 1, "COPY", "shop/web/app")])
     assert brief.text(short_name) == brief.text(escape)
 
 
 def test_system_directories_are_not_found_by_the_letters_of_others() -> None:
-    assert one("/etcetera/x", "append").endswith("mount an emptyDir at /etcetera")
-    assert "subPath" in one("/usr/share/x/y", "append")
+    assert one("/etcetera/x", "append").endswith("mount a volume at /etcetera" + FILLED)
+    assert one("/usr/lib/x/y", "append").endswith("make the change in the image")
 
 
 def test_what_is_unknown_of_the_layer_is_left_out() -> None:
-    assert lines(Offender("/a/b", "append", 1, 7)) == ["7 B copied to append to /a/b: mount an emptyDir at /a"]
+    assert lines(Offender("/a/b", "append", 1, 7)) == [
+        "7 B copied to append to /a/b: mount a volume at /a, filled by an init container"
+    ]
     assert lines(Offender("/a/b", "append", 1, 7, layer=2)) == [
-        "7 B copied to append to /a/b (image layer 2): mount an emptyDir at /a"
+        "7 B copied to append to /a/b (image layer 2): mount a volume at /a, filled by an init container"
     ]
 
 
 def test_long_dockerfile_line_is_cut() -> None:
     (line,) = lines(Offender("/a/b", "append", 1, 7, layer=2, line="RUN " + "x" * 100))
-    assert line == f"7 B copied to append to /a/b (image layer 2, RUN {'x' * 43}…): mount an emptyDir at /a"
+    assert line == f"7 B copied to append to /a/b (image layer 2, RUN {'x' * 43}…): mount a volume at /a" + FILLED
 
 
 def test_several_copies_and_whose_they_are() -> None:
     (line,) = lines(Offender("/a/b", "append", 23, 23 * MIB, whose="shop/cart-7d/main"))
-    assert line == ("shop/cart-7d/main: 23 MiB copied in 23 copy-ups to append to /a/b: mount an emptyDir at /a")
+    assert line == "shop/cart-7d/main: 23 MiB copied in 23 copy-ups to append to /a/b: mount a volume at /a" + FILLED
 
 
 def files(directory: str, count: int, trigger: str = "open-write", layer: int = 2) -> list[Offender]:
@@ -182,9 +155,130 @@ def files(directory: str, count: int, trigger: str = "open-write", layer: int = 
 def test_many_files_of_one_directory_are_one_matter() -> None:
     assert lines(*files("/app/data", 307)) == [
         "307 KiB copied to write to 307 files in /app/data (image layer 2, COPY data /app): mount a volume at "
-        "/app/data, filled by an init container"
+        "/app/data" + FILLED
     ]
-    assert len(lines(*files("/app/data", 2))) == 2
+    assert len(lines(*files("/app/data", 2))) == 1
+    assert len(lines(*files("/app/data", 2, "chown"))) == 2
+
+
+def written(*paths: str, whose: str = "shop/web/app", program: bytes = b"app") -> list[Offender]:
+    return [Offender(path, "open-write", 1, 4096, whose=whose, program=program) for path in paths]
+
+
+def made(*paths: str, trigger: str = "create", whose: str = "shop/web/app") -> list[Offender]:
+    return [Offender(path, trigger, 1, 0, True, whose=whose) for path in paths]
+
+
+def mounts(*offenders: Offender) -> list[str]:
+    found = [remedy.record() for remedy in remedies(offenders, 100)]
+    assert all(record["mount"]["filled"] and record["mount"]["kind"] == "volume" for record in found if record["mount"])
+    return sorted(os.fsdecode(record["mount"]["path"]) for record in found if record["mount"])
+
+
+@pytest.mark.parametrize(
+    ("offenders", "place"),
+    [
+        # what initdb made and a server changed: five directories, and one place
+        (
+            written(*(f"/var/lib/postgresql/15/main/{x}" for x in ("pg_wal/0001", "base/5/1259", "global/1262"))),
+            "/var/lib/postgresql/15/main",
+        ),
+        # one file is enough to know it by
+        (written("/data/pg/base/16384/2619"), "/data/pg"),
+        (written("/data/pg/global/pg_control"), "/data/pg"),
+        (written("/data/pg/postmaster.pid"), "/data/pg"),
+        # temp-rewriteaof is made beside the directory, and renamed into it
+        (written("/var/lib/redis/appendonlydir/appendonly.aof.1.incr.aof"), "/var/lib/redis"),
+        (written("/redis/dump.rdb"), "/redis"),
+        (written("/var/lib/mysql/ibdata1", "/var/lib/mysql/mysql/innodb_table_stats.ibd"), "/var/lib/mysql"),
+        (written("/var/lib/mysql/shop/orders.ibd", "/var/lib/mysql/aria_log_control"), "/var/lib/mysql"),
+        (written("/data/db/journal/WiredTigerLog.1", "/data/db/WiredTiger.wt"), "/data/db"),
+        (written("/srv/site/.git/index"), "/srv/site"),
+        # directories that are made in, renamed into or removed from belong to it
+        ([*written("/app/data/a/1"), *made("/app/data/b")], "/app/data"),
+        ([*written("/app/data/a/1"), *made("/app/data", trigger="rename")], "/app/data"),
+        ([*written("/app/data/a/1"), *made("/app/data/tmp", trigger="unlink")], "/app/data"),
+        # what is written where another volume is needed needs none of its own
+        (written("/var/log/app.log", "/var/log/nginx/access.log"), "/var/log"),
+        (written("/app/logs/app.log", "/app/settings.json"), "/app"),
+    ],
+)
+def test_what_belongs_together_has_one_place(offenders: list[Offender], place: str) -> None:
+    assert mounts(*offenders) == [place]
+    # what other containers write is theirs
+    other = written("/var/lib/other/x", "/app/other/x", whose="shop/other/app")
+    assert [one for one in mounts(*offenders, *other) if "other" not in one] == [place]
+
+
+def test_a_programs_logs_have_a_place_of_their_own() -> None:
+    assert mounts(*written("/app/logs/app.log", "/app/data/x/index")) == ["/app/data/x", "/app/logs"]
+    assert mounts(*written("/var/lib/redis/dump.rdb", "/var/log/redis/redis.log")) == [
+        "/var/lib/redis",
+        "/var/log/redis",
+    ]
+
+
+def test_no_volume_hides_the_system() -> None:
+    for path in ("/etc/nginx/nginx.conf", "/usr/lib/python3/x.pyc", "/bin/x", "/var/lib/dpkg/status", "/opt/x", "/x"):
+        assert mounts(*written(path)) == []
+
+
+def test_the_owner_of_a_database_needs_no_image() -> None:
+    found = [*written("/pg/base/5/1"), Offender("/pg/pg_hba.conf", "chown", 1, 4096, whose="shop/web/app")]
+    assert mounts(*found) == ["/pg"]
+    assert len(lines(*found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("program", "what"),
+    [
+        (b"dpkg", "install packages"),
+        (b"dpkg-deb", "install packages"),
+        (b"apt-get", "install packages"),
+        (b"pip3.11", "install packages"),
+        (b"npm install", "install packages"),
+        (b"update-alternat", "install packages"),
+        (b"tar", "unpack or check out"),
+        (b"rsync", "unpack or check out"),
+        (b"git", "unpack or check out"),
+        (b"tarantool", "mount a volume"),
+        (b"gems", "mount a volume"),
+        (b"aptly", "mount a volume"),
+    ],
+)
+def test_who_installs_and_unpacks_is_told_by_its_name(program: bytes, what: str) -> None:
+    found = [
+        Offender(f"/app/{name}", trigger, 1, 1024, whose="shop/web/app", program=program)
+        for name, trigger in (("a/1", "rename"), ("a/2", "link"), ("b/3", "open-truncate"))
+    ]
+    line = lines(*found)[0]
+    assert line.startswith("shop/web/app: ") and f" by {program.decode()} to " in line and f": {what}" in line
+    assert (mounts(*found) == []) is (what != "mount a volume")
+    if what != "mount a volume":
+        assert len(lines(*found)) == 1 and " 3 files in /app: " in line
+
+
+def test_programs_are_named() -> None:
+    found = [Offender("/d/1", "append", 1, size, program=name) for size, name in ((5, b"small"), (900, b"large"))]
+    assert " copied in 2 copy-ups by large and small to append to /d/1: " in lines(*found)[0]
+    found.append(Offender("/d/1", "append", 1, 70, program=b"third"))
+    assert " by large, third and 1 more to " in lines(*found)[0]
+
+
+def test_what_failed_comes_first() -> None:
+    failed = Offender("/d/big", "open-write", 3, 0, whose="shop/web/app", error="ENOSPC", size_bytes=1 << 30)
+    small = Offender("/d/2", "append", 1, 0, whose="shop/web/app", error="ENOSPC")
+    assert lines(*files("/app", 5), failed, small)[0] == (
+        "shop/web/app: 4 copies to write to 2 files, the largest /d/big (1.0 GiB) failed with ENOSPC: the disk with "
+        "the writable layers is full; make room there"
+    )
+    (line,) = lines(Offender("/d/big", "append", 1, 0, error="EIO"))
+    assert line.startswith("1 copy to append to /d/big (0 B) failed with EIO: the program was told that error")
+
+
+def test_the_runtime_is_known_by_its_processes_names() -> None:
+    assert is_runtime(b"runc:[2:INIT]\0\0\0") and is_runtime(b"crun")
+    assert not is_runtime(b"runc") and not is_runtime(b"nginx")
 
 
 def test_files_of_several_layers_say_which() -> None:
@@ -199,12 +293,11 @@ def test_files_of_several_layers_say_which() -> None:
 
 
 def test_recursive_chown_is_one_matter() -> None:
-    tree = [Offender("/app", "chown", 1, 0, True, 1, "RUN adduser")]
+    tree = []
     for name in ("bin", "lib", "share"):
-        tree.append(Offender(f"/app/{name}", "chown", 1, 0, True, 1, "RUN adduser"))
         tree += [Offender(f"/app/{name}/{n}", "chown", 1, MIB, False, 1, "RUN adduser") for n in range(7)]
     assert lines(*tree) == [
-        "21 MiB copied to change the owner of 25 files and directories in /app (image layer 1, RUN adduser): set the "
+        "21 MiB copied to change the owner of 21 files in /app (image layer 1, RUN adduser): set the "
         "owner in the image: COPY --chown=..., or RUN chown in the layer that adds them"
     ]
 
@@ -223,8 +316,10 @@ def test_different_reasons_and_containers_are_different_matters() -> None:
 
 
 def test_top_level_is_never_one_matter() -> None:
-    found = [offender for name in ("var", "srv", "opt") for offender in files(f"/{name}/x", 3)]
-    assert sorted(line.split(" in ")[1].split(" ")[0] for line in lines(*found)) == ["/opt/x", "/srv/x", "/var/x"]
+    found = [offender for name in ("var", "srv", "opt") for offender in files(f"/{name}/lib/x", 3)]
+    assert mounts(*found) == ["/opt/lib/x", "/srv/lib/x", "/var/lib/x"]
+    metadata = [offender for name in ("var", "srv", "opt") for offender in files(f"/{name}", 3, "chown")]
+    assert sorted(line.split(" in ")[1].split(" ")[0] for line in lines(*metadata)) == ["/opt", "/srv", "/var"]
 
 
 def test_worst_come_first_and_the_order_of_arrival_does_not_matter() -> None:
@@ -259,7 +354,7 @@ def test_names_are_apart_from_our_words() -> None:
     assert all(part.isascii() and part.isprintable() for part in remedy.parts if isinstance(part, str))
     assert remedy.text(escape) == (
         "evil\\u202e: 7 B copied to append to /a/\\x1b[2J\\n\\xff (image layer 1, RUN \\x1b[31m): "
-        "mount an emptyDir at /a"
+        "mount a volume at /a, filled by an init container"
     )
 
 
@@ -273,20 +368,24 @@ PATHS = st.lists(st.binary(max_size=4).map(lambda raw: raw.replace(b"/", b"")), 
 OFFENDERS = st.builds(
     Offender,
     PATHS.map(lambda path: b"/" + path) | PATHS,
-    st.sampled_from(["append", "chown", "create", "other", "nonsense"]),
+    st.sampled_from(["append", "chown", "chmod-same", "create", "other", "nonsense"]),
     st.integers(1, 99),
     st.integers(0, 2**50),
     st.booleans(),
     st.none() | st.integers(1, 120),
     st.none() | st.text(max_size=60),
     st.none() | st.text(max_size=3),
+    st.sampled_from([b"", b"dpkg", b"tar", b"\xff\n"]),
+    st.none() | st.just("ENOSPC"),
+    st.integers(0, 2**50),
 )
 
 
 @given(st.lists(OFFENDERS, max_size=30))
 def test_every_byte_is_in_one_line_and_no_line_breaks(offenders: list[Offender]) -> None:
     found = remedies(offenders, 1000)
-    assert sum(remedy.copied_bytes for remedy in found) == sum(one.copied_bytes for one in offenders)
-    named = [one for one in offenders if one.copied_bytes or (one.is_directory and one.trigger in ("chown", "create"))]
+    named = [one for one in offenders if one.copied_bytes or one.error]
+    assert sum(remedy.copied_bytes for remedy in found) == sum(one.copied_bytes for one in named)
     assert sum(remedy.files for remedy in found) == len(named)
     assert all(remedy.text(escape).isprintable() for remedy in found)
+    assert all(remedy.record()["mount"] is None or remedy.action == "mount" for remedy in found)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from kubetrace.views.text import cut, cut_path, escape, visible, width
+from kubetrace.views.text import cut, cut_path, escape, visible, width, wrapped
 
 _CODE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))")
 _PLAIN = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
@@ -155,3 +155,16 @@ def test_what_is_cut_fits(text: str, cells: int) -> None:
     for found in (cut(shown, cells), cut(shown, cells, "middle"), cut(shown, cells, "start"), cut_path(shown, cells)):
         assert width(found) <= cells
         assert found == shown or "…" in found or cells == 0
+
+
+def test_lines_are_broken_between_words() -> None:
+    text = "  shop/web/app: 64 MiB copied by 数据库 to append to /app/a"
+    assert wrapped(text, 0, indent=4) == wrapped(text, 80, indent=4) == [text]
+    assert wrapped(text, 26, indent=4) == [
+        "  shop/web/app: 64 MiB",
+        "    copied by 数据库 to",
+        "    append to /app/a",
+    ]
+    assert wrapped(text, 25, indent=4)[1] == "    copied by 数据库 to"
+    assert wrapped(text, 22, indent=4)[1] == "    copied by 数据库"
+    assert wrapped("  " + "x" * 50 + " y", 20, indent=4) == ["  " + "x" * 50, "    y"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from kubetrace.kit.fields import (
     Field,
     Fielded,
     Sum,
+    error_of,
     named,
     shown_path,
 )
@@ -36,7 +38,7 @@ from kubetrace.kit.identity import (
 )
 from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping
 from kubetrace.tables.aggregate import Groups, Key
-from kubetrace.tracers.copyup.remedy import Offender, remedies, trigger_of
+from kubetrace.tracers.copyup.remedy import Offender, is_runtime, remedies, trigger_of
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, parse_size
 
@@ -82,6 +84,14 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "unknown")
 
 
+# A path begins with a slash, or an ellipsis: no file can be called so.
+_RUNTIMES_OWN = "(by the container runtime)"
+
+
+def _shown_path(event: Any) -> bytes | str:
+    return _RUNTIMES_OWN if is_runtime(event.comm) else shown_path(event)
+
+
 def _trigger(event: Any) -> str:
     names: Mapping[int, str] = event.NAMES["trigger"]
     return names.get(event.trigger, "other")
@@ -101,21 +111,27 @@ def _layer_record(event: Any, identity: Identity, context: Context) -> dict[str,
 
 
 class _Advice:
-    """Copy-ups by container, path and trigger: what remedy.py needs of them."""
+    """Copy-ups by container, path, trigger, program and error: what remedy.py needs of them."""
 
     title = "What was copied for nothing, and what to do about it:"
 
     def __init__(self) -> None:
-        self._groups = Groups((SUM, SUM), fold=lambda key: (*key[:-3], "", "other", False), weight=lambda row: row[1])
+        # what failed is not folded away for having copied nothing
+        self._groups = Groups(
+            (SUM, SUM, MAX, MAX),
+            fold=lambda key: (key[0], b"", "other", False, b"", key[5]),
+            weight=lambda row: (row[3], row[1]),
+        )
         self._layers: dict[Key, Layer] = {}
 
     def add(self, event: Any, identity: Identity, context: Context, count: int = 1) -> None:
         path, cut = path_of(event)
-        if event.error or cut or identity.container_id is None:
+        if cut or identity.container_id is None or is_runtime(event.comm) or event.error == -errno.EINTR:
             return
         names = (identity.namespace, identity.pod, identity.container)
-        key = (names, path, trigger_of(_trigger(event), event.flags), stat.S_ISDIR(event.mode))
-        self._groups.add(key, (count, event.copied))
+        trigger, program = trigger_of(_trigger(event), event.flags), event.comm.partition(b"\0")[0]
+        key = (names, path, trigger, stat.S_ISDIR(event.mode), program, error_of(event))
+        self._groups.add(key, (count, event.copied, event.size, int(event.error != 0)))
         if key not in self._layers and len(self._layers) < _REMEMBERED_LAYERS:
             layer = context.layer(event, identity)
             if layer is not None:
@@ -124,17 +140,19 @@ class _Advice:
     def forget_ended(self, owners: Owners) -> None:
         def matter(key: Key) -> Hashable | None:
             names: Any = key[0]
-            return (names, key[2]) if ended(owners, *names) else None
+            return (names, key[2], key[5]) if ended(owners, *names) else None
 
         # what led to copies of very many files in one container is one matter, and stays whole
-        nobody: Key = ((None, None, None), b"", "other", False)
-        if self._groups.fold_ended(matter, lambda _: nobody, [lambda row: row[1]], _REMEMBERED_ENDED):
+        nobody: Key = ((None, None, None), b"", "other", False, b"", None)
+        if self._groups.fold_ended(
+            matter, lambda _: nobody, [lambda row: row[1], lambda row: row[3]], _REMEMBERED_ENDED
+        ):
             self._layers = {key: layer for key, layer in self._layers.items() if key in self._groups}
 
     def remedies(self) -> Sequence[Remedy]:
         offenders = []
-        for key, (copies, copied) in self._groups.rows():
-            names, path, trigger, is_directory = key
+        for key, (copies, copied, size, _) in self._groups.rows():
+            names, path, trigger, is_directory, program, error = key
             layer = self._layers.get(key)
             if path:
                 offenders.append(
@@ -147,6 +165,9 @@ class _Advice:
                         layer.ordinal if layer else None,
                         layer.line if layer else None,
                         "/".join(name or "-" for name in names),  # type: ignore[attr-defined]
+                        program,  # type: ignore[arg-type]
+                        error,  # type: ignore[arg-type]
+                        size,
                     )
                 )
         return remedies(offenders)
@@ -314,8 +335,8 @@ class Copyup(Fielded):
         return event.pid, event.comm, event.trigger, event.cgroup_id, event.memory_cgroup_id, said
 
     def cells_of(self, event: Any) -> Mapping[str, Value]:
-        """The path."""
-        return {"path": shown_path(event)}
+        """The path; what the runtime does while it makes a container is one row."""
+        return {"path": _shown_path(event)}
 
     def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
@@ -324,7 +345,7 @@ class Copyup(Fielded):
         cells["pid"] = event.pid
         cells["comm"] = text_of(event.comm)
         cells["node"] = context.node
-        cells["trigger"] = _trigger(event)
+        cells["trigger"] = "runtime" if is_runtime(event.comm) else _trigger(event)
         layer = context.layer(event, identity)
         if layer is None:
             cells["layer"] = cells["created_by"] = None
