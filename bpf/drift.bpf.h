@@ -216,31 +216,58 @@ static __always_inline __u16 kt_overlay_layer(const struct dentry *dentry)
 	return index > 0 && index <= 500 ? index : 0;
 }
 
-/* Whether the object has an upper dentry, and whether its data is there (without metacopy both come at once).
- */
-static __always_inline void kt_overlay_upper(const struct inode *inode, bool *upper, bool *data)
+/* The object in the writable layer; 0: there is none. */
+static __always_inline struct dentry *kt_overlay_upper_dentry(const struct inode *inode)
 {
 	struct dentry *dentry = 0;
-	__u64 flags = 0;
 
-	*upper = false;
-	*data = true;
 	if (bpf_core_type_exists(struct ovl_layer)) {
 		const struct ovl_inode *ovl =
 		    (const void *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode);
 
 		dentry = BPF_CORE_READ(ovl, __upperdentry);
+	} else if (kt_overlay_without_btf()) {
+		bpf_probe_read_kernel(&dentry, sizeof(dentry),
+				      (const void *)inode + bpf_core_type_size(struct inode));
+	}
+	return dentry;
+}
+
+/* Whether the object has an upper dentry, and whether its data is there (without metacopy both come at once).
+ */
+static __always_inline void kt_overlay_upper(const struct inode *inode, bool *upper, bool *data)
+{
+	__u64 flags = 0;
+
+	*upper = kt_overlay_upper_dentry(inode) != 0;
+	*data = true;
+	if (bpf_core_type_exists(struct ovl_layer)) {
+		const struct ovl_inode *ovl =
+		    (const void *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode);
+
 		flags = BPF_CORE_READ(ovl, flags);
 		*data = flags >> bpf_core_enum_value(enum ovl_inode_flag, OVL_UPPERDATA) & 1;
 	} else if (kt_overlay_without_btf()) {
 		const struct kt_ovl_inode_5_10 *ovl = (const void *)inode - sizeof(*ovl);
 
-		bpf_probe_read_kernel(&dentry, sizeof(dentry),
-				      (const void *)inode + bpf_core_type_size(struct inode));
 		bpf_probe_read_kernel(&flags, sizeof(flags), &ovl->flags);
 		*data = flags >> OVL_UPPERDATA & 1;
 	}
-	*upper = dentry != 0;
+}
+
+/* include/uapi/linux/magic.h */
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630
+
+/* What kt_file_number lacks for a file of an overlay, whose inodes all have the generation 0: the one of the
+ * object in the writable layer, in the same place. Inode numbers are given again. */
+static __always_inline __u64 kt_upper_generation(const struct inode *inode)
+{
+	struct dentry *upper;
+
+	if (BPF_CORE_READ(inode, i_sb, s_magic) != OVERLAYFS_SUPER_MAGIC)
+		return 0;
+	upper = kt_overlay_upper_dentry(inode);
+	return upper ? (__u64)BPF_CORE_READ(upper, d_inode, i_generation) << 32 : 0;
 }
 
 /*

@@ -29,7 +29,7 @@ const volatile bool backed_up = false;
  * it lists once: `#define GROUPS(X) X(this) X(that)` and `KT_GROUPS(GROUPS);`. A program whose group is not
  * in the list does not compile; tests/unit/test_engine_translate.py finds a group in the list that has none.
  */
-#define KT_GROUPS_AT_MOST      32
+#define KT_GROUPS_AT_MOST      64
 #define KT_GROUP_PLACE(group)  kt_group_##group,
 #define KT_GROUP_NUMBER(group) kt_backed_up_##group = kt_backed_up_others + kt_group_##group,
 #define KT_GROUPS(list)                                                                                      \

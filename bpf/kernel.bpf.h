@@ -88,8 +88,13 @@ struct kt_id {
 #define FMODE_NOACCOUNT (1 << 29)
 
 /* include/uapi/asm-generic/errno-base.h, include/linux/errno.h */
-#define EEXIST	    17
+#define EINTR	    4
 #define EAGAIN	    11
+#define EEXIST	    17
+#define EXDEV	    18
+#define EINVAL	    22
+#define ENOSYS	    38
+#define EOPNOTSUPP  95
 #define ERESTARTSYS 512
 #define EIOCBQUEUED 529
 
@@ -122,6 +127,7 @@ struct super_block {
 };
 struct inode {
 	__u16 i_mode;
+	struct super_block *i_sb;
 	struct kt_id i_uid;
 	struct kt_id i_gid;
 	unsigned long i_ino;

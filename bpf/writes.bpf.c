@@ -16,7 +16,8 @@
  *   copy_file_range    vfs_copy_file_range
  *   fallocate          vfs_fallocate
  *   truncate           do_truncate with a file (ftruncate, O_TRUNC), vfs_truncate (truncate)
- *   fsync              vfs_fsync_range
+ *   fsync, msync       vfs_fsync_range; of directories too
+ *   sync_file_range    the system call
  *   mmap               fault_dirty_shared_page: a page of a shared file mapping becomes dirty
  *
  * overlayfs calls the last but two itself, on the file below: that file has FMODE_NOACCOUNT (since 4.19,
@@ -73,6 +74,19 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 	WRITES_KPROBE(group##_begin, function, writes_begin(operation, about, false), ##__VA_ARGS__)         \
 	WRITES_RETURN(group, function, operation, at_kretprobe, returns)
 
+/* What is at hand at the entry alone: a descriptor may be another file's at the return. */
+#define WRITES_CALL(group, function, operation, about, at_return, returns, ...)                              \
+	WRITES_FEXIT(group, function, ({                                                                     \
+			     kt_duration_ns duration = 0;                                                    \
+			     void *object = writes_object(operation, &duration);                             \
+                                                                                                             \
+			     object ? (at_return) : 0;                                                       \
+		     }),                                                                                     \
+		     ##__VA_ARGS__, returns)                                                                 \
+	WRITES_FENTRY(group##_begin, function, writes_begin(operation, about, false), ##__VA_ARGS__)         \
+	WRITES_KPROBE(group##_begin, function, writes_begin(operation, about, false), ##__VA_ARGS__)         \
+	WRITES_RETURN(group, function, operation, at_return, returns)
+
 /*
  * On a file, which is argument number `place`: kprobes have five by name at most, and these need but one.
  * What is `nested` in an operation of a stacking file system is not counted.
@@ -127,18 +141,9 @@ static __always_inline struct file *writes_file_of(int fd)
 	return file;
 }
 
-static __always_inline int writes_sendfile_end(int fd, __s64 result, __u32 room)
-{
-	kt_duration_ns duration = writes_duration(writes_sendfile);
-	struct file *file = writes_file_of(fd);
-
-	return file ? writes_count_file(writes_sendfile, file, result, duration, room, false) : 0;
-}
-
-WRITES_OPERATION(sendfile, "do_sendfile", writes_sendfile, writes_file_of(out),
-		 writes_sendfile_end(out, result, room),
-		 writes_count_file(writes_sendfile, object, result, duration, room, false), __s64 result,
-		 int out, int in, void *position, __u64 count, __u64 most)
+WRITES_CALL(sendfile, "do_sendfile", writes_sendfile, writes_file_of(out),
+	    writes_count_file(writes_sendfile, object, result, duration, room, false), __s64 result, int out,
+	    int in, void *position, __u64 count, __u64 most)
 
 WRITES_FILE(copyrange, "vfs_copy_file_range", writes_copy_file_range, 3, writes_is_nested(file), __s64 result,
 	    struct file *in, __u64 from, struct file *file, __u64 to, __u64 length, __u32 flags)
@@ -148,10 +153,34 @@ WRITES_FILE(fallocate, "vfs_fallocate", writes_fallocate, 1, writes_is_nested(fi
 static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_duration_ns duration,
 					    __u32 room)
 {
+	struct writes_operand operand = {.result = result, .duration = duration, .room = room};
+	struct kt_file_path path;
+	struct kt_cgroups who;
+	struct dentry *dentry;
+
+	kt_user_path(&path, file);
+	dentry = path.dentry;
 	/* what a copy-up has made is synced through a mount of overlayfs' own */
-	if (!writes_namespace(writes_mount_of(BPF_CORE_READ(file, f_path.mnt))))
+	if (!writes_namespace(writes_mount_of(path.mnt)))
 		return 0;
-	return writes_count_file(writes_fsync, file, result, duration, room, false);
+	operand.dentry = dentry;
+	writes_describe(&operand, path.mnt, BPF_CORE_READ(dentry, d_inode));
+	if (operand.type != S_IFDIR && !writes_is_counted(operand.type))
+		return 0;
+	kt_current_cgroups(&who);
+	return writes_count(writes_fsync, &operand, &who);
+}
+
+/*
+ * A stacking file system syncs the file below in vfs_fsync_range of its own: through a mount in no namespace,
+ * where it is a directory. msync(2) begins at the file that the mapping holds, which of an overlay is the one
+ * below.
+ */
+static __always_inline bool writes_is_nested_sync(const struct file *file)
+{
+	if (!writes_is_nested(file) && writes_namespace(writes_mount_of(BPF_CORE_READ(file, f_path.mnt))))
+		return false;
+	return !writes_is_in(writes_msyncing);
 }
 
 /* What vfs_fsync_range counts is not counted again by the system call around it. */
@@ -162,7 +191,7 @@ static __always_inline void writes_passed_fsync(void)
 
 static __always_inline int writes_range_synced(struct file *file, __s64 result, __u32 room)
 {
-	if (writes_is_nested(file))
+	if (writes_is_nested_sync(file))
 		return 0;
 	writes_passed_fsync();
 	return writes_fsync_end(file, result, writes_duration(writes_fsync), room);
@@ -175,7 +204,7 @@ static __always_inline int writes_range_return(struct file *file, __s64 result, 
 	return writes_fsync_end(file, result, duration, room);
 }
 
-WRITES_FILE_BY(fsync, "vfs_fsync_range", writes_fsync, 1, writes_is_nested(file),
+WRITES_FILE_BY(fsync, "vfs_fsync_range", writes_fsync, 1, writes_is_nested_sync(file),
 	       writes_range_synced(file, result, room), writes_range_return(object, result, duration, room),
 	       int result, struct file *file, __u64 start, __u64 end, int datasync)
 
@@ -311,34 +340,22 @@ KT_ENTRY(aio_end, "aio_complete_rw",
 	 writes_aio_end(request, result, WRITES_ROOM(aio_end, copy), kt_backed_up_aio_end, copy),
 	 void *request, __s64 result)
 
-static __always_inline int writes_sync_end(int fd, __s64 result, __u32 room)
-{
-	__u64 thread = writes_thread(writes_syncing);
-	struct writes_start *start = bpf_map_lookup_elem(&starts, &thread);
-	struct file *file = writes_file_of(fd);
-	kt_duration_ns duration;
-
-	if (!start)
-		return 0;
-	duration = bpf_ktime_get_boot_ns() - start->time;
-	if (start->nested)
-		file = 0;
-	bpf_map_delete_elem(&starts, &thread);
-	return file ? writes_fsync_end(file, result, duration, room) : 0;
-}
-
 /*
  * fsync(2) and fdatasync(2) are in one file with vfs_fsync_range, and compilers take its body into one or
  * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
  * system call.
  */
-#define WRITES_SYNC(group, function)                                                                         \
-	WRITES_OPERATION(group, function, writes_syncing, writes_file_of(kt_syscall_argument(registers)),    \
-			 writes_sync_end(kt_syscall_argument(registers), result, room),                      \
-			 writes_fsync_end(object, result, duration, room), __s64 result,                     \
-			 struct pt_regs *registers)
-WRITES_SYNC(fsynced, KT_SYSCALL(fsync))
-WRITES_SYNC(fdatasynced, KT_SYSCALL(fdatasync))
+#define WRITES_SYNC(group, function, operation)                                                              \
+	WRITES_CALL(group, function, operation, writes_file_of(kt_syscall_argument(registers)),              \
+		    writes_fsync_end(object, result, duration, room), __s64 result,                          \
+		    struct pt_regs *registers)
+WRITES_SYNC(fsynced, KT_SYSCALL(fsync), writes_syncing)
+WRITES_SYNC(fdatasynced, KT_SYSCALL(fdatasync), writes_syncing)
+/* does not pass vfs_fsync_range */
+WRITES_SYNC(rangesynced, KT_SYSCALL(sync_file_range), writes_range_syncing)
+/* is counted in vfs_fsync_range, which asks whether it is in this */
+WRITES_CALL(msynced, KT_SYSCALL(msync), writes_msyncing, registers, 0, __s64 result,
+	    struct pt_regs *registers)
 
 static __always_inline int writes_page_dirtied(const struct vm_fault *fault, __u32 room)
 {
@@ -362,3 +379,91 @@ static __always_inline int writes_page_dirtied(const struct vm_fault *fault, __u
 
 WRITES_FENTRY(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
 WRITES_KPROBE(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
+
+/*
+ * A file that was told by its path has another now (with by_file alone). vfs_rename(old_dir, old_dentry,
+ * new_dir, new_dentry, delegated, flags) became vfs_rename(struct renamedata *) in 5.12 (9fe61450972d), and
+ * in stable kernels with the type.
+ */
+struct renamedata {
+	struct dentry *old_dentry;
+} __attribute__((preserve_access_index));
+
+static __always_inline int writes_renamed(struct dentry *dentry, int result, __u32 room)
+{
+	struct writes_told_key key = {};
+	struct inode *inode;
+
+	if (result || !dentry)
+		return 0;
+	inode = BPF_CORE_READ(dentry, d_inode);
+	key.number = kt_file_number(inode) ^ kt_upper_generation(inode);
+	key.device = BPF_CORE_READ(dentry, d_sb, s_dev);
+	if (bpf_map_delete_elem(&told, &key))
+		return 0;
+	return writes_tell_place(key.number, key.device, (__u64)dentry, room);
+}
+
+static __always_inline int writes_rename_begin(struct dentry *dentry)
+{
+	return writes_begin(BPF_CORE_READ(dentry, d_sb, s_magic) == OVERLAYFS_SUPER_MAGIC
+				? writes_renaming_over
+				: writes_renaming,
+			    dentry, false);
+}
+
+static __always_inline int writes_rename_enter(unsigned long long *ctx)
+{
+	__u64 dentry;
+
+	if (bpf_core_type_exists(struct renamedata)) {
+		dentry = ctx[0];
+		asm volatile("" : "+r"(dentry));
+		return writes_rename_begin(BPF_CORE_READ((struct renamedata *)dentry, old_dentry));
+	}
+	dentry = ctx[1];
+	asm volatile("" : "+r"(dentry));
+	return writes_rename_begin((void *)dentry);
+}
+
+static __always_inline int writes_rename_enter_in(struct pt_regs *ctx)
+{
+	__u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx);
+
+	asm volatile("" : "+r"(first), "+r"(second));
+	if (bpf_core_type_exists(struct renamedata))
+		return writes_rename_begin(BPF_CORE_READ((struct renamedata *)first, old_dentry));
+	return writes_rename_begin((void *)second);
+}
+
+/* The one below, which an overlay's began, ends first. */
+static __always_inline int writes_rename_return(int result, __u32 room)
+{
+	kt_duration_ns duration;
+	void *dentry = writes_object(writes_renaming, &duration);
+
+	if (!dentry)
+		dentry = writes_object(writes_renaming_over, &duration);
+	return writes_renamed(dentry, result, room);
+}
+
+/* The result is behind the arguments, which are one or six. */
+static __always_inline int writes_rename_end(unsigned long long *ctx, __u32 room)
+{
+	__u64 result;
+
+	if (bpf_core_type_exists(struct renamedata)) {
+		result = ctx[1];
+		asm volatile("" : "+r"(result));
+	} else {
+		result = ctx[6];
+		asm volatile("" : "+r"(result));
+	}
+	return writes_rename_return((int)result, room);
+}
+
+WRITES_FENTRY(renamed_begin, "vfs_rename", writes_rename_enter(ctx))
+WRITES_KPROBE(renamed_begin, "vfs_rename", writes_rename_enter_in(ctx))
+WRITES_FEXIT(renamed, "vfs_rename", writes_rename_end(ctx, room))
+KT_KRETPROBE(renamed__kprobe, "vfs_rename", kt_only,
+	     WRITES_IN_ROOM(renamed, writes_rename_return(result, room)), int result)

@@ -6,8 +6,12 @@
 #include "who.bpf.h"
 #include "writes_key.bpf.h"
 
-/* Beside the operations: inside fsync(2) or fdatasync(2). */
-#define writes_syncing 64
+/* Beside the operations: inside fsync(2) or fdatasync(2), msync(2), sync_file_range(2), a rename. */
+#define writes_syncing	     64
+#define writes_msyncing	     65
+#define writes_range_syncing 66
+#define writes_renaming	     67
+#define writes_renaming_over 68 /* in an overlay, which renames in the file system below */
 
 struct writes_start {
 	void *object; /* file, path or request */
@@ -52,6 +56,14 @@ static __always_inline int writes_begin(__u32 operation, const void *object, boo
 	start.time = bpf_ktime_get_boot_ns();
 	bpf_map_update_elem(&starts, &thread, &start, BPF_ANY);
 	return 0;
+}
+
+/* Whether the thread is in such an operation. */
+static __always_inline bool writes_is_in(__u32 operation)
+{
+	__u64 thread = writes_thread(operation);
+
+	return bpf_map_lookup_elem(&starts, &thread) != 0;
 }
 
 /* How long the operation took that ends now, for fexit, which has the arguments at hand. */

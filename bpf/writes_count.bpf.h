@@ -94,6 +94,21 @@ static __always_inline bool writes_is_error(__s64 result)
 	return result < 0 && result != -EAGAIN && !(result <= -ERESTARTSYS && result >= -ERESTARTSYS - 4);
 }
 
+/* As what an operation that fails is counted, if that is not an error of the program; 0: it is one. */
+static __always_inline __u32 writes_refused(__u32 operation, __s64 result)
+{
+	if (result == -EXDEV)
+		return writes_refused_exdev;
+	if (result == -EOPNOTSUPP || result == -ENOSYS)
+		return writes_refused_unsupported;
+	if (result == -EINTR)
+		return writes_refused_interrupted;
+	if (result == -EINVAL && (operation == writes_sendfile || operation == writes_splice ||
+				  operation == writes_copy_file_range))
+		return writes_refused_unsupported;
+	return 0;
+}
+
 static __always_inline bool writes_is_counted(__u16 type)
 {
 	return all_files || type == S_IFREG || type == S_IFBLK;
@@ -130,9 +145,10 @@ static __always_inline void writes_rest_of(struct writes_key *rest, const struct
 	rest->cgroup_id = key->cgroup_id;
 	rest->memory_cgroup_id = key->memory_cgroup_id;
 	rest->memory_hierarchy = key->memory_hierarchy;
-	rest->operation = key->operation == writes_fsync  ? writes_other_fsync
-			  : key->operation == writes_mmap ? writes_other_mmap
-							  : writes_other;
+	rest->operation = key->operation == writes_fsync	   ? writes_other_fsync
+			  : key->operation == writes_mmap	   ? writes_other_mmap
+			  : key->operation >= writes_refused_exdev ? writes_other_refused
+								   : writes_other;
 }
 
 /* number: that of the operation's counter */
@@ -167,8 +183,8 @@ writes_function int writes_measure(__u32 index, __u32 number, kt_duration_ns dur
 	return 0;
 }
 
-static __always_inline void writes_send(const struct writes_key *key, const struct writes_operand *operand,
-					__s64 bytes)
+static __always_inline void writes_send(const struct writes_key *key, __u32 operation,
+					const struct writes_operand *operand, __s64 bytes)
 {
 	struct writes_scratch *scratch = writes_scratch_of(operand->room);
 	struct writes_event *event;
@@ -180,6 +196,7 @@ static __always_inline void writes_send(const struct writes_key *key, const stru
 	__builtin_memset(event, 0, __builtin_offsetof(struct writes_event, path));
 	event->time = bpf_ktime_get_boot_ns();
 	__builtin_memcpy(&event->cgroup_id, key, sizeof(*key));
+	event->operation = operation;
 	event->pid = operand->thread >> 32;
 	event->tid = operand->thread;
 	event->bytes = bytes;
@@ -306,10 +323,13 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	__s64 bytes = operand->result > 0 ? operand->result : 0;
 	struct writes_counter *entry;
 	struct writes_recent *recent;
-	__u32 index, number;
+	__u32 index, number, refused = 0;
 
-	if (operand->result < 0 && !writes_is_error(operand->result))
-		return 0;
+	if (operand->result < 0) {
+		if (!writes_is_error(operand->result))
+			return 0;
+		refused = writes_refused(operation, operand->result);
+	}
 	if (kt_excluded(who))
 		return 0;
 	if ((by_process || events) && !operand->thread)
@@ -318,13 +338,13 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 	recent = writes_recent_at(index);
 	if (!recent)
 		return 0;
-	if (!writes_is_recent(recent, operand, who))
-		writes_identify(recent, operation, operand, who);
+	if (refused || !writes_is_recent(recent, operand, who))
+		writes_identify(recent, refused ? refused : operation, operand, who);
 	if (events) {
 		if (recent->key.mount)
 			writes_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt),
 					  operand->room);
-		writes_send(&recent->key, operand, bytes);
+		writes_send(&recent->key, operation, operand, bytes);
 	}
 	number = recent->slot;
 	entry = number ? writes_at(number) : 0;
@@ -337,6 +357,8 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 			return 0;
 		}
 	}
+	if (refused)
+		recent->file = 0;
 	if (operand->result < 0) {
 		__sync_fetch_and_add(&entry->errors, 1);
 		return 0;
@@ -371,6 +393,8 @@ static __always_inline void writes_describe(struct writes_operand *operand, stru
 	operand->inode = inode;
 	operand->type = BPF_CORE_READ(inode, i_mode) & S_IFMT;
 	operand->file = kt_file_number(inode);
+	if (by_file)
+		operand->file ^= kt_upper_generation(inode);
 }
 
 /* typed: the file is an argument of an fexit program, and the verifier lets it be read as C reads it, without
@@ -388,6 +412,8 @@ static __always_inline int writes_count_file(__u32 operation, struct file *file,
 		if (!writes_is_counted(operand.type))
 			return 0;
 		operand.file = ((struct inode___u64 *)inode)->i_ino ^ (__u64)inode->i_generation << 32;
+		if (by_file)
+			operand.file ^= kt_upper_generation((void *)writes_number(inode));
 		operand.mnt = file->f_path.mnt;
 		operand.inode = inode;
 	} else {

@@ -35,6 +35,11 @@ enum writes_operation {
 			 others */
 	writes_other_fsync,
 	writes_other_mmap,
+	/* what the kernel did not do, and programs do by other means; its operation does not matter */
+	writes_refused_exdev,	    /* copy_file_range between two file systems */
+	writes_refused_unsupported, /* EOPNOTSUPP, ENOSYS; EINVAL where nothing is copied so */
+	writes_refused_interrupted, /* EINTR */
+	writes_other_refused,
 };
 
 /* clang-format off */

@@ -12,11 +12,13 @@
 /* clang-format off */
 #define WRITES_COUNTING_GROUPS(X)                                                                            \
 	X(write) X(writev) X(aio) X(aio_end) X(iouring) X(sendfile) X(splice) X(copyrange) X(fallocate)      \
-	X(truncate) X(truncatepath) X(fsync) X(fsynced) X(fdatasynced) X(mmap)
+	X(truncate) X(truncatepath) X(fsync) X(fsynced) X(fdatasynced) X(rangesynced) X(mmap)     \
+	X(renamed)
 #define WRITES_BEGIN_GROUPS(X)                                                                               \
 	X(write_begin) X(writev_begin) X(aio_begin) X(iouring_begin) X(sendfile_begin) X(splice_begin)       \
 	X(copyrange_begin) X(fallocate_begin) X(truncate_begin) X(truncatepath_begin) X(fsync_begin)         \
-	X(fsynced_begin) X(fdatasynced_begin)
+	X(fsynced_begin) X(fdatasynced_begin) X(rangesynced_begin) X(msynced_begin) X(msynced)    \
+	X(renamed_begin)
 /* clang-format on */
 #define WRITES_GROUPS(X) WRITES_COUNTING_GROUPS(X) WRITES_BEGIN_GROUPS(X)
 KT_GROUPS(WRITES_GROUPS);

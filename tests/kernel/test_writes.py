@@ -202,7 +202,15 @@ def test_truncations_allocations_and_syncs_have_no_bytes(run: Run, directory: st
         row = run.row(directory, operation)
         assert (row["writes_total"], row["bytes_total"]) == (len(run.done[directory]["returned"][operation]), 0)
     row = run.row(directory, "fsync")
-    assert (row["writes_total"], row["fsyncs_total"], row["bytes_total"]) == (0, 4, 0)
+    calls = len(run.done[directory]["returned"]["fsync"])
+    assert (row["writes_total"], row["fsyncs_total"], row["bytes_total"]) == (0, calls, 0)
+
+
+@pytest.mark.parametrize("directory", DESTINATIONS)
+@pytest.mark.each_kernel
+def test_what_the_kernel_does_not_do_is_refused_and_no_error(run: Run, directory: str) -> None:
+    row = run.row(directory, "refused-unsupported")
+    assert (row["writes_total"], row["errors_total"], row["refused_total"]) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("directory", DESTINATIONS)
@@ -311,6 +319,30 @@ def writing(node: cri.Node) -> Iterator[cri.Container]:
     pod = node.run_pod("shop", "files-0", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
     yield pod.start_container("app", images.WEB, SHELL)
     pod.remove()
+
+
+@pytest.mark.parametrize("hook", ["auto", "kprobe"])
+@pytest.mark.each_kernel
+def test_a_file_is_told_by_the_name_it_ended_with(writing: cri.Container, tmp_path: Path, hook: str) -> None:
+    tracer = Tracer(tmp_path, "--by", "file", "-p", "files-0", "--hook", hook, command="writes")
+    script = "cd {0} && echo 1 > index.lock && mv index.lock index && echo 12 >> index && mkdir {1} && mv index {1}/at"
+    # the second has the inode of the first again, where the file system gives it: each has its own row
+    script += " && echo 123 > one && rm one && echo 12345 > two"
+    new = f"new-{hook}"
+    for directory in ("/app", "/cache"):
+        assert writing.exec(["sh", "-c", script.format(directory, new)])[2] == 0
+    rows = [row for row in tracer.end() if row["type"] == "writes"]
+    # at the end all rows are told once more; before, an interval may have ended between a write and its rename
+    rows = [row for row in rows if row["time"] == rows[-1]["time"]]
+    found = {(row["destination"], row["path"]): row["bytes_total"] for row in rows if row["bytes_total"]}
+    expected: dict[tuple[str, str], int] = {}
+    for destination, directory in (("writable layer", "/app"), ("emptyDir/cache", "/cache")):
+        expected |= {
+            (destination, f"{directory}/{new}/at"): 2 + 3,
+            (destination, f"{directory}/one"): 4,
+            (destination, f"{directory}/two"): 6,
+        }
+    assert {key: size for key, size in found.items() if not key[0].startswith(("tmpfs", "kubelet"))} == expected
 
 
 @pytest.mark.each_kernel

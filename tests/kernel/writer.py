@@ -126,7 +126,11 @@ def work(directory: str) -> dict[str, object]:
     for _ in range(3):
         os.fsync(fd)
     os.fdatasync(fd)
-    done["fsync"] = [0] * 4
+    os.fsync(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+    syscall(277, fd, ctypes.c_long(0), ctypes.c_long(0), 2)  # sync_file_range, SYNC_FILE_RANGE_WRITE
+    done["fsync"] = [0] * 6
+    with contextlib.suppress(OSError):
+        syscall(285, copied, 0x1000, ctypes.c_long(0), ctypes.c_long(1))  # fallocate with a mode that nobody has
     mapped = create("mmap")
     os.ftruncate(mapped, PAGES * mmap.PAGESIZE)
     done["truncate"].append(0)
@@ -134,6 +138,9 @@ def work(directory: str) -> dict[str, object]:
         for page in range(PAGES):
             memory[page * mmap.PAGESIZE] = 1
         assert memory[0] == 1
+        memory.flush()  # msync
+        memory.flush()
+        done["fsync"] += [0, 0]
     failed = os.open(f"{directory}/source", os.O_RDONLY)
     with contextlib.suppress(OSError):
         os.write(failed, b"x")

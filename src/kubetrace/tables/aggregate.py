@@ -171,11 +171,12 @@ class Groups:
         return self._rows.items()
 
 
-def quantile(slots: Sequence[int], q: float, *, first_ns: int) -> int | None:
+def quantile(slots: Sequence[int], q: float, *, first_ns: int, longest_ns: int) -> int | None:
     """The duration below which a share `q` of a log2 histogram lies, in nanoseconds; None if it is empty.
 
-    Slot i counts durations from first_ns * 2**i up to twice that, slot 0 also shorter ones. Inside a slot they are
-    taken as evenly spread, so the answer is exact to a factor of two at worst.
+    Slot i counts durations from first_ns * 2**i up to twice that, slot 0 also shorter ones, the last one also longer
+    ones; none is longer than `longest_ns`. Inside a slot they are taken as evenly spread, so the answer is exact to a
+    factor of two at worst.
     """
     total = sum(slots)
     if not total:
@@ -184,7 +185,9 @@ def quantile(slots: Sequence[int], q: float, *, first_ns: int) -> int | None:
     for slot, count in enumerate(slots):
         if count and below + count >= rank:
             low = 0 if slot == 0 else first_ns << slot
-            high = first_ns << slot + 1
+            high = longest_ns if slot == len(slots) - 1 else min(first_ns << slot + 1, longest_ns)
+            # the longest is read a moment before or after the slots
+            high = max(low, high)
             return int(low + (high - low) * max(0.0, rank - below) / count)
         below += count
-    return first_ns << len(slots)
+    return longest_ns

@@ -143,9 +143,25 @@ class Counted:
         self._learned()
 
     def _learn_places(self, data: bytes) -> None:
+        moved = set()
         for event in self._layouts[self._counters.places].decode(data):
-            self._places[event.device, event.place] = _path(event.path[: event.path_bytes])
+            place, path = (event.device, event.place), _path(event.path[: event.path_bytes])
+            if self._places.get(place, path) != path:
+                moved.add(place)
+            self._places[place] = path
+        if moved:
+            self._rename(moved)
         self._learned()
+
+    def _rename(self, places: Collection[tuple[int, int]]) -> None:
+        # Files that have another path now. Those that have one have a group of their own.
+        self._concluded.clear()
+        self._landings = {key: landing for key, landing in self._landings.items() if (key[4], key[3]) not in places}
+        for number, group in enumerate(self._groups):
+            if group.landing.path is not None and (group.sample.device, group.sample.place) in places:
+                landing = self._land(group.sample)
+                if not landing.same_as(group.landing):
+                    self._move(number, landing)
 
     # Concluding.
 

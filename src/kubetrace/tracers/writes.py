@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _LATENCIES = ("p50_ns", "p99_ns", "max_ns")
 # The first slot of the latency histogram ends at twice this (writes_slot in bpf/writes_count.bpf.h).
 _FIRST_SLOT_NS = 256
-_WRITES, _BYTES, _FILES, _FSYNCS, _ERRORS, _DIRTIED = range(6)
+_WRITES, _BYTES, _FILES, _FSYNCS, _ERRORS, _DIRTIED, _REFUSED = range(7)
 
 _DESTINATION = Column(
     "destination",
@@ -64,9 +64,21 @@ _MEASURES = (
     Column("bytes", "BYTES", "bytes", help="bytes written, as the calls returned them"),
     Column("rate", "RATE", "bytes", help="bytes a second in the last interval"),
     Column("files", "FILES", "count", spare=True, help="distinct files written to"),
-    Column("fsyncs", "FSYNCS", "count", help="fsync, fdatasync, msync, and each write to a file opened with O_SYNC"),
+    Column(
+        "fsyncs",
+        "FSYNCS",
+        "count",
+        help="fsync, fdatasync, msync, sync_file_range, and each write to a file opened with O_SYNC",
+    ),
     Column("errors", "ERRORS", "count", short="ERR", alarm=True, help="operations that failed, such as ENOSPC"),
     Column("mapped_bytes", "MAPPED", "bytes", wide=True, help="estimate: pages dirtied by stores to shared mappings"),
+    Column(
+        "refused",
+        "REFUSED",
+        "count",
+        wide=True,
+        help="operations that programs do by other means then: EXDEV, EOPNOTSUPP, ENOSYS, EINTR (--by operation)",
+    ),
     Column("p50_ns", "P50", "duration", wide=True, help="median latency of a write (-L)"),
     Column("p99_ns", "P99", "duration", wide=True, help="latency that one write in a hundred exceeds (-L)"),
     Column("max_ns", "MAX", "duration", wide=True, help="longest write (-L)"),
@@ -85,7 +97,16 @@ class _Counters:
     places = "writes_places"
     key_end = "operation"
     values = ("count", "bytes", "errors", "files")
-    kinds: Mapping[str, int] = {"fsync": 1, "other-fsync": 1, "mmap": 2, "other-mmap": 2}
+    kinds: Mapping[str, int] = {
+        "fsync": 1,
+        "other-fsync": 1,
+        "mmap": 2,
+        "other-mmap": 2,
+        "other-refused": 3,
+        "refused-exdev": 3,
+        "refused-unsupported": 3,
+        "refused-interrupted": 3,
+    }
 
     def details(self, by: str) -> Sequence[str]:
         """What a row's cells are of, besides owner, operation, destination and path."""
@@ -96,9 +117,11 @@ class _Counters:
         return kind == 0 or by == "operation"
 
     def totals(self, sums: Sequence[Sequence[int]]) -> Sequence[int]:
-        """(writes, bytes, files, fsyncs, errors, mapped bytes)."""
-        (writes, size, errors, files), (fsyncs, _, failed, _), (_, mapped, faults, mapped_files) = sums
-        return (writes, size, files + mapped_files, fsyncs, errors + failed + faults, mapped)
+        """(writes, bytes, files, fsyncs, errors, mapped bytes, refused)."""
+        (writes, size, errors, files), (fsyncs, _, failed, _), (_, mapped, faults, mapped_files), (_, _, refused, _) = (
+            sums
+        )
+        return (writes, size, files + mapped_files, fsyncs, errors + failed + faults, mapped, refused)
 
     def cells(self, by: str, event: Any, landing: Landing, node: str) -> Mapping[str, Value]:
         """By column key."""
@@ -125,12 +148,12 @@ class _Counters:
 
     def measures_of(self, row: Row) -> Sequence[Value]:
         """In the order of the tracer's."""
-        writes, size, files, fsyncs, errors, mapped = self.totals(row.sums)
+        writes, size, files, fsyncs, errors, mapped, refused = self.totals(row.sums)
         rate = row.window[_BYTES] * 1_000_000_000 // row.elapsed_ns if row.elapsed_ns else 0
         return (
-            *(writes, size, rate, files, fsyncs, errors, mapped),
-            quantile(row.slots, 0.5, first_ns=_FIRST_SLOT_NS),
-            quantile(row.slots, 0.99, first_ns=_FIRST_SLOT_NS),
+            *(writes, size, rate, files, fsyncs, errors, mapped, refused),
+            quantile(row.slots, 0.5, first_ns=_FIRST_SLOT_NS, longest_ns=row.longest),
+            quantile(row.slots, 0.99, first_ns=_FIRST_SLOT_NS, longest_ns=row.longest),
             row.longest or None,
         )
 
@@ -149,11 +172,11 @@ class Writes(Fielded):
         "bytes they asked for. Stores to shared mappings are estimated by the pages they dirty, apart (MAPPED). What "
         "overlayfs copies up by itself is not counted here: see kubetrace copyup.\n\n"
         "Not seen: reflinks (FICLONE), names and metadata (create, rename, chmod), what happens later to pages that a "
-        "mapping has dirtied already, sync and syncfs, writes from inside the kernel (core dumps, NFS server, loop "
-        "devices, swap) and inside virtual machines; with --all, what send, sendmsg and vmsplice send. A file that is "
-        "renamed keeps the path it was first seen with. Where the kernel may preempt a program, a second one "
-        "counts what the first misses meanwhile; what both miss is told as lost. --hook kprobe misses nothing, and "
-        "costs more."
+        "mapping has dirtied already, sync and syncfs, sync_file_range by io_uring, writes from inside the kernel "
+        "(core dumps, NFS server, loop devices, swap) and inside virtual machines; with --all, what send, sendmsg and "
+        "vmsplice send. A file that is renamed is told by its new path; one in a directory that is renamed, and one "
+        "that is exchanged with another, by the old. Where the kernel may preempt a program, a second one counts what "
+        "the first misses meanwhile; what both miss is told as lost. --hook kprobe misses nothing, and costs more."
     )
     examples = (
         ("kubetrace writes", "every pod, every destination"),
@@ -188,6 +211,9 @@ class Writes(Fielded):
             "fsync": "msync and writes with O_SYNC are not seen among FSYNCS",
             "fsynced": "some calls of fsync are not seen",
             "fdatasynced": "some calls of fdatasync are not seen",
+            "rangesynced": "sync_file_range is not seen",
+            "msynced": "msync on a writable layer is not seen",
+            "renamed": "a file that is renamed keeps the path it was first seen with",
             "mmap": "stores to shared mappings are not seen",
         }.items()
         for part in (("",) if group in ("aio_end", "mmap") else ("", "_begin"))
@@ -319,7 +345,10 @@ class Writes(Fielded):
                 "latencies": latencies,
                 "latencies_keys": latencies,
             },
-            unneeded=[] if timed else [f"{group}__fentry" for group in _TIMED],
+            unneeded=[
+                *([] if timed else [f"{group}__fentry" for group in _TIMED]),
+                *([] if by == "file" else [f"{group}__{hook}" for group in _NAMED for hook in ("fentry", "kprobe")]),
+            ],
         )
 
     def others(self, by: str) -> Sequence[str]:
@@ -343,7 +372,7 @@ class Writes(Fielded):
         operation = _operation(row.sample)
         other = operation in _OTHERS
         landed = by in ("destination", "process", "file", "mount", "operation") and not other
-        writes, size, files, fsyncs, errors, mapped = self.counters.totals(row.sums)
+        writes, size, files, fsyncs, errors, mapped, refused = self.counters.totals(row.sums)
         record: dict[str, Any] = {
             "type": self.name,
             "time": format_time(wall_ns),
@@ -375,14 +404,15 @@ class Writes(Fielded):
             "fsyncs_total": fsyncs,
             "errors_total": errors,
             "mapped_bytes_total": mapped,
+            "refused_total": refused,
         }
         if self._latency:
             record |= dict(zip(_LATENCIES, self.counters.measures_of(row)[-3:], strict=True))
         return record
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """writes_total, bytes_total, files_total, fsyncs_total, errors_total, mapped_bytes_total."""
-        keys = ("writes", "bytes", "files", "fsyncs", "errors", "mapped_bytes")
+        """writes_total, bytes_total, files_total, fsyncs_total, errors_total, mapped_bytes_total, refused_total."""
+        keys = ("writes", "bytes", "files", "fsyncs", "errors", "mapped_bytes", "refused")
         return {f"{key}_total": totals[key] for key in keys}
 
     def summary_text(self, totals: Mapping[str, Any]) -> str:
@@ -400,13 +430,16 @@ class Writes(Fielded):
 
 # Programs at the entry of a function that are only there to take the time.
 _TIMED = (
-    *("write_begin", "writev_begin", "iouring_begin", "sendfile_begin", "splice_begin", "copyrange_begin"),
+    *("write_begin", "writev_begin", "iouring_begin", "splice_begin", "copyrange_begin"),
     *("fallocate_begin", "truncate_begin", "truncatepath_begin", "fsync_begin"),
 )
 
 
+# Programs that follow a file's path.
+_NAMED = ("renamed", "renamed_begin")
+
 # What found no room in the kernel's table, added up for each cgroup.
-_OTHERS = ("other", "other-fsync", "other-mmap")
+_OTHERS = ("other", "other-fsync", "other-mmap", "other-refused")
 
 
 def _operation(event: Any) -> str:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
 
 OPERATIONS = ("write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "fallocate", "truncate")
-NAMES = (*OPERATIONS, "fsync", "mmap", "other", "other-fsync", "other-mmap")
+REFUSED_NAMES = ("refused-exdev", "refused-unsupported", "refused-interrupted", "other-refused")
+NAMES = (*OPERATIONS, "fsync", "mmap", "other", "other-fsync", "other-mmap", *REFUSED_NAMES)
 WRITE, FSYNC, MMAP, OTHER, OTHER_FSYNC, OTHER_MMAP = 0, 9, 10, 11, 12, 13
 
 
@@ -189,6 +190,42 @@ def test_operations_of_one_destination_share_a_row() -> None:
     assert cells(made) == [("cart", "emptyDir/cache", 5, 370, 0, 3, 5, 1)]
     total = made.total()
     assert (total["writes"], total["bytes"], total["mapped_bytes"]) == (5, 370, 7 * 4096)
+
+
+def test_what_programs_do_by_other_means_then_is_not_an_error() -> None:
+    made = counting(Node())
+    copied = NAMES.index("copy-file-range")
+    made.take([CACHE, counter(0, 0, operation=copied, errors=2), counter(966, 300, files=966)])
+    made.take(
+        [counter(0, 0, operation=NAMES.index(name), errors=at, files=0) for at, name in enumerate(REFUSED_NAMES, 10)]
+    )
+    total = made.total()
+    assert (total["writes"], total["errors"], total["refused"]) == (966, 2, 10 + 11 + 12 + 13)
+    # what found no room is a row of its own
+    told = [(item["errors_total"], item["refused_total"]) for item in made.records(last=True, wall_ns=0)]
+    assert sorted(told) == [(0, 13), (2, 10 + 11 + 12)]
+
+
+def test_a_file_that_is_renamed_is_told_by_its_new_path() -> None:
+    made = counting(Node(), by="file")
+    made.take([CACHE, place(77, "/index.lock"), place(79, "/other"), counter(3, 30, place=77), counter(1, 5, place=79)])
+    made.tick(1_000_000_000)
+    made.take([place(77, "/index"), counter(4, 40, place=77)])
+    assert paths(made) == [("/index", 4, 40), ("/other", 1, 5)]
+    # another file takes the name: what both wrote is one row
+    made.take([place(83, "/index.lock"), counter(2, 200, place=83)])
+    assert paths(made) == [("/index.lock", 2, 200), ("/index", 4, 40), ("/other", 1, 5)]
+    made.take([place(83, "/index")])
+    made.tick(2_000_000_000)
+    assert paths(made) == [("/index", 6, 240), ("/other", 1, 5)]
+    assert made.counts.events == 7
+
+
+def paths(made: Table) -> list[tuple[Any, ...]]:
+    """(path, writes, bytes)."""
+    columns = [column.key for column in made.rows("file").columns]
+    at = [columns.index(key) for key in ("path", "writes", "bytes")]
+    return [tuple(row[i] for i in at) for row in made.rows("file").rows("bytes", None)]
 
 
 def test_rates_are_those_of_the_last_interval() -> None:
@@ -440,33 +477,42 @@ def test_a_row_as_json_has_the_contracts_keys() -> None:
         "fsyncs_total": 0,
         "errors_total": 0,
         "mapped_bytes_total": 0,
+        "refused_total": 0,
     }
     assert "operation" in Writes().row_record("operation", row, CONTEXT, 0)
     assert Writes().row_record("pod", row, CONTEXT, 0)["container"] is None
 
 
 @pytest.mark.parametrize(
-    ("slots", "q", "expected"),
+    ("slots", "q", "longest", "expected"),
     [
-        ([], 0.5, None),
-        ([0, 0], 0.5, None),
+        ([], 0.5, 0, None),
+        ([0, 0], 0.5, 0, None),
         # all below 512 ns, evenly spread from 0
-        ([100], 0.5, 256),
+        ([100, 0], 0.5, 511, 255),
+        ([100, 0], 0.5, 4000, 256),
         # two of four lie at or below 1024
-        ([2, 0, 2], 0.5, 512),
-        ([0, 4], 0.25, 640),
-        ([0, 4], 1.0, 1024),
-        ([99, 0, 0, 1], 0.99, 512),
-        ([98, 0, 0, 2], 0.99, 3072),
+        ([2, 0, 2, 0], 0.5, 2000, 512),
+        ([0, 4, 0], 0.25, 1023, 639),
+        ([0, 4, 0], 1.0, 1023, 1023),
+        ([99, 0, 0, 1, 0], 0.99, 4000, 512),
+        ([98, 0, 0, 2, 0], 0.99, 4096, 3072),
+        # no quantile is above the longest that was seen
+        ([0, 0, 3, 0], 0.5, 1100, 1062),
+        ([0, 0, 3, 0], 0.99, 1030, 1029),
+        # the last slot has no end of its own
+        ([0, 2], 0.5, 10_512, 5512),
+        # the longest was read before a longer one was counted in a slot
+        ([0, 0, 0, 1, 0], 0.99, 900, 2048),
     ],
 )
-def test_quantiles_of_a_log2_histogram(slots: list[int], q: float, expected: int | None) -> None:
-    assert quantile(slots, q, first_ns=256) == expected
+def test_quantiles_of_a_log2_histogram(slots: list[int], q: float, longest: int, expected: int | None) -> None:
+    assert quantile(slots, q, first_ns=256, longest_ns=longest) == expected
 
 
 def test_an_empty_row_has_no_latency() -> None:
-    row = Row([[0] * 4 for _ in range(3)], (0,) * 6, None, None)  # type: ignore[arg-type]
-    assert list(Writes().counters.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, None, None, None]
+    row = Row([[0] * 4 for _ in range(4)], (0,) * 7, None, None)  # type: ignore[arg-type]
+    assert list(Writes().counters.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, 0, None, None, None]
 
 
 def test_a_recording_of_counters_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
