@@ -18,6 +18,7 @@ from kubetrace.attribution.facts import (
     CgroupGone,
     CgroupSeen,
     ContainerSeen,
+    DirectorySeen,
     Fact,
     ImageSeen,
     LayerSeen,
@@ -193,7 +194,7 @@ class Attributor:
             self._removed.append((fact.time_ns, (fact.hierarchy, fact.cgroup_id)))
             self._forget_removed(fact.time_ns - KEPT_NS)
         else:
-            assert isinstance(fact, MountSeen | MountGone)
+            assert isinstance(fact, MountSeen | MountGone | DirectorySeen)
 
     def identify(
         self, *, cgroup_id: int, memory_cgroup_id: int, memory_hierarchy: int, device: int | None, time_ns: int

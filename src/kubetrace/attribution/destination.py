@@ -1,19 +1,20 @@
 """Where a write lands: conclusions from mounts, paths and the node's facts, without any I/O.
 
 The kernel tells each mount that is written through with its root inside its file system (bpf/writes_place.bpf.h). A
-volume is a bind mount of its own in a container, so that root names it. A volume that is a file system of its own
-(tmpfs, CSI) is named by where the node has it mounted. What processes of the node write is named by its place, a
-directory.
+volume is a bind mount of its own in a container, and is named by where the node itself has that root mounted: below the
+kubelet's directory. What processes of the node write is named by its place, a directory.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, Literal
 
-from kubetrace.attribution.facts import Fact, MountGone, MountSeen, OverlayGone, OverlaySeen
+from kubetrace.attribution.directories import Directories
+from kubetrace.attribution.facts import DirectorySeen, Fact, MountGone, MountSeen, OverlayGone, OverlaySeen
 from kubetrace.attribution.mountinfo import KERNEL_FSTYPES
 
 Medium = Literal["disk", "memory", "network"]
@@ -63,16 +64,19 @@ _EPHEMERAL: Final = frozenset({"writable layer", "container log", "emptyDir", "c
 # Shown with --all only: no file is written.
 UNSEEN: Final = frozenset({"pipe", "socket", "memory file", "kernel", "other"})
 
-_POD = re.compile(r"/pods/(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|\Z)")
+# Below the kubelet's directory, containerd's and that of the logs.
 _VOLUME = re.compile(r"/pods/([^/]+)/volumes/([^/]+)/([^/]+)")
 _SUBPATH = re.compile(r"/pods/([^/]+)/volume-subpaths/([^/]+)")
-_LOG = re.compile(r"/pods/([^/_]+)_([^/_]+)_([^/_]+)(?:/([^/]+))?(?:/|\Z)")
+_LOG = re.compile(r"/([^/_]+)_([^/_]+)_([^/_]+)(?:/([^/]+))?(?:/|\Z)")
 _CONTENT = re.compile(r"/io\.containerd\.content\.v1\.content(?:/|\Z)")
 _SNAPSHOTS = re.compile(r"/(?:io\.containerd\.snapshotter\.v1\.[^/]+|tmpmounts)(?:/|\Z)")
-_CONTAINERD = re.compile(r"/io\.containerd\.[^/]+(?:/|\Z)")
+_PLUGIN = re.compile(r"/io\.containerd\.[^/]+(?:/|\Z)")
+_POD = re.compile(r"/pods/[^/]")
 _ROOTFS = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
-_KUBELET = re.compile(r"/kubelet(?:/|\Z)")
 _SANDBOX = re.compile(r"/sandboxes/[0-9a-f]{64}/shm\Z")
+# How many mounts that are gone are passed over in search of the one of a time: a device number is not given again
+# that often in what a counter's life covers.
+_MOST_PASSED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,8 @@ class Destination:
 
 
 UNKNOWN: Final = Destination("other")
+CUT: Final = "…"
+"""What stands for the components nearest to the root where these are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,7 @@ class Mounted:
     """A mount that is written through, as the kernel told it; `node` is whether it is in the node's own namespace.
 
     `root` is the path inside the file system that is mounted, `point` that of the mount point inside the one it is on.
+    One that was too deep for the kernel's program begins with CUT instead of a slash.
     `detached`: in no namespace at all (memfd, pipes, sockets).
     """
 
@@ -148,58 +155,97 @@ def medium_of(fstype: str) -> Medium | None:
     return "memory" if fstype in _MEMORY else "network" if fstype in _NETWORK else "disk"
 
 
-def by_path(path: str) -> Destination | None:
-    """What a path below the kubelet's, containerd's or the log directory says, wherever that is mounted.
+def by_path(path: str, directories: Directories) -> Destination | None:
+    """What a path of the node says that is in one of the node's own directories; the medium is left open.
 
-    The medium is left open. None if the path is none of those.
+    None if it is in none of them.
     """
-    if match := _VOLUME.search(path):
+    found = directories.find(path)
+    if found is None:
+        return None
+    role, rest = found
+    if role == "logs":
+        match = _LOG.match(rest)
+        return Destination("container log", owner=Owner(*match.groups())) if match else None
+    if role == "containerd":
+        if _CONTENT.match(rest):
+            return Destination("content store")
+        if _SNAPSHOTS.match(rest):
+            return Destination("snapshotter")
+        return Destination("containerd") if _PLUGIN.match(rest) else None
+    if match := _VOLUME.match(rest):
         return Destination(_PLUGINS.get(match[2], "persistent volume"), match[3])
-    if match := _SUBPATH.search(path):
+    if match := _SUBPATH.match(rest):
         return Destination("volume", match[2])
-    if match := _LOG.search(path):
-        return Destination("container log", owner=Owner(match[1], match[2], match[3], match[4]))
-    if _CONTENT.search(path):
-        return Destination("content store")
-    if _SNAPSHOTS.search(path):
-        return Destination("snapshotter")
-    if _CONTAINERD.search(path):
-        return Destination("containerd")
-    if _POD.search(path) or _KUBELET.search(path):
-        return Destination("kubelet")
-    return None
+    return Destination("kubelet")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shown:
     # A mount of the node and its time.
-    fact: MountSeen
+    root: str
+    mount_point: str
+    since_ns: int
     until_ns: int | None = None
 
     def at(self, time_ns: int) -> bool:
-        return self.fact.since_ns <= time_ns and (self.until_ns is None or time_ns < self.until_ns)
+        return self.since_ns <= time_ns and (self.until_ns is None or time_ns < self.until_ns)
+
+
+class _Device:
+    # The node's mounts of one file system: by the root that each has in it, and those that are there by mount point.
+
+    __slots__ = ("at_point", "by_root")
+
+    def __init__(self) -> None:
+        self.by_root: dict[str, list[_Shown]] = {}
+        self.at_point: dict[str, list[_Shown]] = {}
+
+    def add(self, shown: _Shown) -> None:
+        self.by_root.setdefault(shown.root, []).append(shown)
+        self.at_point.setdefault(shown.mount_point, []).append(shown)
+
+    def gone(self, mount_point: str, time_ns: int) -> None:
+        for shown in self.at_point.pop(mount_point, ()):
+            shown.until_ns = time_ns
+
+    def above(self, path: str, time_ns: int) -> Iterator[_Shown]:
+        """Those that held a path at a time: the nearest root first, of one root the newest first."""
+        while True:
+            for shown in islice(reversed(self.by_root.get(path, ())), _MOST_PASSED):
+                if shown.at(time_ns):
+                    yield shown
+            if path == "/":
+                return
+            path = path[: path.rfind("/")] or "/"
 
 
 class Destinations:
-    """Learns facts and mounts, and names where a write through a mount lands."""
+    """Learns facts and mounts, and names where a write through a mount lands.
+
+    A container's mount is named by where the node itself has what is mounted. What its path inside its file system
+    looks like says nothing: whoever may make directories in a volume chooses it.
+    """
 
     def __init__(self) -> None:
         """Knows nothing yet."""
-        self._mounts: dict[int, list[_Shown]] = {}
+        self._devices: dict[int, _Device] = {}
         self._overlays: dict[int, list[OverlaySeen]] = {}
+        self._directories = Directories()
 
     def learn(self, fact: Fact) -> bool:
-        """Take in what the node's mounts are; false for other facts, which are not looked at."""
+        """Take in what the node's mounts and directories are; false for other facts, which are not looked at."""
+        self._directories.learn(fact)
         if isinstance(fact, MountSeen):
-            self._mounts.setdefault(fact.device, []).append(_Shown(fact))
+            shown = _Shown(fact.root, fact.mount_point, fact.since_ns)
+            self._devices.setdefault(fact.device, _Device()).add(shown)
         elif isinstance(fact, MountGone):
-            for shown in self._mounts.get(fact.device, ()):
-                if shown.until_ns is None and shown.fact.mount_point == fact.mount_point:
-                    shown.until_ns = fact.time_ns
+            if fact.device in self._devices:
+                self._devices[fact.device].gone(fact.mount_point, fact.time_ns)
         elif isinstance(fact, OverlaySeen):
             self._overlays.setdefault(fact.device, []).append(fact)
         else:
-            return isinstance(fact, OverlayGone)
+            return isinstance(fact, OverlayGone | DirectorySeen)
         return True
 
     def of(self, mounted: Mounted, place: str | None) -> Destination:
@@ -209,93 +255,113 @@ class Destinations:
         medium = medium_of(mounted.fstype)
         if medium is None:
             return Destination("kernel", mounted.fstype)
-        if mounted.fstype == "overlay":
-            found = self._overlay(mounted)
-        else:
-            found = by_path(place) if mounted.node and place is not None else by_path(mounted.root)
-            if found is not None and found.kind == "kubelet" and not mounted.node and not _POD.search(mounted.root):
-                # not a pod's: a container has it as a hostPath
-                found = None
-            if found is None:
-                found = self._by_device(mounted)
-        if found is None:
-            found = self._plain(mounted)
-        return replace(found, medium=medium)
+        found = self._overlay(mounted) if mounted.fstype == "overlay" else None
+        if found is None and mounted.node and place is not None:
+            found = self._of_node(mounted, place)
+        elif found is None and not mounted.node:
+            found = self._of_container(mounted)
+        return replace(found if found is not None else self._plain(mounted), medium=medium)
 
     def _overlay(self, mounted: Mounted) -> Destination | None:
-        at = [seen for seen in self._overlays.get(mounted.device, ()) if seen.since_ns <= mounted.time_ns]
-        if at and at[-1].container_id is not None:
+        at = self._overlay_at(mounted)
+        if at is not None and at.container_id is not None:
             return Destination("writable layer")
-        points = (mounted.point, at[-1].mount_point if at else "")
-        if any(_SNAPSHOTS.search(point) for point in points):
-            return Destination("snapshotter")
-        if any(_ROOTFS.search(point) for point in points):
+        found = by_path(at.mount_point, self._directories) if at is not None else None
+        if found is not None and found.kind == "snapshotter":
+            return found
+        if _ROOTFS.search(mounted.point) or (at is not None and _ROOTFS.search(at.mount_point)):
             return Destination("writable layer")
         # A container whose mount the node's table no longer shows; a bind mount of the node's own overlay has a root.
-        if not mounted.node and mounted.root == "/" and not at:
+        if not mounted.node and mounted.root == "/" and at is None:
             return Destination("writable layer")
         return None
 
-    def _by_device(self, mounted: Mounted) -> Destination | None:
-        # A volume that is a file system of its own, by where the kubelet mounted it.
-        for shown in reversed(self._mounts.get(mounted.device, ())):
-            fact = shown.fact
-            if not shown.at(mounted.time_ns):
-                continue
-            if not _is_below(mounted.root, fact.root):
-                continue
-            if _SANDBOX.search(fact.mount_point):
-                return Destination("tmpfs", "/dev/shm")
-            found = by_path(fact.mount_point)
-            # a subPath is a mount too, of a volume that has another one, or of a hostPath
-            if found is not None and found.volume is not None and found.kind != "volume":
+    def _overlay_at(self, mounted: Mounted) -> OverlaySeen | None:
+        for seen in islice(reversed(self._overlays.get(mounted.device, ())), _MOST_PASSED):
+            if seen.since_ns <= mounted.time_ns:
+                return seen
+        return None
+
+    def _of_node(self, mounted: Mounted, place: str) -> Destination | None:
+        # The node's own: where its mount table lacks the file system, the path inside it is all that is known.
+        for path in list(self._node_paths(mounted, place)) or [place]:
+            if (found := by_path(path, self._directories)) is not None:
                 return found
         return None
+
+    def _of_container(self, mounted: Mounted) -> Destination | None:
+        subpath: Destination | None = None
+        if not mounted.root.startswith("/"):
+            return self._of_cut(mounted)
+        for path in self._node_paths(mounted, mounted.root):
+            if mounted.root == "/" and _SANDBOX.search(path):
+                return Destination("tmpfs", "/dev/shm")
+            found = by_path(path, self._directories)
+            if found is None or found.kind == "container log":
+                # A container that has another one's logs as a hostPath: they are not that one's then.
+                continue
+            if found.kind == "volume":
+                # A subPath is a mount too, of a volume that has another one, or of a hostPath.
+                subpath = subpath or found
+            elif found.kind != "kubelet" or _POD.match(self._below_kubelet(path)):
+                return found
+        if subpath is not None and not any(self._node_paths(mounted, mounted.root, subpaths=False)):
+            return subpath
+        return None
+
+    def _of_cut(self, mounted: Mounted) -> Destination:
+        # What is left of the root was named by whoever made it so deep: only what holds all of the file system counts.
+        for path in self._node_paths(mounted, "/", subpaths=False):
+            found = by_path(path, self._directories)
+            if found is not None and found.volume is not None:
+                return found
+        return Destination("volume")
+
+    def _below_kubelet(self, path: str) -> str:
+        found = self._directories.find(path)
+        return found[1] if found is not None else ""
 
     def _plain(self, mounted: Mounted) -> Destination:
         if mounted.node:
             if mounted.fstype in _MEMORY:
-                return Destination("tmpfs", self._node_path(mounted))
+                return Destination("tmpfs", self._node_path(mounted) or mounted.root)
             return Destination("host")
         if mounted.fstype in _MEMORY and mounted.root == "/":
             return Destination("tmpfs", mounted.point)
-        return Destination("hostPath", self._node_path(mounted))
+        at = self._node_path(mounted)
+        # A file system that the node itself does not have mounted, or not yet.
+        return Destination("volume") if at is None else Destination("hostPath", at)
 
-    def _node_path(self, mounted: Mounted) -> str:
+    def _node_path(self, mounted: Mounted) -> str | None:
         # Where the node itself has what is mounted: by the mount of the same device whose root is nearest above.
-        return self._as_node(mounted, mounted.root) or (mounted.root if mounted.root != "/" else mounted.point)
+        return next(self._node_paths(mounted, mounted.root, subpaths=False), None)
 
     def path(self, mounted: Mounted, path: str) -> str:
         """A path inside the file system as who wrote there knows it: in the container, or on the node."""
         if mounted.node:
-            return self._as_node(mounted, path) or path
+            return next(self._node_paths(mounted, path, subpaths=False), path)
         if mounted.fstype == "overlay" and mounted.root == "/":
             return path
         below = path.removeprefix(mounted.root.rstrip("/"))
         return mounted.point.rstrip("/") + below if below != path or mounted.root == "/" else path
 
-    def _as_node(self, mounted: Mounted, path: str) -> str | None:
-        best: tuple[str, str] | None = None
-        known = [
-            (shown.fact.root, shown.fact.mount_point)
-            for shown in self._mounts.get(mounted.device, ())
-            # a device number is given again
-            if shown.at(mounted.time_ns) and not _SUBPATH.search(shown.fact.mount_point)
-        ]
-        overlays = [seen for seen in self._overlays.get(mounted.device, ()) if seen.since_ns <= mounted.time_ns]
-        known += [("/", seen.mount_point) for seen in overlays[-1:]]
-        for root, point in known:
-            if _is_below(path, root) and (best is None or len(root) > len(best[0])):
-                best = (root, point)
-        if best is None:
-            return None
-        root, point = best
-        rest = path if root == "/" else path[len(root) :]
-        return (point.rstrip("/") + "/" + rest.lstrip("/")).rstrip("/") or "/"
+    def _node_paths(self, mounted: Mounted, path: str, *, subpaths: bool = True) -> Iterator[str]:
+        # Of a path inside a file system those that the node knows it by, through its nearest mount first. A device
+        # number is given again, so the time counts.
+        device = self._devices.get(mounted.device)
+        for shown in device.above(path, mounted.time_ns) if device is not None else ():
+            if subpaths or not self._is_subpath(shown.mount_point):
+                yield _joined(shown.root, shown.mount_point, path)
+        if mounted.fstype == "overlay" and (seen := self._overlay_at(mounted)) is not None:
+            yield _joined("/", seen.mount_point, path)
+
+    def _is_subpath(self, mount_point: str) -> bool:
+        return _SUBPATH.match(self._below_kubelet(mount_point)) is not None
 
 
-def _is_below(path: str, directory: str) -> bool:
-    return directory == "/" or path == directory or path.startswith(directory + "/")
+def _joined(root: str, point: str, path: str) -> str:
+    rest = path if root == "/" else path[len(root) :]
+    return (point.rstrip("/") + "/" + rest.lstrip("/")).rstrip("/") or "/"
 
 
 def _detached(fstype: str) -> Destination:

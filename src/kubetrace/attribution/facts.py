@@ -15,6 +15,7 @@ Kind = Literal["container", "sandbox"]
 KEPT_NS: Final = 120_000_000_000
 """How long a removed cgroup and its owners are still known. Its last events were in the rings for a second at most."""
 
+Role = Literal["logs", "kubelet", "containerd"]
 Source = Literal["config.json", "containerd metadata", "log links", "log directories", "kubelet", "CRI"]
 
 
@@ -161,6 +162,15 @@ class MountGone:
     time_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class DirectorySeen:
+    """Where the node has the logs of pods, a kubelet's or a containerd's directory; symbolic links are followed."""
+
+    role: Role
+    path: str
+    time_ns: int
+
+
 Fact = (
     CgroupSeen
     | CgroupGone
@@ -172,6 +182,7 @@ Fact = (
     | ImageSeen
     | MountSeen
     | MountGone
+    | DirectorySeen
 )
 
 _TYPES: Final[dict[str, type[Fact]]] = {cls.__name__: cls for cls in get_args(Fact)}
@@ -184,7 +195,7 @@ _WORDS: Final = {
     name: {
         field.name: words
         for field in fields(cls)
-        if (words := {"Kind": get_args(Kind), "Source": get_args(Source)}.get(str(field.type)))
+        if (words := {"Kind": get_args(Kind), "Source": get_args(Source), "Role": get_args(Role)}.get(str(field.type)))
     }
     for name, cls in _TYPES.items()
 }

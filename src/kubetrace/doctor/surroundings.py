@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from kubetrace.attribution import directories
 from kubetrace.errors import NodeError
-from kubetrace.node import containerd, kubelet
 from kubetrace.node.host import Host
 
 # Inode of the first PID namespace (include/linux/proc_ns.h, PROC_PID_INIT_INO).
@@ -59,12 +59,12 @@ def node_facts(host: Host) -> NodeFacts:
         mode = "v2" if found.memory is None else "v1" if found.unified is None else "hybrid"
     except NodeError as error:
         trouble = error.what
-    state, store = first(containerd.STATE_DIRECTORIES), first(containerd.ROOT_DIRECTORIES)
+    state, store = first(directories.CONTAINERD_STATE), first(directories.CONTAINERD)
     runtime = "containerd" if state is not None else None
     if state is None or not os.path.isdir(host.path(f"{state}/{_TASKS}")):
         others = (name for path, name in _OTHER_RUNTIMES.items() if os.path.exists(host.path(path)))
         runtime = next(others, runtime)
-    kubelet_root = first(kubelet.ROOTS)
+    kubelet_root = first(directories.KUBELET)
     disk_path = store or kubelet_root or "/"
     disk = os.statvfs(host.path(disk_path))
     return NodeFacts(

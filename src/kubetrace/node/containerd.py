@@ -14,24 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from kubetrace.attribution.directories import CONTAINERD, CONTAINERD_STATE
 from kubetrace.attribution.facts import ContainerSeen, Source
 from kubetrace.node.bolt import Bucket, read
 from kubetrace.node.host import Host, read_regular
 
-# containerd's state directory on plain nodes, k3s/RKE2, k0s and microk8s.
-STATE_DIRECTORIES = (
-    "/run/containerd",
-    "/run/k3s/containerd",
-    "/run/k0s/containerd",
-    "/var/snap/microk8s/common/run/containerd",
-)
-# Its root directory, in the same order.
-ROOT_DIRECTORIES = (
-    "/var/lib/containerd",
-    "/var/lib/rancher/k3s/agent/containerd",
-    "/var/lib/k0s/containerd",
-    "/var/snap/microk8s/common/var/lib/containerd",
-)
 _TASKS = ("io.containerd.runtime.v2.task", "io.containerd.runtime.v1.linux")
 # CRI-O keeps bundles with containers/storage; known from its documentation, not tested on a node.
 CRIO_BUNDLES = "/run/containers/storage/overlay-containers"
@@ -57,8 +44,8 @@ def bundle_directories(host: Host) -> list[str]:
 
     containerd's is given even where it does not exist yet, so that the first container after a node's start is found.
     """
-    found = [f"{STATE_DIRECTORIES[0]}/{_TASKS[0]}/k8s.io"]
-    for state in STATE_DIRECTORIES:
+    found = [f"{CONTAINERD_STATE[0]}/{_TASKS[0]}/k8s.io"]
+    for state in CONTAINERD_STATE:
         for tasks in _TASKS:
             for name in _names(host.path(f"{state}/{tasks}")):
                 directory = f"{state}/{tasks}/{name}"
@@ -95,13 +82,14 @@ def read_bundle(
     if not isinstance(spec, dict):
         return None
     annotations = spec.get("annotations")
+    family = _CRIO if bundle.startswith(CRIO_BUNDLES + "/") else _CONTAINERD
     linux = spec.get("linux")
     root = spec.get("root")
     cgroups_path = linux.get("cgroupsPath") if isinstance(linux, dict) else None
     rootfs = root.get("path") if isinstance(root, dict) else None
     return Bundle(
         replace(
-            _from_annotations(annotations if isinstance(annotations, dict) else {}, container_id, time_ns),
+            _from_annotations(annotations if isinstance(annotations, dict) else {}, family, container_id, time_ns),
             prepared_ns=_written_ns(path),
         ),
         os.path.normpath(os.path.join(bundle, rootfs)) if isinstance(rootfs, str) and "\0" not in rootfs else None,
@@ -118,28 +106,58 @@ def _written_ns(path: str) -> int | None:
     return written - Host.boot_to_wall_ns()
 
 
-def _from_annotations(annotations: dict[object, object], container_id: str, time_ns: int) -> ContainerSeen:
-    def text(*names: str) -> str | None:
-        for name in names:
-            value = annotations.get(name)
-            if isinstance(value, str) and value:
-                return value
-        return None
+@dataclass(frozen=True, slots=True)
+class _Family:
+    # The annotations by which one runtime tells its containers.
+    kind: str
+    namespace: str
+    pod: str
+    container: str
+    pod_uid: str
+    image: str
+    sandbox_id: str
 
-    # containerd: pkg/cri/annotations/annotations.go; CRI-O: pkg/annotations and the kubelet's own labels.
-    container_type = text("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
-    kind: Literal["container", "sandbox"] = "sandbox" if container_type == "sandbox" else "container"
+
+# containerd: pkg/cri/annotations/annotations.go. A pod's own annotations are passed on where the runtime class says so
+# (pod_annotations), so each runtime's bundles are read by its own names alone.
+_CONTAINERD = _Family(
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri.sandbox-namespace",
+    "io.kubernetes.cri.sandbox-name",
+    "io.kubernetes.cri.container-name",
+    "io.kubernetes.cri.sandbox-uid",
+    "io.kubernetes.cri.image-name",
+    "io.kubernetes.cri.sandbox-id",
+)
+# CRI-O: pkg/annotations, and the kubelet's own labels, which it writes over a pod's annotations of the same name.
+_CRIO = _Family(
+    "io.kubernetes.cri-o.ContainerType",
+    "io.kubernetes.pod.namespace",
+    "io.kubernetes.pod.name",
+    "io.kubernetes.container.name",
+    "io.kubernetes.pod.uid",
+    "io.kubernetes.cri-o.ImageName",
+    "io.kubernetes.cri-o.SandboxID",
+)
+
+
+def _from_annotations(
+    annotations: dict[object, object], family: _Family, container_id: str, time_ns: int
+) -> ContainerSeen:
+    def text(name: str) -> str | None:
+        value = annotations.get(name)
+        return value if isinstance(value, str) and value else None
+
+    kind: Literal["container", "sandbox"] = "sandbox" if text(family.kind) == "sandbox" else "container"
     return ContainerSeen(
         container_id=container_id,
         kind=kind,
-        namespace=text("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"),
-        pod=text("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"),
-        container=(
-            None if kind == "sandbox" else text("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
-        ),
-        pod_uid=text("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"),
-        image=text("io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"),
-        sandbox_id=text("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"),
+        namespace=text(family.namespace),
+        pod=text(family.pod),
+        container=None if kind == "sandbox" else text(family.container),
+        pod_uid=text(family.pod_uid),
+        image=text(family.image),
+        sandbox_id=text(family.sandbox_id),
         source="config.json",
         time_ns=time_ns,
     )
@@ -253,7 +271,7 @@ def layer_directory(path: str) -> str | None:
 
 def layer_directories(host: Host, number: int) -> list[str]:
     """Where a snapshot of that number may be: a node path for each containerd that is known to be here."""
-    bases = [f"{root}/io.containerd.snapshotter.v1.overlayfs" for root in ROOT_DIRECTORIES]
+    bases = [f"{root}/io.containerd.snapshotter.v1.overlayfs" for root in CONTAINERD]
     return [f"{base}/snapshots/{number}/fs" for base in bases if os.path.isfile(host.path(f"{base}/metadata.db"))]
 
 
@@ -311,7 +329,7 @@ def _uvarint(data: bytes) -> int:
 
 
 def _database(host: Host, name: str) -> str | None:
-    for root in ROOT_DIRECTORIES:
+    for root in CONTAINERD:
         path = host.path(f"{root}/{name}")
         if os.path.isfile(path):
             return path

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kubetrace.attribution import mountinfo
+from kubetrace.attribution import directories, mountinfo
 from kubetrace.attribution.cgroup_path import is_own, parse
 from kubetrace.attribution.facts import (
     KEPT_NS,
     CgroupGone,
     CgroupSeen,
     ContainerSeen,
+    DirectorySeen,
     Fact,
     MountGone,
     MountSeen,
@@ -34,6 +35,7 @@ from kubetrace.node.bolt import BoltError
 from kubetrace.node.layers import Layers
 
 if TYPE_CHECKING:
+    from kubetrace.attribution.facts import Role
     from kubetrace.attribution.mountinfo import Mount
     from kubetrace.node.host import Host
 
@@ -82,6 +84,7 @@ class Node:
         self._cri_socket = cri_socket
         self._memory_hierarchy: int | None = None
         self._scanned = False
+        self._told_directories: set[str] = set()
         self._bundle_directories: list[tuple[str, str]] = []
         self._named: set[str] = set()
         self._named_pods: set[str] = set()
@@ -128,12 +131,27 @@ class Node:
             yield pod
         yield from self._ask_runtime(now, must_answer=not self._scanned)
         self._scanned = True
+        yield from self._directories(now)
         yield from self._second_chances(
             {container_id: missing.pod_uid for container_id, missing in self._missing.items()},
             set(self._missing_pods) - self._named_pods,
             now,
         )
         yield from self.mounts()
+
+    def _directories(self, now: int) -> Iterator[DirectorySeen]:
+        # Those that a symbolic link leads to: where they usually are is known.
+        roles: list[tuple[Role, tuple[str, ...]]] = [
+            ("logs", (directories.LOGS,)),
+            ("kubelet", directories.KUBELET),
+            ("containerd", (*directories.CONTAINERD, *directories.CONTAINERD_STATE)),
+        ]
+        for role, usual in roles:
+            for path in usual:
+                resolved = self.host.resolved(path)
+                if resolved != path and resolved not in self._told_directories and os.path.isdir(self.host.path(path)):
+                    self._told_directories.add(resolved)
+                    yield DirectorySeen(role, resolved, now)
 
     def _ask_runtime(self, now: int, *, must_answer: bool) -> list[ContainerSeen]:
         if self._cri_socket is None:
@@ -496,10 +514,10 @@ class Node:
         /var/log/pods/POD/CONTAINER, <kubelet root>/pods/UID/volumes/PLUGIN/NAME, <containerd root>/PLUGIN; those that
         exist.
         """
-        levels = {"/var/log/pods": 2}
-        for root in kubelet.ROOTS:
+        levels = {directories.LOGS: 2}
+        for root in directories.KUBELET:
             levels |= {root: 0, f"{root}/pods": 4}
-        levels |= dict.fromkeys((*containerd.ROOT_DIRECTORIES, *containerd.STATE_DIRECTORIES), 1)
+        levels |= dict.fromkeys((*directories.CONTAINERD, *directories.CONTAINERD_STATE), 1)
         return [(device, inode, levels[path]) for path, (device, inode) in self._inodes(levels).items()]
 
     def _inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -515,7 +533,7 @@ class Node:
                 status = os.stat(self.host.path(path))
             except OSError:
                 continue
-            above = os.path.realpath(path) if self.host.path("/") == "/" else path
+            above = self.host.resolved(path)
             while above not in devices and above != "/":
                 above = os.path.dirname(above)
             if above in devices:

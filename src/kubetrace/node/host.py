@@ -127,6 +127,10 @@ class Host:
             pending.extend(piece for piece in reversed(target.split("/")) if piece not in ("", "."))
         return "/".join([self._base, *resolved])
 
+    def resolved(self, node_path: str | os.PathLike[str]) -> str:
+        """The path of the node that all symbolic links in `node_path` lead to."""
+        return self.path(node_path)[len(self._base) :] if self._base else os.path.realpath(node_path)
+
     def node_name(self) -> str:
         """The node's name: $NODE_NAME (the downward API's habit), else its host name in lower case.
 

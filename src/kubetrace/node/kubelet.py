@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from kubetrace.attribution.directories import KUBELET
 from kubetrace.attribution.facts import PodSeen
 from kubetrace.node.host import Host, read_regular
-
-ROOTS = ("/var/lib/kubelet", "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet")
 
 _MAX_BYTES = 65_536
 # A DNS label, which every host name that the kubelet writes is.
@@ -27,7 +26,7 @@ def pods(host: Host, pod_uids: Iterable[str], time_ns: int) -> Iterator[PodSeen]
     for pod_uid in pod_uids:
         if not _UID.fullmatch(pod_uid):
             continue
-        for root in ROOTS:
+        for root in KUBELET:
             name = _host_name(host.path(f"{root}/pods/{pod_uid}/etc-hosts"))
             if name is not None:
                 yield PodSeen(pod_uid, None, name, "kubelet", time_ns)
@@ -44,8 +43,8 @@ def volume_of(path: str) -> tuple[str, str] | None:
 
 
 def pod_of(path: str) -> str | None:
-    """The pod UID in a path below a kubelet's pods directory; None if it is not such a path."""
-    match = re.search(r"/pods/([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|\Z)", path)
+    """The pod UID in a path below the kubelet's directory; None if it is not a pod's."""
+    match = re.match(r"/pods/([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|\Z)", path)
     return match[1] if match else None
 
 

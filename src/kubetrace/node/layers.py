@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from kubetrace.attribution import oci
+from kubetrace.attribution import directories, oci
 from kubetrace.attribution.facts import Fact, ImageSeen, LayerSeen
 from kubetrace.node import containerd
 from kubetrace.node.bolt import BoltError
@@ -171,7 +171,7 @@ class Layers:
         """The containerd that a snapshotter's directory belongs to: of the same root, else the node's own."""
         store = self._stores.get(base)
         if store is None:
-            roots = (os.path.dirname(base), *containerd.ROOT_DIRECTORIES)
+            roots = (os.path.dirname(base), *directories.CONTAINERD)
             root = next((one for one in roots if os.path.isfile(self._host.path(f"{one}/{_DATABASE}"))), roots[0])
             database = self._host.path(f"{root}/{_DATABASE}")
             same = (one for one in self._stores.values() if one.database == database)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.attributor import Attributor, Identity
+from kubetrace.attribution.directories import Directories
 from kubetrace.attribution.facts import OverlayGone, OverlaySeen
 from kubetrace.errors import UsageError
 from kubetrace.node import containerd, kubelet
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # Of a container id.
 ID_PREFIX = re.compile(r"[0-9a-f]{8,64}")
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_POD_LOGS = re.compile(r"/pods/([^_/]+)_([^_/]+)_([^_/]+)(?:/([^/]+))?")
+_POD_LOGS = re.compile(r"/([^_/]+)_([^_/]+)_([^_/]+)(?:/([^/]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,13 @@ class Lookup:
         self.host = host
         self._attributor = Attributor()
         self._overlays: dict[int, OverlaySeen] = {}
+        self._directories = Directories()
         self._node = Node(host, cri_socket=cri_socket)
         self._memory_hierarchy = self._node.memory_hierarchy
         self._mounts = host.cgroup_mounts()
         for fact in self._node.scan():
             self._attributor.learn(fact)
+            self._directories.learn(fact)
             if isinstance(fact, OverlaySeen):
                 self._overlays[fact.device] = fact
             elif isinstance(fact, OverlayGone):
@@ -197,8 +200,11 @@ class Lookup:
         return [Answer(query, Identity(image=layer.image), None, "snapshot", layer) for layer in layers]
 
     def _path(self, query: str) -> list[Answer]:
+        # The outermost of the node's own directories decides: what is below a volume or a container's root was named
+        # by whoever writes there.
         path = self._as_node_path(query)
-        number = containerd.snapshot_number(path)
+        role, rest = self._directories.find(path) or (None, "")
+        number = containerd.snapshot_number(path) if role == "containerd" else None
         if number is not None:
             found = self._snapshot(number, containerd.layer_directory(path))
             return [replace(answer, query=query) for answer in found]
@@ -211,16 +217,21 @@ class Lookup:
                 found = self._cgroup_directory(query, hierarchy, below)
                 if found:
                     return found
-        logs = _POD_LOGS.search(path)
-        if logs:
+        if role == "logs" and (logs := _POD_LOGS.match(rest)):
             return self._pod(query, logs[3], logs[4], (logs[1], logs[2]))
-        container_id = _ID.findall(path)
-        if container_id and (path.startswith(("/run/", "/var/log/containers/")) or "/containers/" in path):
-            return [self._container(container_id[-1], query, "path")] if self._ids(container_id[-1]) else []
-        pod_uid = kubelet.pod_of(path)
+        if path.startswith(("/run/", "/var/log/containers/")) or "/containers/" in path:
+            # the outermost that is known: what is inside a container's root, it has named itself
+            for container_id in _ID.findall(path):
+                if self._ids(container_id):
+                    return [self._container(container_id, query, "path")]
+        pod_uid = self._pod_of(path)
         if pod_uid is not None:
             return self._pod(query, pod_uid, None, None)
         return self._by_device(query, path)
+
+    def _pod_of(self, path: str) -> str | None:
+        role, rest = self._directories.find(path) or (None, "")
+        return kubelet.pod_of(rest) if role == "kubelet" else None
 
     def _as_node_path(self, query: str) -> str:
         # A path is given as the node writes it, or as this shell sees it below the node's root.
@@ -280,6 +291,6 @@ class Lookup:
                 points = [mount.mount_point for mount in mountinfo.parse(file.read()) if mount.device == device]
         except OSError:
             return []
-        pods = {kubelet.pod_of(point) if kubelet.volume_of(point) else None for point in points}
+        pods = {self._pod_of(point) if kubelet.volume_of(point) else None for point in points}
         pod_uid = pods.pop() if len(pods) == 1 else None
         return self._pod(query, pod_uid, None, None) if pod_uid is not None else []

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from kubetrace.attribution.attributor import Identity
-from kubetrace.attribution.destination import UNKNOWN, UNSEEN, Destination, Destinations, Mounted
+from kubetrace.attribution.destination import CUT, UNKNOWN, UNSEEN, Destination, Destinations, Mounted
 from kubetrace.kit.identity import path_of
 from kubetrace.kit.landing import Landing, Row
 from kubetrace.tables.contract import Counts
@@ -134,8 +134,8 @@ class Counted:
                 event.device,
                 _text(event.type),
                 _text(event.source),
-                _path(event.root[: event.root_bytes]),
-                _path(event.point[: event.point_bytes]),
+                _path(event.root[: event.root_bytes], event.root_end),
+                _path(event.point[: event.point_bytes], event.point_end),
                 bool(event.in_node),
                 event.namespace == 0,
                 event.time,
@@ -145,7 +145,8 @@ class Counted:
     def _learn_places(self, data: bytes) -> None:
         moved = set()
         for event in self._layouts[self._counters.places].decode(data):
-            place, path = (event.device, event.place), _path(event.path[: event.path_bytes])
+            place = event.device, event.place
+            path = _path(event.path[: event.path_bytes], event.path_end)
             if self._places.get(place, path) != path:
                 moved.add(place)
             self._places[place] = path
@@ -539,6 +540,7 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _path(names: bytes) -> str:
-    # kt_path's form: leaf first, each name ended by NUL.
-    return "/" + b"/".join(reversed(names.split(b"\0")[:-1])).decode("utf-8", "surrogateescape")
+def _path(names: bytes, end: int) -> str:
+    # kt_path's form: leaf first, each name ended by NUL; `end` is an enum kt_path_end.
+    path = "/" + b"/".join(reversed(names.split(b"\0")[:-1])).decode("utf-8", "surrogateescape")
+    return CUT + path if end else path

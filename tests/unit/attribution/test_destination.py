@@ -6,7 +6,8 @@ import pytest
 
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.destination import Destination, Destinations, Mounted, Owner, by_path
-from kubetrace.attribution.facts import MountGone, MountSeen, OverlaySeen
+from kubetrace.attribution.directories import Directories
+from kubetrace.attribution.facts import DirectorySeen, MountGone, MountSeen, OverlaySeen
 from tests.nodes import captured
 
 POD = "7cf5a5da-f0f8-45a3-a0e2-dabe5b08f504"
@@ -106,7 +107,7 @@ def test_what_the_node_writes_is_named_by_its_place(node: Destinations, place: s
 
 
 def test_a_log_names_its_pod_and_container() -> None:
-    found = by_path("/var/log/pods/kube-system_dns-7d9_0a-1/coredns/3.log")
+    found = by_path("/var/log/pods/kube-system_dns-7d9_0a-1/coredns/3.log", Directories())
     assert found == Destination("container log", owner=Owner("kube-system", "dns-7d9", "0a-1", "coredns"))
 
 
@@ -171,3 +172,68 @@ def test_paths_are_those_of_the_container_and_of_the_node(node: Destinations) ->
     assert node.path(mounted(149, "overlay", "/", "/"), "/app/x") == "/app/x"
     assert node.path(mounted(64, "tmpfs", "/", "/etc/creds"), "/key") == "/etc/creds/key"
     assert node.path(mounted(DISK, "ext4", "/", "/", node=True), "/log/pods/a") == "/var/log/pods/a"
+
+
+# What a container can make: directories in its volume, whatever they are called.
+FORGED = (
+    "/pods/kube-system_etcd-0_0123abcd/etcd",
+    "/io.containerd.content.v1.content/blobs",
+    "/io.containerd.snapshotter.v1.overlayfs/snapshots/1/fs",
+    "/tmpmounts/x",
+    f"/home/app/pods/{POD}/volumes/kubernetes.io~secret/creds",
+    f"/kubelet/pods/{POD}/volume-subpaths/token/app/0",
+    "/var/lib/kubelet/plugins",
+    "/run/sandboxes/" + "a" * 64 + "/shm",
+)
+
+
+@pytest.mark.parametrize("root", FORGED)
+def test_a_directory_in_a_volume_is_named_by_the_volume(node: Destinations, root: str) -> None:
+    # a subPath of a volume on a disk of its own, and of an emptyDir on the node's
+    at = f"/var/lib/kubelet/pods/{POD}/volumes/kubernetes.io~csi/pvc-77/mount"
+    node.learn(MountSeen(8 << 20, "/", at, "xfs", "/dev/sda", 10))
+    node.learn(MountSeen(8 << 20, root, f"/var/lib/kubelet/pods/{POD}/volume-subpaths/db/app/0", "xfs", "/dev/sda", 10))
+    found = node.of(mounted(8 << 20, "xfs", root, "/db"), None)
+    assert (found.text, found.owner) == ("persistent volume pvc-77", None)
+    cache = f"/kubelet/pods/{STATIC}/volumes/kubernetes.io~empty-dir/cache"
+    found = node.of(mounted(DISK, "ext4", cache + root, "/cache"), None)
+    assert (found.text, found.owner) == ("emptyDir/cache", None)
+
+
+@pytest.mark.parametrize("root", FORGED)
+def test_a_file_system_that_the_node_does_not_have_is_a_volume_without_a_name(node: Destinations, root: str) -> None:
+    found = node.of(mounted(7 << 20, "ext4", root, "/x"), None)
+    assert (found.text, found.volume, found.owner) == ("volume", None, None)
+
+
+@pytest.mark.parametrize("root", [root for root in FORGED if not root.startswith("/kubelet/")])
+def test_a_directory_on_the_nodes_disk_is_a_host_path_whatever_its_name(node: Destinations, root: str) -> None:
+    assert node.of(mounted(DISK, "ext4", root, "/x"), None).text == f"hostPath /run/disk{root}"
+
+
+def test_a_containers_own_overlay_does_not_pass_for_an_image_being_unpacked(node: Destinations) -> None:
+    found = node.of(mounted(77, "overlay", "/", "/io.containerd.snapshotter.v1.overlayfs/snapshots/5/fs"), None)
+    assert found.kind == "writable layer"
+
+
+@pytest.mark.parametrize("root", ["/data/kubelet", "/mnt/k8s/root"])
+def test_a_kubelet_elsewhere_is_known_by_its_mounts_or_by_a_link(root: str) -> None:
+    by_mounts, by_link = Destinations(), Destinations()
+    for made in (by_mounts, by_link):
+        made.learn(MountSeen(5, "/", "/", "ext4", "/dev/vda", 10))
+    token = f"{root}/pods/{POD}/volumes/kubernetes.io~projected/kube-api-access-x"
+    by_mounts.learn(MountSeen(9, "/", token, "tmpfs", "tmpfs", 10))
+    by_link.learn(DirectorySeen("kubelet", root, 10))
+    for made in (by_mounts, by_link):
+        volume = f"{root}/pods/{POD}/volumes/kubernetes.io~empty-dir/cache"
+        assert made.of(mounted(5, "ext4", volume, "/cache"), None).text == "emptyDir/cache"
+
+
+def test_a_tmpfs_in_a_volume_makes_no_kubelet_of_it() -> None:
+    made = Destinations()
+    made.learn(MountSeen(5, "/", "/", "ext4", "/dev/vda", 10))
+    volume = f"/var/lib/kubelet/pods/{POD}/volumes/kubernetes.io~empty-dir/a"
+    inside = f"{volume}/pods/{STATIC}/volumes/kubernetes.io~secret/b"
+    made.learn(MountSeen(9, "/", inside, "tmpfs", "tmpfs", 10))
+    found = made.of(mounted(5, "ext4", f"{volume}/pods/{STATIC}/volumes/kubernetes.io~secret/c", "/x"), None)
+    assert found.text == "emptyDir/a"

@@ -13,6 +13,7 @@ from kubetrace.attribution.facts import (
     CgroupGone,
     CgroupSeen,
     ContainerSeen,
+    DirectorySeen,
     Fact,
     ImageSeen,
     LayerSeen,
@@ -69,6 +70,7 @@ KINDS: dict[type, st.SearchStrategy[Fact]] = {
     ),
     MountSeen: st.builds(MountSeen, NUMBERS, NAMES, NAMES, NAMES, NAMES, NUMBERS, NUMBERS),
     MountGone: st.builds(MountGone, NUMBERS, NAMES, NUMBERS),
+    DirectorySeen: st.builds(DirectorySeen, st.sampled_from(["logs", "kubelet", "containerd"]), NAMES, NUMBERS),
 }
 FACTS = st.one_of(*KINDS.values())
 

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, OverlaySeen, PodSeen, from_json, to_json
+from kubetrace.attribution.facts import (
+    CgroupSeen,
+    ContainerSeen,
+    DirectorySeen,
+    OverlaySeen,
+    PodSeen,
+    from_json,
+    to_json,
+)
 from kubetrace.errors import NodeError
 from kubetrace.node import containerd, kubelet, logs
 from kubetrace.node.files import Node
@@ -269,6 +277,57 @@ def test_root_of_a_container_of_another_runtime_is_known_by_its_config_json(root
     seen = [fact for fact in facts if isinstance(fact, ContainerSeen)]
     assert [(one.namespace, one.pod, one.container, one.image) for one in seen] == [("shop", "cart", "main", "app:1")]
     assert [fact.container_id for fact in facts if isinstance(fact, OverlaySeen)] == [ID]
+
+
+CONTAINERDS = {
+    "io.kubernetes.cri.container-type": "container",
+    "io.kubernetes.cri.sandbox-namespace": "shop",
+    "io.kubernetes.cri.sandbox-name": "cart",
+    "io.kubernetes.cri.sandbox-uid": UID,
+    "io.kubernetes.cri.container-name": "main",
+    "io.kubernetes.cri.image-name": "app:1",
+    "io.kubernetes.cri.sandbox-id": "1" * 64,
+}
+CRIOS = {
+    "io.kubernetes.cri-o.ContainerType": "sandbox",
+    "io.kubernetes.pod.namespace": "kube-system",
+    "io.kubernetes.pod.name": "etcd-0",
+    "io.kubernetes.pod.uid": "2" * 32,
+    "io.kubernetes.container.name": "POD",
+    "io.kubernetes.cri-o.ImageName": "pause",
+    "io.kubernetes.cri-o.SandboxID": "3" * 64,
+}
+
+
+def test_a_bundle_is_read_by_its_own_runtimes_annotations_alone(tmp_path: Path) -> None:
+    # A pod's own annotations are passed on into the bundle where the runtime is set so: those of the other runtime too.
+    path = tmp_path / "config.json"
+
+    def read(annotations: dict[str, str], directory: str) -> tuple[str | None, ...]:
+        path.write_text(json.dumps({"annotations": annotations}))
+        bundle = containerd.read_bundle(str(path), f"{directory}/{ID}", ID, 1)
+        assert bundle is not None
+        seen = bundle.seen
+        return seen.kind, seen.namespace, seen.pod, seen.container, seen.pod_uid, seen.image, seen.sandbox_id
+
+    tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+    whole = CONTAINERDS | CRIOS
+    assert read(whole, tasks) == ("container", "shop", "cart", "main", UID, "app:1", "1" * 64)
+    pause = ("sandbox", "kube-system", "etcd-0", None, "2" * 32, "pause", "3" * 64)
+    assert read(whole, containerd.CRIO_BUNDLES) == pause
+    nobody = ("container", *[None] * 6)
+    assert read(CRIOS, tasks) == nobody
+    assert read(CONTAINERDS, containerd.CRIO_BUNDLES) == nobody
+
+
+def test_a_directory_behind_a_link_is_told_where_it_really_is(root: Path) -> None:
+    (root / "data/kubelet").mkdir(parents=True)
+    (root / "var/lib").mkdir(parents=True)
+    (root / "var/lib/kubelet").symlink_to("/data/kubelet")
+    node = Node(Host(root))
+    (fact,) = [fact for fact in node.scan() if isinstance(fact, DirectorySeen)]
+    assert (fact.role, fact.path) == ("kubelet", "/data/kubelet")
+    assert not [fact for fact in node.scan() if isinstance(fact, DirectorySeen)]
 
 
 @given(st.binary(max_size=300))

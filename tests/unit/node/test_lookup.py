@@ -114,6 +114,25 @@ def test_path(path: str, wanted: tuple[str, str, str | None], how: str, root: Pa
     assert names(same) == wanted
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/home/app/pods/{UID}/volumes/kubernetes.io~empty-dir/z",
+        "/srv/pods/shop_cart-7d4b9c6f5d-x2x9z_" + UID + "/cart",
+        "/srv/io.containerd.snapshotter.v1.overlayfs/snapshots/79/fs",
+    ],
+)
+def test_a_path_outside_the_nodes_own_directories_is_nobodys(path: str, root: Path) -> None:
+    with pytest.raises(KubetraceError, match="Nothing on this node"):
+        records(root, path)
+
+
+def test_a_path_in_a_volume_is_of_the_pod_whose_volume_it_is(root: Path) -> None:
+    inside = "pods/kube-system_etcd-0_x/etcd/" + "a" * 64 + "/snapshots/79/fs"
+    (cart,) = records(root, f"/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/cache/{inside}")
+    assert names(cart) == (*IS_CART[:2], None)
+
+
 def test_log_directory_of_a_pod_that_has_no_cgroup_any_more(root: Path) -> None:
     uid = "03d0419e-e455-4f65-9f38-58202d218318"
     (found,) = records(root, f"/var/log/pods/jobs_short-28471234-abcde_{uid}/j/0.log")

@@ -161,9 +161,13 @@ def counting(
     node: Node, by: str = "destination", selection: Selection | None = None, tracer: Tracer | None = None
 ) -> Table:
     context = Context("node1", 0, Known(node, selection or Selection()))
-    return Table(Run(tracer or find("writes"), context, LAYOUTS, by=by))
+    made = Table(Run(tracer or find("writes"), context, LAYOUTS, by=by))
+    made.learn([KUBELET])
+    return made
 
 
+# The kubelet's directory is on the disk 5.
+KUBELET = MountSeen(5, "/kubelet", "/var/lib/kubelet", "ext4", "/dev/vda", 1)
 CACHE = mount(1, "ext4", "/kubelet/pods/x/volumes/kubernetes.io~empty-dir/cache", "/cache")
 
 
@@ -381,6 +385,30 @@ def test_a_log_belongs_to_the_pod_of_its_path() -> None:
     assert (whole.landing.identity.attributed_by, whole.landing.destination.kind) == ("path", "container log")
 
 
+def test_a_mount_of_a_container_that_looks_like_anothers_log_is_its_own() -> None:
+    made = counting(Node())
+    root = "/pods/kube-system_etcd-0_0123abcd/etcd"
+    made.take([mount(2, "ext4", root, "/data"), counter(7, 70, mount=2)])
+    # neither what is in the volume's own file system, nor below the kubelet's directory
+    assert cells(made)[0][:2] == ("cart", "volume")
+    made.learn([MountSeen(5, "/", "/mnt/disk", "ext4", "/dev/vda", 50)])
+    made.tick(1_000_000_000)
+    assert cells(made)[0][:2] == ("cart", f"hostPath /mnt/disk{root}")
+    # the node's own log directory as a hostPath: the container that writes there is named, and not the log's
+    made.learn([MountSeen(6, "/", "/var/log", "ext4", "/dev/vdb", 50)])
+    made.take([mount(3, "ext4", root, "/logs", device=6), counter(9, 900, mount=3, device=6)])
+    assert cells(made)[0][:2] == ("cart", f"hostPath /var/log{root}")
+
+
+def test_a_root_that_is_too_deep_for_the_kernels_program_names_nothing() -> None:
+    made = counting(Node())
+    root = names("/kubelet/pods/other/volumes/kubernetes.io~empty-dir/cache")
+    event = {"time": 100, "mount": 2, "device": 5, "namespace": 1, "type": b"ext4"}
+    data = pack(MOUNT, **event, root=root, root_bytes=len(root), root_end=1)
+    made.take([Batch("writes_mounts", data), counter(7, 70, mount=2)])
+    assert cells(made)[0][:2] == ("cart", "volume")
+
+
 def test_pipes_and_the_kernels_own_files_are_left_out() -> None:
     made = counting(Node())
     made.take([mount(4, "proc", "/", "/proc"), counter(9, 90, mount=4)])
@@ -521,7 +549,7 @@ def test_a_recording_of_counters_replays(tmp_path: Path, capsys: pytest.CaptureF
     recorder = Recorder(file, Header("node1", "6.1", 0, (Traced("writes", "fentry", (), {}, {}, streams),)))
     for second, batches in enumerate([[CACHE, counter(3, 33)], [counter(5, 55)]], 1):
         named = [Batch(f"writes/{batch.stream}", batch.data) for batch in batches]
-        recorder.write(Step(batches=named, tick=Tick(second * 10**9, 10**18, 1000)))
+        recorder.write(Step(facts=[KUBELET], batches=named, tick=Tick(second * 10**9, 10**18, 1000)))
     recorder.close()
     kubetrace.main(["replay", str(file), "--final", "-o", "json"], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
