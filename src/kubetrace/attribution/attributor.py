@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, Literal
 
 from kubetrace.attribution import oci
@@ -110,6 +111,8 @@ NOT_LOOKED_UP: Final = "not looked up yet"
 
 _UNKNOWN: Final = Identity()
 _MOST_ANSWERS: Final = 50_000
+# How many overlays are passed over in search of the one of a time: what a recorder learned is in the order of time.
+_MOST_PASSED: Final = 1_000
 _OWNED: Final = frozenset({"container", "sandbox", "pod"})
 
 # Best first: the runtime's own records, then what the kubelet leaves in names of files. The last one a container can
@@ -152,6 +155,8 @@ class Attributor:
         """Knows nothing yet."""
         self._paths: dict[tuple[int, int], str] = {}
         self._containers: dict[str, ContainerSeen] = {}
+        # Pod UID -> the ids of its containers, oldest knowledge first.
+        self._of_pods: dict[str, dict[str, None]] = {}
         self._container_paths: dict[str, CgroupPath] = {}
         self._pods: dict[str, PodSeen] = {}
         self._overlays: dict[int, list[_Mounted]] = {}
@@ -166,7 +171,7 @@ class Attributor:
         # Removed cgroups with the time, oldest first; known paths of each container and pod.
         self._removed: deque[tuple[int, tuple[int, int]]] = deque()
         self._holders: Counter[str] = Counter()
-        self._swept_ns = 0
+        self._swept_ns = self._gone = 0
         self.forgotten = 0
         """How many cgroups are not known any more that once were."""
 
@@ -181,9 +186,10 @@ class Attributor:
         elif isinstance(fact, OverlaySeen):
             self._learn_overlay(fact)
         elif isinstance(fact, OverlayGone):
-            for mounted in self._overlays.get(fact.device, ()):
-                if mounted.until_ns is None and mounted.seen_ns <= fact.time_ns:
-                    mounted.until_ns = fact.time_ns
+            # the ones before it have ended
+            mounts = self._overlays.get(fact.device)
+            if mounts and mounts[-1].until_ns is None and mounts[-1].seen_ns <= fact.time_ns:
+                mounts[-1].until_ns = fact.time_ns
         elif isinstance(fact, LayerSeen):
             self._layers[fact.lowerdir] = fact
             self._layer_answers.clear()
@@ -243,7 +249,7 @@ class Attributor:
 
     def containers_of(self, pod_uid: str) -> list[ContainerSeen]:
         """The containers (and sandbox) known of a pod, oldest knowledge first."""
-        return [container for container in self._containers.values() if container.pod_uid == pod_uid]
+        return [self._containers[container_id] for container_id in self._of_pods.get(pod_uid, ())]
 
     def layer(self, device: int, layer_index: int, time_ns: int, container_id: str | None = None) -> Layer | None:
         """The layer of the overlay that had this device number at that time, by the kernel's index of it.
@@ -344,7 +350,19 @@ class Attributor:
             self._learn_pod(PodSeen(fact.pod_uid, fact.namespace, fact.pod, fact.source, fact.time_ns))
         if merged != known:
             self._containers[fact.container_id] = merged
+            if known is None or known.pod_uid != merged.pod_uid:
+                self._leave_pod(known)
+                if merged.pod_uid is not None:
+                    self._of_pods.setdefault(merged.pod_uid, {})[fact.container_id] = None
             self._forget(("container", fact.container_id))
+
+    def _leave_pod(self, known: ContainerSeen | None) -> None:
+        if known is None or known.pod_uid is None:
+            return
+        others = self._of_pods[known.pod_uid]
+        del others[known.container_id]
+        if not others:
+            del self._of_pods[known.pod_uid]
 
     def _learn_pod(self, fact: PodSeen) -> None:
         known = self._pods.get(fact.pod_uid)
@@ -392,9 +410,11 @@ class Attributor:
                 self.forgotten += 1
                 self._release(path)
                 self._forget(("cgroup", *key))
-        if until_ns - self._swept_ns < KEPT_NS // 10:
+        # As often as what has gone pays for it: a file may say anything of the time.
+        self._gone += 1
+        if until_ns - self._swept_ns < KEPT_NS // 10 or 64 * self._gone < len(self._answers) + len(self._overlays):
             return
-        self._swept_ns = until_ns
+        self._swept_ns, self._gone = until_ns, 0
         # an answer that one subject dropped is still noted for its others: the root, a node that is itself a container
         answers = self._answers.keys()
         readers = {subject: {key for key in keys if key in answers} for subject, keys in self._readers.items()}
@@ -429,6 +449,7 @@ class Attributor:
 
     def _drop_container(self, container_id: str) -> None:
         known = self._containers.pop(container_id, None)
+        self._leave_pod(known)
         self._container_paths.pop(container_id, None)
         self._forget(("container", container_id))
         # the runtime may know its pod by another UID than the cgroup's path has, or the pod has no cgroup
@@ -521,7 +542,7 @@ class Attributor:
         # Newest first, the overlay whose time under this number holds the event's. Between the last look that showed
         # the old one and the first that showed the new one it may be either: then neither is named.
         found = []
-        for mounted in reversed(self._overlays.get(device, ())):
+        for mounted in islice(reversed(self._overlays.get(device, ())), _MOST_PASSED):
             if mounted.since_ns <= time_ns and (mounted.until_ns is None or time_ns < mounted.until_ns):
                 found.append(mounted)
             if mounted.seen_ns <= time_ns:

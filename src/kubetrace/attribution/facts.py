@@ -190,6 +190,8 @@ _FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls
 # Names of fields mean the same in every fact, but for what may be None.
 _INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns", "prepared_ns"})
 _LISTS: Final = frozenset({"lowerdirs", "references", "diff_ids", "created_by"})
+# overlayfs takes 500 lower layers at most (fs/overlayfs/ovl_entry.h, OVL_MAX_STACK); an image has a few names.
+_MOST_ITEMS: Final = {"lowerdirs": 500, "diff_ids": 500, "created_by": 500, "references": 10_000}
 # By the annotation: a mount has a `source` too, which may be anything.
 _WORDS: Final = {
     name: {
@@ -213,6 +215,13 @@ def to_json(fact: Fact) -> str:
     return json.dumps(values, ensure_ascii=True, separators=(",", ":"))
 
 
+def items(fact: Fact) -> int:
+    """How many texts the lists of a fact hold."""
+    if isinstance(fact, ImageSeen):
+        return len(fact.references) + len(fact.diff_ids) + len(fact.created_by)
+    return len(fact.lowerdirs) if isinstance(fact, OverlaySeen) else 0
+
+
 def from_json(text: str | bytes) -> Fact:
     """The fact that `to_json` wrote. Fields that this version does not know are ignored.
 
@@ -232,6 +241,8 @@ def from_json(text: str | bytes) -> Fact:
             kinds = (str, type(None)) if field == "created_by" else (str,)
             if not isinstance(value, list) or not all(isinstance(item, kinds) for item in value):
                 raise ValueError(f"{name}.{field} is not a list of strings")
+            if len(value) > _MOST_ITEMS[field]:
+                raise ValueError(f"{name}.{field} has {len(value)} items")
             given[field] = tuple(value)
         elif field in _INTEGERS:
             if type(value) is not int and (value is not None or field not in _NULLABLE[name]):

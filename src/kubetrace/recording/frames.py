@@ -40,6 +40,27 @@ _TORN = "incomplete: the last {} bytes are not a whole frame"
 HEADER, STEPS, FACTS, BATCH, LOSSES, END = b"HSFBLE"
 
 
+class _Allowance(NamedTuple):
+    # What the frames of a kind may hold: so many bytes and rows, and so many more for each byte that they take up.
+    size: int
+    size_per_byte: int
+    rows: int
+    rows_per_byte: float
+
+
+# A small file packs what takes minutes and gigabytes to read: what is read is bounded by what the file pays for.
+# Recorders of all tracers reach an eighth of each of these at most (facts 8 bytes for one, records 55; 0.2 records and
+# 0.05 steps for a byte).
+_ALLOWED = {
+    HEADER: _Allowance(1 << 20, 64, 1 << 10, 1),
+    FACTS: _Allowance(1 << 20, 64, 1 << 12, 2),
+    LOSSES: _Allowance(1 << 20, 64, 1 << 12, 2),
+    END: _Allowance(1 << 20, 64, 1 << 10, 1),
+    STEPS: _Allowance(1 << 20, 64, 1 << 12, 0.5),
+    BATCH: _Allowance(MAX_SIZE, 1024, 1 << 18, 2),
+}
+
+
 class Frame(NamedTuple):
     """One whole frame. `payload` is unpacked; `begin` and `end` are nanoseconds since the recording began."""
 
@@ -148,6 +169,7 @@ class FrameReader:
         """
         self.damage.clear()
         self.unknown = 0
+        left: dict[int, list[float]] = {kind: [allowed.size, allowed.rows] for kind, allowed in _ALLOWED.items()}
         at = 0
         while at < self.size:
             head = self._read(at, HEADER_BYTES)
@@ -169,6 +191,9 @@ class FrameReader:
                 self.unknown += 1
                 continue
             if kind not in wanted or (kind == BATCH and end < batches_from):
+                continue
+            if not _paid(left[kind], _ALLOWED[kind], whole, size, rows):
+                self._damaged(at - whole, whole, "a frame that holds more than so few bytes can")
                 continue
             payload: bytes | None = self._read(at - length, length)
             if payload is None or len(payload) != length or zlib.crc32(payload) != crc:
@@ -211,6 +236,17 @@ class FrameReader:
             self.damage.pop()
             offset, size = last.offset, offset + size - last.offset
         self.damage.append(Damage(offset, size, what.format(size)))
+
+
+def _paid(left: list[float], allowed: _Allowance, whole: int, size: int, rows: int) -> bool:
+    # Whether a frame's contents are within what its kind has `left`; takes them from it.
+    left[0] += whole * allowed.size_per_byte
+    left[1] += whole * allowed.rows_per_byte
+    if size > left[0] or rows > left[1]:
+        return False
+    left[0] -= size
+    left[1] -= rows
+    return True
 
 
 def _whole(data: bytes, at: int) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from kubetrace.attribution import facts
@@ -19,11 +21,16 @@ from kubetrace.stream.steps import Step, Tick, split
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
 
-# What one segment may unpack to, and the facts of a whole file: four times what a recorder flushes at once, and more
-# than a node has in the lifetime of its kernel. They bound the memory that a hostile file can take.
-_SEGMENT_BYTES = 32 << 20
+# What one segment may unpack to, and the facts of a whole file, the texts in their lists among them: twice what a
+# recorder flushes at once, and more than a node has in the lifetime of its kernel. They bound the memory that a hostile
+# file can take.
+_SEGMENT_BYTES = 16 << 20
 _MOST_FACTS = 250_000
 _MOST_FACT_BYTES = 64 << 20
+# The longest is an image of 500 layers with all of their lines.
+_MOST_LINE_BYTES = 4 << 20
+# So many facts are learned at once: what asks for the end is heard between two steps.
+_STEP_FACTS = 4096
 _MOST_KINDS = 64
 _MOST_U64 = (1 << 63) - 1
 
@@ -186,7 +193,10 @@ class Recording:
     def _parts(
         self, learned: list[Fact], batches: list[Batch], losses: dict[str, dict[str, int]], tick: Tick | None
     ) -> Iterator[Step]:
-        # A recorder's step fits; one of a hostile file is cut.
+        # A recorder's step fits, but for the first of a large node; one of a hostile file is cut.
+        while len(learned) > _STEP_FACTS:
+            yield Step(facts=learned[:_STEP_FACTS])
+            learned = learned[_STEP_FACTS:]
         parts = list(split(batches, self.layouts)) or [[]]
         for part in parts[:-1]:
             yield Step(facts=learned, batches=part)
@@ -194,21 +204,26 @@ class Recording:
         yield Step(facts=learned, batches=parts[-1], losses=losses, tick=tick)
 
     def _read_facts(self, frame: Frame, learned: dict[int, Fact]) -> None:
-        for number, line in enumerate(frame.payload.split(b"\n"), frame.first):
-            if self._facts >= _MOST_FACTS or self._fact_bytes + len(line) > _MOST_FACT_BYTES:
+        for number, line in enumerate(io.BytesIO(frame.payload), frame.first):
+            # a text of one wide character takes four bytes for each of them
+            size = 4 * len(line) if b"\\u" in line else len(line)
+            if self._facts >= _MOST_FACTS or self._fact_bytes + size > _MOST_FACT_BYTES or len(line) > _MOST_LINE_BYTES:
                 self.ignored_facts += 1
                 continue
+            self._fact_bytes += size
             try:
-                learned[number] = facts.from_json(line)
+                fact = facts.from_json(line) if line.isascii() else None
             except ValueError:
+                fact = None
+            if fact is None:
                 self.ignored_facts += 1
             else:
-                self._facts += 1
-                self._fact_bytes += len(line)
+                learned[number] = fact
+                self._facts += 1 + facts.items(fact)
 
     def _read_losses(self, frame: Frame, losses: dict[int, dict[str, dict[str, int]]]) -> None:
-        for line in frame.payload.split(b"\n")[: frame.rows]:
-            data = parse(line)
+        for line in islice(io.BytesIO(frame.payload), frame.rows):
+            data = parse(line) if len(line) <= _MOST_LINE_BYTES else None
             if data is None or not isinstance(data.get("losses"), dict) or not isinstance(data.get("tracer"), str):
                 continue
             step = data.get("step")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
 _LONGEST_WAIT_S = 2.0
 _MOST_DAMAGE_SHOWN = 5
+# How long a step that is being read may go on when the end is asked for.
+_PATIENCE_S = 0.5
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
 
 
@@ -191,7 +193,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
     from kubetrace.session.stop import Stop
     from kubetrace.stream.steps import Tick
 
-    with Recording(file) as recording, Stop() as stop:
+    with Recording(file) as recording, Stop(_PATIENCE_S) as stop:
         tracer, found = traced(recording, name)
         asked, show = make(tracer, found)
         tracer = tracer.with_options(asked.own)
@@ -218,7 +220,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
             pace = Pace(show.interval_s)
             wait = _Wait(how.speed, pipeline, view, stop)
             for step, more in with_more(steps):
-                if step.tick is not None and not wait.until(step.tick):
+                if stop.asked or (step.tick is not None and not wait.until(step.tick)):
                     break
                 pipeline.take(step)
                 if step.tick is None:
@@ -228,6 +230,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
                 if more and pace.due(tick, pipeline.counts.events):
                     (view.skip if how.final else view.show)(pipeline, tick)
             view.last(pipeline, tick)
+            stop.wait()
         view.end(pipeline, tick)
         warn(recording, whole=not stop.asked and span.end_ns is None)
 

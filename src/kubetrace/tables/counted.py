@@ -112,7 +112,8 @@ class Counted:
         self._zero = self._counters.totals(self._sums())
         self._ticked = list(self._zero)
         self._destinations = Destinations()
-        self._news = False
+        # Whether anything was learned since what is open was concluded, and whether it was of mounts.
+        self._stale = self._news = False
         self._concluded: dict[tuple[int, int], Destination] = {}
         self._readers: dict[str, Reader] = {}
 
@@ -121,11 +122,12 @@ class Counted:
     def learn(self, facts: Iterable[Fact]) -> None:
         """Volumes, mounts and directories of the node: where something lands may be known better now."""
         for fact in facts:
+            self._stale = True
             if self._destinations.learn(fact):
                 self._learned()
 
     def _learned(self) -> None:
-        self._news = True
+        self._news = self._stale = True
         self._concluded.clear()
 
     def _learn_mounts(self, data: bytes) -> None:
@@ -353,7 +355,7 @@ class Counted:
 
     def look_again(self) -> None:
         """Conclude anew what is open."""
-        self._news = False
+        self._stale = self._news = False
         for number in list(self._open):
             group = self._groups[number]
             landing = self._land(group.sample)
@@ -483,7 +485,7 @@ class Counted:
 
     def tick(self, elapsed_ns: int) -> None:
         """An interval is over: rates are those of it until the next."""
-        if self._open:
+        if self._open and self._stale:
             self.look_again()
         span = elapsed_ns - self._ticked_ns
         self._ticked_ns = elapsed_ns

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubetrace import tracers
-from kubetrace.attribution.facts import CgroupSeen, to_json
+from kubetrace.attribution.facts import CgroupSeen, Fact, MountGone, MountSeen, OverlayGone, OverlaySeen, to_json
 from kubetrace.attribution.selection import Both, Selection
 from kubetrace.attribution.whose import Attribution
+from kubetrace.commands.group import kubetrace
 from kubetrace.kit.context import Context
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
@@ -28,6 +31,7 @@ from kubetrace.recording.reader import Recording
 from kubetrace.recording.redact import Redactor
 from kubetrace.session.event_view import StreamView
 from kubetrace.session.options import Attach, Show
+from kubetrace.session.stop import Stop
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 from tests.unit.recordings import HEADER, HOSTILE, frame, record, steps
@@ -289,6 +293,40 @@ def _losses() -> bytes:
     return pack(ord("L"), lines * 2000, rows=2000) * 9
 
 
+def _images() -> bytes:
+    texts = b'["' + b'","' * 2_500_000 + b'"]'
+    lines = (
+        b'{"fact":"ImageSeen","image_id":"%d","references":["a"],"diff_ids":%b,"created_by":[],"problem":null,"time_ns":1}'
+        % (number, texts)
+        for number in range(8)
+    )
+    return b"".join(pack(ord("F"), line, rows=1, segment=at) for at, line in enumerate(lines))
+
+
+def _mounts() -> bytes:
+    # 60,000 that are never told gone, and as many that go and were never there: of one device
+    seen = [to_json(MountSeen(1, "/", f"/m{number}", "tmpfs", "x", 1)).encode() for number in range(60_000)]
+    gone = [to_json(MountGone(1, f"/n{number}", 2)).encode() for number in range(60_000)]
+    lines = [*seen, *gone]
+    return b"".join(
+        pack(ord("F"), b"\n".join(lines[at : at + 20_000]), rows=20_000, segment=at) for at in range(0, 120_000, 20_000)
+    )
+
+
+def _overlays() -> bytes:
+    # of one device number, each ended by the next
+    lines = [to_json(OverlaySeen(7, f"{n:064}", f"/{n}", None, None, (), n, n)).encode() for n in range(60_000)]
+    lines += [to_json(OverlayGone(7, number)).encode() for number in range(60_000)]
+    return b"".join(
+        pack(ord("F"), b"\n".join(lines[at : at + 20_000]), rows=20_000, segment=at) for at in range(0, 120_000, 20_000)
+    )
+
+
+# A second of CPU for each frame, when all of it was read.
+def _empty_steps() -> bytes:
+    return b"".join(pack(ord("S"), bytes(37 * 200_000), rows=200_000, segment=at) for at in range(60))
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     # one text that all have: 300 bytes each, 3 MiB as records
     "columns": lambda: pack(ord("B"), bytes(EVENT.stride << 14), rows=1 << 14, stream=1, segment=1, split=8) * 40,
@@ -297,6 +335,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "strangers": _strangers,
     "steps": lambda: pack(ord("S"), b"\xff" * (37 * 200_000), rows=200_000, segment=1),
     "losses": _losses,
+    "images": _images,
+    "mounts": _mounts,
+    "overlays": _overlays,
+    "empty steps": _empty_steps,
     "end": lambda: frame("E", b'{"rows":' + b"[" * 60_000),
 }
 
@@ -309,7 +351,8 @@ def test_no_file_takes_more_than_256_mib(tmp_path: Path, kind: str, command: lis
     measured = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(done.returncode, used.ru_maxrss, round(used.ru_utime + used.ru_stime))
 """
     done = subprocess.run(
         [sys.executable, "-S", "-c", measured, *KUBETRACE, command[0], str(tmp_path / "a"), *command[1:]],
@@ -318,9 +361,36 @@ print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
         text=True,
         check=True,
     )
-    status, most_kib = map(int, done.stdout.split())
+    status, most_kib, cpu_s = map(int, done.stdout.split())
     assert status == 0 and "Traceback" not in done.stderr, done.stderr
     assert most_kib <= 256 << 10
+    # each took more than a minute, or seconds for a kilobyte; CPU, for the machine may be busy
+    assert cpu_s <= 20
+
+
+def test_the_end_is_heard_while_facts_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+
+    def learn(self: Attribution, facts: Sequence[Fact]) -> None:
+        learned.append(len(facts))
+        if len(learned) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Attribution, "learn", learn)
+    (tmp_path / "a").write_bytes(frame("H", HEADER.to_json()) + _facts())
+    kubetrace.main(["replay", str(tmp_path / "a"), "--final"], standalone_mode=False)
+    # the signal came in the first part of 280,000
+    assert len(learned) == 1 and learned[0] <= 4096
+
+
+def test_a_step_that_does_not_end_is_ended() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(KeyboardInterrupt), Stop(0.05) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        time.sleep(60)
+        pytest.fail("nothing ended it")
+    assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_a_disk_that_fills_ends_the_file_not_the_run(tmp_path: Path) -> None:

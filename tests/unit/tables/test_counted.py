@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kubetrace.attribution.attributor import Identity
-from kubetrace.attribution.facts import MountGone, MountSeen
+from kubetrace.attribution.facts import CgroupSeen, MountGone, MountSeen
 from kubetrace.attribution.selection import Selection
 from kubetrace.attribution.whose import Attribution
 from kubetrace.commands.group import kubetrace
@@ -253,6 +253,7 @@ def test_a_write_whose_owner_is_learned_late_moves_with_all_that_was_counted() -
     made.take([CACHE, counter(3, 33, cgroup_id=8)])
     assert (cells(made)[0][0], made.counts.unattributed) == ("cgroup:8", 3)
     node.known[8] = "db"
+    made.learn([CgroupSeen(0, 8, "/db", 300)])
     made.tick(1_000_000_000)
     made.take([counter(4, 44, cgroup_id=8)])
     assert cells(made) == [("db", "emptyDir/cache", 4, 44, 33, 1, 0, 0)]
