@@ -169,10 +169,10 @@ def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
 # The manifests.
 
 
-@pytest.fixture(params=["", "sys-admin"])
+@pytest.fixture(params=["", "components"])
 def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> list[dict[str, Any]]:
     """What kubectl makes of deploy/, as it is (all tests here, and tests/kernel/test_agent.py, run with these rights),
-    and with the component in.
+    and with the components in.
     """
     import yaml
 
@@ -183,8 +183,13 @@ def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> list[dict[str, 
         (directory / "kustomization.yaml").write_text(text.replace("# components:", "components:"))
     done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, check=True)
     found = list(yaml.safe_load_all(done.stdout))
-    added = found[-1]["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"]
+    added = _daemon_set(found)["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"]
     assert tuple(added) == (*LEAST, *(["SYS_ADMIN"] if request.param else []))
+    return found
+
+
+def _daemon_set(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = [item for item in manifests if item["kind"] == "DaemonSet"]
     return found
 
 
@@ -210,13 +215,23 @@ def _check(value: Any, kind: str, path: str) -> None:
 
 
 def test_the_manifests_are_of_the_apis_types(manifests: list[dict[str, Any]]) -> None:
-    assert [item["kind"] for item in manifests] == ["Namespace", "ServiceAccount", "DaemonSet"]
+    kinds = [item["kind"] for item in manifests]
+    assert kinds in (
+        ["Namespace", "ServiceAccount", "DaemonSet"],
+        ["Namespace", "ServiceAccount", "DaemonSet", "NetworkPolicy"],
+    )
+    for policy in (item["spec"] for item in manifests if item["kind"] == "NetworkPolicy"):
+        # it is of the agent's pods, and of the port that they name
+        template = _daemon_set(manifests)["spec"]["template"]
+        assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert policy["ingress"][0]["ports"] == [{"port": template["spec"]["containers"][0]["ports"][0]["name"]}]
+        assert policy["egress"] == []
     for item in manifests:
         _check(item, f"V1{item['kind']}", item["kind"])
 
 
 def test_the_daemon_set_has_the_least_rights_and_runs_the_agent(manifests: list[dict[str, Any]]) -> None:
-    daemon_set = manifests[-1]
+    daemon_set = _daemon_set(manifests)
     pod = daemon_set["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     security = container["securityContext"]
