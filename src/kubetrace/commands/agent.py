@@ -18,7 +18,7 @@ _DEFAULT_SERIES = 2000
 def _run(names: tuple[str, ...], **given: Any) -> None:
     from kubetrace.attribution.selection import Selection
     from kubetrace.node.host import Host
-    from kubetrace.session.loop import touch
+    from kubetrace.recording.private import touch
     from kubetrace.session.stop import Stop
     from kubetrace.views.text import visible
     from kubetrace.views.units import parse_duration

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import click
 
@@ -19,21 +18,31 @@ _FORMATS = ("jsonl", "csv", "parquet", "perfetto")
 
 @contextlib.contextmanager
 def _opened(out: Path | None, force: bool) -> Iterator[TextIO]:
+    from kubetrace.recording.private import create
+
     if out is None or str(out) == "-":
         yield sys.stdout
         return
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
-    try:
-        stream = open(os.open(out, flags, 0o600), "w", encoding="utf-8", newline="\n")  # noqa: SIM115
-    except FileExistsError:
-        raise UsageError(f"{out} exists.", do="another -o OUT, or --force to replace it") from None
-    except OSError as error:
-        raise OutputError(f"cannot create {out}: {error.strerror}.") from error
+    stream = open(create(out, force=force), "w", encoding="utf-8", newline="\n")  # noqa: SIM115
     try:
         with stream:
             yield stream
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def _opened_binary(out: Path | None, force: bool) -> Iterator[BinaryIO]:
+    from kubetrace.recording.private import create
+
+    if out is not None and str(out) != "-":
+        with open(create(out, force=force), "wb") as stream:
+            yield stream
+    elif sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal.", do="-o FILE.parquet")
+    else:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
 
 
 def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
@@ -57,11 +66,9 @@ def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
         )
         out: Path | None = given["out"]
         if given["format"] == "parquet":
-            if out is None:
-                raise UsageError("Parquet is not for a terminal.", do="-o FILE.parquet")
-            if out.exists() and not given["force"]:
-                raise UsageError(f"{out} exists.", do="another -o OUT, or --force to replace it")
-            parquet.write(out, schema_of(events.flat()), events.flat())
+            parquet.needed()
+            with _opened_binary(out, given["force"]) as binary:
+                parquet.write(binary, schema_of(events.flat()), events.flat())
         else:
             with _opened(out, given["force"]) as stream:
                 WRITERS[given["format"]](events, stream, recording)

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from kubetrace.errors import LibraryMissing, OutputError
 
 _ROWS = 65_536
 
 
-def write(path: str | os.PathLike[str], schema: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> None:
-    """Write all records; `time` is nanoseconds since 1970. Raises LibraryMissing without pyarrow, OutputError."""
+class _Sink:
+    """A stream as pyarrow wants it: one that need not know where it is, such as a pipe."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._at = stream, 0
+
+    def write(self, data: Any) -> int:
+        """All of it."""
+        size = memoryview(data).nbytes
+        self._stream.write(data)
+        self._at += size
+        return size
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self._at
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """The stream is its opener's."""
+
+
+def needed() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises LibraryMissing."""
     try:
-        pyarrow: Any = importlib.import_module("pyarrow")
-        parquet: Any = importlib.import_module("pyarrow.parquet")
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise LibraryMissing(
             "Parquet needs pyarrow, which is not installed.",
@@ -24,6 +48,11 @@ def write(path: str | os.PathLike[str], schema: Mapping[str, str], records: Iter
             do="pip install 'kubetrace[parquet]', or --format csv",
             check="",
         ) from error
+
+
+def write(stream: BinaryIO, schema: Mapping[str, str], records: Iterable[Mapping[str, Any]]) -> None:
+    """Write all records; `time` is nanoseconds since 1970. Raises LibraryMissing without pyarrow, OutputError."""
+    pyarrow, parquet = needed()
     types = {
         "time": pyarrow.timestamp("ns", tz="UTC"),
         "bool": pyarrow.bool_(),
@@ -34,7 +63,7 @@ def write(path: str | os.PathLike[str], schema: Mapping[str, str], records: Iter
     }
     columns = pyarrow.schema([(key, types[kind]) for key, kind in schema.items()])
     try:
-        with parquet.ParquetWriter(os.fspath(path), columns, compression="zstd") as writer:
+        with parquet.ParquetWriter(_Sink(stream), columns, compression="zstd") as writer:
             group: list[dict[str, Any]] = []
             for record in records:
                 group.append({key: _cell(kind, record.get(key)) for key, kind in schema.items()})
@@ -43,8 +72,10 @@ def write(path: str | os.PathLike[str], schema: Mapping[str, str], records: Iter
                     group = []
             if group or not schema:
                 writer.write_table(pyarrow.Table.from_pylist(group, schema=columns))
+    except BrokenPipeError:
+        raise
     except (OSError, pyarrow.ArrowException) as error:
-        raise OutputError(f"cannot write {os.fspath(path)}: {error}.") from error
+        raise OutputError(f"cannot write Parquet: {error}.") from error
 
 
 def _cell(kind: str, value: Any) -> Any:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import stat
 import struct
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from kubetrace.attribution import facts
 from kubetrace.errors import OutputError, UsageError
 from kubetrace.recording.frames import BATCH, END, FACTS, HEADER, LOSSES, MAX_SIZE, STEPS, pack
 from kubetrace.recording.header import Header
+from kubetrace.recording.private import create, part_before, refuse_existing, refuse_parts
 from kubetrace.recording.transpose import split_of
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import STEP_BYTES, STEP_ROWS, Step, Tick, split
@@ -32,12 +32,6 @@ _EVERY = 32
 MIN_MAX_SIZE = 64 << 10
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raises UsageError if there is something at the path and it is not to be replaced."""
-    if not force and os.path.lexists(path):
-        raise UsageError(f"{path} exists.", do="another FILE, or --force to replace it")
-
-
 class Recorder:
     """Appends steps to a file, in flushes of at most half a second.
 
@@ -50,8 +44,8 @@ class Recorder:
     ) -> None:
         """Create the file, readable by its owner only. `max_size` is in bytes: then it is rotated to FILE.1.
 
-        Raises UsageError if the file exists (unless `force`, which replaces regular files), OutputError if it cannot be
-        created.
+        Raises UsageError if the file exists, or that of the rotation (unless `force`, which replaces regular files),
+        OutputError if it cannot be created.
         """
         self.path = Path(path)
         self.rows: dict[str, int] = {traced.name: 0 for traced in header.tracers}
@@ -74,12 +68,14 @@ class Recorder:
         self._owner = {key: key.partition("/")[0] for key in self._order}
         self._row = struct.Struct(f"<QqQIB{len(self._order)}I")
         self._max_size = max_size
+        self._replaces = force
         self._known: list[str] = []
         self._size = 0
         self._fresh = 0
         self._segment = 0
         self._clear()
-        self._fd = self._create(force)
+        refuse_parts(self.path, rotated=max_size is not None, force=force)
+        self._fd = create(self.path, force=force, append=True)
         self._append(self._preamble())
         if self.trouble:
             os.close(self._fd)
@@ -95,21 +91,6 @@ class Recorder:
         self._pending = 0
         self._begun: float | None = None
         self._first_ns = self.last.elapsed_ns
-
-    def _create(self, force: bool) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        try:
-            if force:
-                with contextlib.suppress(FileNotFoundError):
-                    if not stat.S_ISREG(os.lstat(self.path).st_mode):
-                        raise OutputError(f"{self.path} is not a regular file.", do="record to another name")
-                    os.unlink(self.path)
-            # Names of pods and paths of files are nobody else's business: 0600.
-            return os.open(self.path, flags, 0o600)
-        except FileExistsError:
-            raise UsageError(f"{self.path} exists.", do="another FILE, or --force to replace it") from None
-        except OSError as error:
-            raise OutputError(f"cannot create {self.path}: {error.strerror or error}.") from error
 
     def _preamble(self) -> bytes:
         # The header twice; in a later part everything that was learned before it, too.
@@ -215,8 +196,11 @@ class Recorder:
         self._header = replace(self._header, part=self._header.part + 1)
         self._size = self._fresh = 0
         try:
-            os.replace(self.path, self.path.with_name(self.path.name + ".1"))
-            self._fd = self._create(force=False)
+            # what is there the first time may have come since the start
+            refuse_existing(part_before(self.path), force=self._replaces)
+            os.replace(self.path, part_before(self.path))
+            self._replaces = True
+            self._fd = create(self.path, force=False, append=True)
         except (OSError, OutputError, UsageError) as error:
             self.trouble = str(getattr(error, "what", "") or getattr(error, "strerror", "") or error)
             self._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

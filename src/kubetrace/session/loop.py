@@ -7,11 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubetrace.errors import OutputError
-
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kubetrace.stream.live import LiveSource
     from kubetrace.stream.steps import Step, Tick
 
@@ -86,11 +82,3 @@ def drain(source: LiveSource, take: Take, *, last: bool = False) -> Tick:
     tick = steps[-1].tick
     assert tick is not None
     return tick
-
-
-def touch(path: Path) -> None:
-    """Create the ready file. Raises OutputError."""
-    try:
-        path.touch()
-    except OSError as error:
-        raise OutputError(f"cannot create the ready file {path}: {error.strerror}.") from error

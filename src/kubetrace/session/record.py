@@ -25,15 +25,16 @@ _RING_BYTES = 16 << 20
 
 def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last) -> None:
     """Record until the duration is over or the user ends it. Raises KubetraceError."""
-    from kubetrace.recording.writer import Recorder, refuse_existing
+    from kubetrace.recording.private import refuse_parts, touch
+    from kubetrace.recording.writer import Recorder
     from kubetrace.session.attach import Attachment, wait_for_overlay
-    from kubetrace.session.loop import drain, moments, touch
+    from kubetrace.session.loop import drain, moments
     from kubetrace.session.recorded import recorded
     from kubetrace.session.stop import Stop
 
     file = keep.file
     assert file is not None
-    refuse_existing(file, force=keep.force)
+    refuse_parts(file, rotated=keep.max_size is not None, force=keep.force)
     progress = Progress()
     with Stop() as stop, Attachment(chosen, asked) as attachment:
         if not wait_for_overlay(attachment, progress.say, lambda: stop.asked, last.duration_s):

@@ -7,9 +7,10 @@ import gc
 import sys
 from typing import TYPE_CHECKING
 
+from kubetrace.recording.private import refuse_parts, touch
 from kubetrace.session.attach import Attachment, wait_for_overlay
 from kubetrace.session.cost import Overhead
-from kubetrace.session.loop import Pace, drain, moments, touch
+from kubetrace.session.loop import Pace, drain, moments
 from kubetrace.session.open_view import open_view
 from kubetrace.session.recorded import recorded
 from kubetrace.session.stop import Stop
@@ -33,9 +34,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
     attachment = Attachment([tracer], asked, by=show.by, events=show.events)
     (tracer,) = attachment.tracers
     if keep.file is not None:
-        from kubetrace.recording.writer import refuse_existing
-
-        refuse_existing(keep.file, force=keep.force)
+        refuse_parts(keep.file, rotated=keep.max_size is not None, force=keep.force)
     with Stop() as stop:
         view = open_view(tracer, asked, show, attachment.context, attachment.host.kernel_release())
         with attachment:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -24,9 +25,11 @@ from kubetrace.attribution.facts import CgroupSeen, Fact, MountGone, MountSeen, 
 from kubetrace.attribution.selection import Both, Selection
 from kubetrace.attribution.whose import Attribution
 from kubetrace.commands.group import kubetrace
+from kubetrace.errors import OutputError
 from kubetrace.kit.context import Context
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.frames import pack
+from kubetrace.recording.private import touch
 from kubetrace.recording.reader import Recording
 from kubetrace.recording.redact import Redactor
 from kubetrace.session.event_view import StreamView
@@ -167,7 +170,6 @@ def test_a_killed_recorder_and_damage_are_reported_on_stderr(path: Path, tmp_pat
         (["replay", "PATH", "--from", "soon"], "is not a moment"),
         (["replay", "PATH", "--speed", "0"], "--speed"),
         (["replay", "PATH", "--speed", "2", "--final"], "exclude one another"),
-        (["export", "PATH", "--format", "parquet"], "Parquet is not for a terminal"),
         (["export", "PATH", "--format", "jsonl", "-o", "PATH"], "exists"),
         (["record", "copyup"], "at least one tracer and a FILE"),
         (["record", "copyup", "PATH"], "exists"),
@@ -432,6 +434,55 @@ def test_csv_has_every_key_and_gives_names_back(path: Path, tmp_path: Path) -> N
     assert {row["path"] for row in rows} == {
         r"/a\x1b[31m\n", r"/\xff\xfe", "/KTF1", r"/\u202egpj.exe", "/=cmd|x", "/" + "d" * 50,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "perfetto", "parquet"])
+def test_an_export_is_its_owners_alone_and_follows_no_link(path: Path, tmp_path: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'kubetrace[parquet]'")
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    run("export", path, "--format", form, "-o", out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    whole = out.read_bytes()
+    assert "exists" in run("export", path, "--format", form, "-o", out, ok=False)[1]
+    out.write_text("old")
+    out.chmod(0o644)
+    run("export", path, "--format", form, "-o", out, "--force")
+    assert (out.read_bytes(), stat.S_IMODE(out.stat().st_mode)) == (whole, 0o600)
+    victim.write_text("precious")
+    out.unlink()
+    out.symlink_to(victim)
+    for force in ([], ["--force"]):
+        run("export", path, "--format", form, "-o", out, *force, ok=False)
+    assert victim.read_text() == "precious" and out.is_symlink()
+
+
+def test_parquet_goes_to_a_pipe_and_to_no_terminal(path: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow: pip install 'kubetrace[parquet]'")
+    command = [*KUBETRACE, "export", str(path), "--format", "parquet"]
+    piped = subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True).stdout
+    assert parquet.read_table(io.BytesIO(piped)).num_rows == 780
+    ours, terminal = os.openpty()
+    refused = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
+    os.close(terminal)
+    os.close(ours)
+    assert refused.returncode == 2 and b"Parquet is not for a terminal" in refused.stderr
+
+
+def test_a_ready_file_is_not_made_through_a_link(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    touch(ready)
+    touch(ready)
+    assert ready.read_bytes() == b""
+    ready.unlink()
+    ready.symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputError, match="ready file"):
+        touch(ready)
+    assert not (tmp_path / "victim").exists()
+    ready.unlink()
+    os.mkfifo(ready)
+    with pytest.raises(OutputError):
+        touch(ready)
 
 
 def test_parquet_has_types_and_nanoseconds(path: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from kubetrace.errors import OutputError, RecordingError, UsageError
 from kubetrace.recording.frames import FrameReader, pack, unpack_payload
 from kubetrace.recording.header import Header
 from kubetrace.recording.reader import Recording
-from kubetrace.recording.writer import Recorder
+from kubetrace.recording.writer import MIN_MAX_SIZE, Recorder
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 from tests.unit.recordings import HEADER, Found, frame, frames, record, steps
@@ -76,6 +76,34 @@ def test_the_file_is_its_owners_only_and_not_replaced_unasked(tmp_path: Path) ->
         Recorder(tmp_path / "link", HEADER, force=True)
     with pytest.raises(OutputError, match="cannot create"):
         Recorder(tmp_path / "no" / "a", HEADER)
+
+
+def test_a_rotation_does_not_replace_what_is_no_part_of_it(tmp_path: Path) -> None:
+    other = tmp_path / "a.1"
+    other.write_text("precious")
+    with pytest.raises(UsageError, match=r"a\.1 exists"):
+        Recorder(tmp_path / "a", HEADER, max_size=MIN_MAX_SIZE)
+    assert not (tmp_path / "a").exists()
+    other.unlink()
+    # it may come later; the recording then stops, and says why
+    recorder = Recorder(tmp_path / "a", HEADER, max_size=MIN_MAX_SIZE)
+    other.write_text("precious")
+    for step in steps(2000):
+        recorder.write(step)
+        recorder.flush()
+        if recorder.trouble:
+            break
+    assert "a.1 exists" in recorder.trouble and other.read_text() == "precious"
+    recorder.close()
+    # its own parts it replaces, as often as it takes
+    other.unlink()
+    recorder = Recorder(tmp_path / "b", HEADER, max_size=MIN_MAX_SIZE)
+    for step in steps(300):
+        recorder.write(step)
+        recorder.flush()
+    recorder.close()
+    with Recording(tmp_path / "b") as last:
+        assert not recorder.trouble and last.header.part > 2
 
 
 def test_a_large_drain_is_cut_into_steps_and_frames(tmp_path: Path) -> None:
