@@ -7,6 +7,8 @@ import os
 import platform
 import random
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -349,3 +351,12 @@ def test_a_ring_asks_to_be_drained_once_when_it_is_half_full(
     finally:
         poller.close()
         source.close()
+
+
+@pytest.mark.parametrize("files", [10, 16, 24, 40])
+def test_too_few_descriptors_are_named_and_no_fault_to_report(files: int) -> None:
+    command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", sys.executable, "-m", "kubetrace"]
+    done = subprocess.run([*command, "writes", "-d", "1"], capture_output=True, text=True, check=False)
+    first, why, do = done.stderr.splitlines()
+    assert done.returncode == 1 and first == "Error: no more files can be opened (Too many open files)."
+    assert f"ulimit -n is {files}" in why and do == "Try:  ulimit -n 1024; kubetrace ..."

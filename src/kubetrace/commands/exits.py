@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -16,6 +19,8 @@ def run(command: Callable[[], object]) -> NoReturn:
     """Run a command and exit: 0, or the number that it gives, 1 for what failed, 2 for what was asked wrongly."""
     from kubetrace.errors import OutputError
 
+    # start.py let an interrupt end the process while this was imported
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = command()
         sys.exit(status if isinstance(status, int) else 0)
@@ -30,14 +35,31 @@ def run(command: Callable[[], object]) -> NoReturn:
     except KubetraceError as error:
         if error.exit_status:
             _print_error(error)
+        _end_stdout()
         sys.exit(error.exit_status)
     except BrokenPipeError:
-        # the reader of stdout is gone: nothing is left to say, and Python's own flush must not complain either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader of stdout is gone: nothing is left to say
+        _leave_stdout()
         sys.exit(0)
     except OSError as error:
-        _print_error(OutputError(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")))
+        do = "ulimit -n 1024; kubetrace ..." if error.errno == errno.EMFILE else ""
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        _print_error(OutputError(what, do=do))
+        _end_stdout()
         sys.exit(1)
+
+
+def _end_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _leave_stdout()
+
+
+def _leave_stdout() -> None:
+    # what waits there can not be written, and Python's own flush at the end would say so once more
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(error: KubetraceError) -> None:

@@ -34,6 +34,7 @@ CHECKS = (
     "tracepoints",
     "ring buffer",
     "tracefs",
+    "PSI",
     "node root",
     "host PIDs",
     "cgroups",
@@ -119,6 +120,11 @@ def _of_kernel(kernel: KernelFacts) -> Iterator[Finding]:
         else:
             yield Finding(check, "no", _refused(kernel, code), _remedy(kernel, code, "Linux 5.8 or newer"))
     yield _tracefs(kernel)
+    if kernel.pressure:
+        yield Finding("PSI", "ok", "/proc/pressure")
+    else:
+        found = "off (psi=0, or CONFIG_PSI_DEFAULT_DISABLED): cgroups shows no pressure"
+        yield Finding("PSI", "less", found, "boot with psi=1, if pressure matters")
 
 
 def _capabilities(kernel: KernelFacts) -> Finding:

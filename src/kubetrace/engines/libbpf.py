@@ -232,6 +232,8 @@ class LoadedObject(Attached):
 
     def _refusal(self, program: str, code: int, hook: str) -> EngineError:
         log = self._library.log
+        if (cause := support.of_the_node(code, self._library.log)) is not None:
+            return cause
         if code in (errno.EPERM, errno.EACCES) and not any("R0" in line or "insn" in line for line in log):
             return support.permission_denied(self._path.name, code)
         if code in _ABSENT:
@@ -250,6 +252,8 @@ class LoadedObject(Attached):
         self._object = self._library.bpf_object__open_file(os.fsencode(self._path), self._open_options())
         if not self._object:
             code = ctypes.get_errno()
+            if (cause := support.of_the_node(code, self._library.log)) is not None:
+                raise cause
             raise LoadRefused(
                 f"libbpf cannot open {self._path.name}: {os.strerror(code)}.", detail="\n".join(self._library.log)
             )

@@ -20,6 +20,7 @@ from kubetrace.engines.module_functions import LoadOptions
 from kubetrace.errors import LibraryMissing
 
 _BTF = Path("/sys/kernel/btf")
+_PRESSURE = Path("/proc/pressure/memory")
 # r0 = 0; exit (Documentation/bpf/standardization/instruction-set.rst)
 _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 # include/uapi/linux/bpf.h
@@ -60,6 +61,8 @@ class KernelFacts:
     ring_buffer: int | None
     tracefs: str | None
     """Where kprobes can be made in it."""
+    pressure: bool
+    """Whether the kernel measures pressure (PSI)."""
 
 
 def kernel_facts() -> KernelFacts:
@@ -90,7 +93,16 @@ def kernel_facts() -> KernelFacts:
         tracepoint=attempt(_tracepoint),
         ring_buffer=attempt(_ring_buffer),
         tracefs=_tracefs(),
+        pressure=_pressure(),
     )
+
+
+def _pressure() -> bool:
+    # With psi=0 there is no file; before that was so (Linux 5.x), reading it failed.
+    try:
+        return bool(_PRESSURE.read_bytes())
+    except OSError:
+        return False
 
 
 def _tracefs() -> str | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from kubetrace.errors import HookMissing, PermissionDenied
+from kubetrace.errors import EngineError, HookMissing, PermissionDenied
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 KPROBES = Path("/sys/bus/event_source/devices/kprobe")
@@ -18,6 +19,8 @@ _PERF_PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 PERF_PARANOID_MOST = 2
 _PREEMPT_MODE = Path("/sys/kernel/debug/sched/preempt")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
+# No tracer's programs and maps are so few.
+_FEWEST_FILES = 40
 # include/uapi/linux/capability.h
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
 
@@ -37,20 +40,44 @@ def check_rights() -> None:
         raise permission_denied("", errno.EPERM)
 
 
-def permission_denied(program: str, code: int) -> PermissionDenied:
-    """Why the kernel says EPERM or EACCES, and the command that works."""
-    what = f"the kernel refused to load {program}: {os.strerror(code)}." if program else "kubetrace may not load BPF."
+def locked_down() -> bool:
+    """Whether the kernel is locked down for confidentiality: BPF may then not read its memory (kernel_lockdown(7))."""
     try:
-        lockdown = LOCKDOWN.read_text()
+        return "[confidentiality]" in LOCKDOWN.read_text()
     except OSError:
-        lockdown = ""
-    if "[confidentiality]" in lockdown:
+        return False
+
+
+def of_the_node(code: int, log: Iterable[str] = ()) -> EngineError | None:
+    """What is to blame for a refusal whichever program it is of; None if the program is.
+
+    The verifier tells a helper that lockdown forbids as one that it does not know: EINVAL. So does libbpf when a map
+    found no descriptor, or when it takes a feature for missing because its own trial of it found none.
+    """
+    if locked_down():
         return PermissionDenied(
-            what,
-            why="The kernel is locked down for confidentiality, so BPF may not read its memory (kernel_lockdown(7)).",
+            "the kernel is locked down for confidentiality: BPF may not read its memory.",
+            why="All tracers read it (kernel_lockdown(7)); who, replay, info and export need no BPF and work.",
             do="boot the node with lockdown=integrity, or without lockdown",
             check="lockdown",
         )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most < _FEWEST_FILES or any(f"(-{errno.EMFILE})" in line for line in log):
+        code = errno.EMFILE
+    if code in (errno.EMFILE, errno.ENFILE):
+        whose = "this process" if code == errno.EMFILE else "all processes together"
+        return EngineError(
+            f"no more files can be opened ({os.strerror(code)}).",
+            why=f"Each program and map is one, some 100 for a tracer; {whose} may have no more (ulimit -n is {most}).",
+            do="ulimit -n 1024; kubetrace ..." if code == errno.EMFILE else "sysctl fs.file-max",
+            check="",
+        )
+    return None
+
+
+def permission_denied(program: str, code: int) -> PermissionDenied:
+    """Why the kernel says EPERM or EACCES, and the command that works."""
+    what = f"the kernel refused to load {program}: {os.strerror(code)}." if program else "kubetrace may not load BPF."
     held = effective_capabilities()
     may_load = held >> _CAP_SYS_ADMIN & 1 or (held >> _CAP_BPF & 1 and held >> _CAP_PERFMON & 1)
     if not may_load and in_pod():

@@ -39,6 +39,7 @@ KERNEL = KernelFacts(
     tracepoint=0,
     ring_buffer=0,
     tracefs="/sys/kernel/tracing",
+    pressure=True,
 )
 NODE = NodeFacts(
     name="node1",
@@ -75,6 +76,7 @@ def test_a_healthy_node_is_ok_in_every_line() -> None:
 @pytest.mark.parametrize(
     ("check", "change", "status", "do"),
     [
+        ("PSI", {"pressure": False}, "less", "psi=1"),
         ("capabilities", {"capabilities": 0}, "no", "kubectl debug"),
         ("capabilities", {"capabilities": 0, "root": False}, "no", "sudo"),
         # what a debug pod of any other profile has

@@ -343,6 +343,8 @@ class BccObject(Attached):
         return run(perf.open_kprobe(program.function, returns=program.kind == "kretprobe"))
 
     def _refusal(self, what: str, code: int, log: str) -> EngineError:
+        if (cause := support.of_the_node(code, log.splitlines())) is not None:
+            return cause
         if code in (errno.EPERM, errno.EACCES) and "insn" not in log and "R0" not in log:
             return support.permission_denied(what, code)
         if code in _ABSENT and not log:
