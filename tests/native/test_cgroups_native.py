@@ -441,3 +441,14 @@ def test_the_verifier_accepts_every_kprobe_program(tracer: str) -> None:
     """Loading needs no kprobes in the kernel, only its verifier; attaching is the VM's."""
     with LoadedObject(object_path(tracer), hook="kprobe", attach=False) as loaded:
         assert loaded.missing == {}
+
+
+def test_a_run_ends_with_its_reader_though_it_has_nothing_to_say(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    command = [*KUBETRACE, "-o", "json", "-n", "none", "--ready-file", str(ready)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        until(ready.exists, "ready", process)
+        assert process.poll() is None
+        process.stdout.close()
+        assert process.wait(DEADLINE_S) == 0

@@ -261,10 +261,13 @@ def _show(
     summaries: dict[str, Mapping[str, Any]],
 ) -> None:
     from kubetrace.plugin.streams import END_S
+    from kubetrace.views.output import Reader
 
+    reader = Reader(sys.stdout)
     begun = time.monotonic()
     next_show, stopped, paused, heard = begun, 0.0, False, False
     while streams.running:
+        reader.check()
         for said in streams.read(0.1):
             heard = _take_said(merged, said, summaries) or heard
         now = time.monotonic()
@@ -350,15 +353,16 @@ def _keys() -> Keys | None:
 def _lines(output: str, asked: Asked, kubectl: Any, nodes: Sequence[str], image: str) -> int:
     from kubetrace.plugin.streams import END_S, Streams
     from kubetrace.session.stop import Stop
-    from kubetrace.views.output import Output
+    from kubetrace.views.output import Output, Reader
 
     arguments = {node: [asked.command, *asked.arguments] for node in nodes}
-    out = Output(sys.stdout)
+    out, reader = Output(sys.stdout), Reader(sys.stdout)
     form = _Lines(output, nodes)
     failed = 0
     stopped = 0.0
     with Stop() as stop, Streams(kubectl, image, arguments) as streams:
         while streams.running and not (stopped and time.monotonic() - stopped > END_S):
+            reader.check()
             for said in streams.read(0.1):
                 if said.ended:
                     failed += bool(said.failed)

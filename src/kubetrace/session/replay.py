@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.kit.own import PREFIX, Derived
 from kubetrace.stream.layout import Batch
+from kubetrace.views.output import Reader
 from kubetrace.views.progress import Progress
 
 if TYPE_CHECKING:
@@ -269,9 +271,10 @@ class _Wait:
         self._stop = stop
         self._last: Tick | None = None
         self._due = time.monotonic()
+        self._reader = Reader(sys.stdout)
 
     def until(self, tick: Tick) -> bool:
-        """Sleep until it is time for this tick; False when the user wants the end."""
+        """Sleep until it is time for this tick; False when the user wants the end. Raises OutputClosed."""
         last, self._last = self._last, tick
         if self._speed is None:
             return not self._stop.asked
@@ -281,6 +284,7 @@ class _Wait:
         passed = max(0.0, (tick.elapsed_ns - last.elapsed_ns) / 1e9)
         self._due += min(passed, _LONGEST_WAIT_S) / self._speed
         while not self._stop.asked:
+            self._reader.check()
             left = self._due - time.monotonic()
             paused = self._view.paused
             if left <= 0 and not paused:

@@ -15,6 +15,7 @@ from kubetrace.session.open_view import open_view
 from kubetrace.session.recorded import recorded
 from kubetrace.session.stop import Stop
 from kubetrace.tables.kinds import MODULES
+from kubetrace.views.output import Reader
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
@@ -35,6 +36,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
     (tracer,) = attachment.tracers
     if keep.file is not None:
         refuse_parts(keep.file, rotated=keep.max_size is not None, force=keep.force)
+    reader = Reader(sys.stdout)
     with Stop() as stop:
         view = open_view(tracer, asked, show, attachment.context, attachment.host.kernel_release())
         with attachment:
@@ -45,7 +47,10 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
             with contextlib.ExitStack() as stack:
                 stack.enter_context(view.open())
                 if waits:
-                    if not wait_for_overlay(attachment, view.waiting, lambda: stop.asked, last.duration_s):
+                    if not wait_for_overlay(
+                        attachment, view.waiting, lambda: stop.asked or reader.gone, last.duration_s
+                    ):
+                        reader.check()
                         return
                     attachment.attach()
                 kernel = attachment.kernels[tracer.name]
@@ -74,7 +79,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
                 if last.ready_file is not None:
                     touch(last.ready_file)
                 view.attached(kernel.hook, attachment.notices(tracer))
-                tick = _loop(source, pipeline, view, show, last, stop, recorder)
+                tick = _loop(source, pipeline, view, show, last, stop, reader, recorder)
                 if view.overhead is not None:
                     view.overhead.look(tick, last=True)
         view.end(pipeline, tick)
@@ -97,6 +102,7 @@ def _loop(
     show: Show,
     last: Last,
     stop: Stop,
+    reader: Reader,
     recorder: Recorder | None,
 ) -> Tick:
     """Until the end; the last tick."""
@@ -119,6 +125,7 @@ def _loop(
         duration_s=last.duration_s,
         first_pause_s=_FIRST_PAUSE_S,
     ):
+        reader.check()
         tick = moment.tick or tick
         if keyboard is not None and keyboard in moment.ready:
             if not view.typed(pipeline, tick):

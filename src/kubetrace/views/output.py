@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import stat
 from typing import TextIO
 
 from kubetrace.errors import OutputError
@@ -14,6 +15,31 @@ class OutputClosed(OutputError):
     """Whoever read the output went away (`kubetrace ... | head`): an end, not a failure; nothing is said."""
 
     exit_status = 0
+
+
+class Reader:
+    """Whoever reads a stream: a run that has nothing to write would otherwise never learn that it is for nobody."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """Of a pipe or socket; any other stream has a reader for ever."""
+        self._poller: select.poll | None = None
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # not a file, or closed
+            descriptor = stream.fileno() if stream is not None else -1
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+                # Nothing is asked for: POLLERR and POLLHUP are told all the same (poll(2)).
+                self._poller = select.poll()
+                self._poller.register(descriptor, 0)
+
+    @property
+    def gone(self) -> bool:
+        """Whether what is written from now on is read by nobody."""
+        return self._poller is not None and bool(self._poller.poll(0))
+
+    def check(self) -> None:
+        """Raises OutputClosed if it is gone."""
+        if self.gone:
+            raise OutputClosed("the reader of the output is gone")
 
 
 class Output:

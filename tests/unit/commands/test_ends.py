@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from kubetrace.engines import support
 from kubetrace.errors import PermissionDenied
+from kubetrace.views.output import OutputClosed, Reader
 
 ROOT = Path(__file__).parents[3]
 RECORDING = str(ROOT / "tests/recordings/writes-1.ktrace")
@@ -95,3 +98,37 @@ def test_lockdown_is_named_whatever_the_kernel_says(tmp_path: Path, monkeypatch:
         assert isinstance(error, PermissionDenied)
         assert "locked down" in error.what and "who, replay" in error.why and "integrity" in error.do
         assert (error.check, "report" in str(error)) == ("lockdown", False)
+
+
+def test_a_replay_ends_with_its_reader() -> None:
+    # half a minute of a recording at a thousandth of its speed; nothing more is written for long
+    command = [*KUBETRACE, "replay", RECORDING, "--speed", "0.001", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        time.sleep(1)
+        assert process.poll() is None
+        process.stdout.close()
+        assert process.wait(600) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_reader_that_is_gone_is_known_before_anything_is_written(kind: str) -> None:
+    if kind == "pipe":
+        theirs, ours = os.pipe()
+    else:
+        pair = socket.socketpair()
+        theirs, ours = (end.detach() for end in pair)
+    with open(ours, "w") as stream:
+        reader = Reader(stream)
+        assert not reader.gone
+        os.close(theirs)
+        assert reader.gone
+        with pytest.raises(OutputClosed):
+            reader.check()
+
+
+def test_a_file_and_what_is_closed_have_a_reader(tmp_path: Path) -> None:
+    with open(tmp_path / "out", "w") as stream:
+        assert not Reader(stream).gone
+    assert not Reader(stream).gone and not Reader(None).gone
