@@ -169,6 +169,8 @@ def _start(asked: Asked) -> int:
         )
     kubectl = Kubectl(asked.kubectl, namespace=asked.debug_namespace)
     nodes = _nodes(asked, kubectl)
+    # Who may not list pods, or does not reach the API server, could not clear away what is made now.
+    kubectl.debug_pods()
     if len(nodes) == 1 and sys.stdin.isatty() and sys.stdout.isatty():
         return on_terminal(kubectl, nodes[0], image, [asked.command, *asked.arguments])
     tracer = tracers.find(asked.command) if asked.command in tracers.names() else None

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ _SESSION = "KUBETRACE_SESSION"
 _TIMEOUT_S = 60
 # RFC 1123 (k8s.io/apimachinery/pkg/util/validation): nothing that kubectl could take for an option.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+# E1130 13:18:31.066270   19180 memcache.go:265] ...
+_LOG = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\] ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class Kubectl:
         given = [f"--selector={selector}"] if selector is not None else []
         found = []
         for item in self._items("get", "nodes", *given, "-o", "json"):
-            labels = item.get("metadata", {}).get("labels") or {}
-            if labels.get("kubernetes.io/os", "linux") == "linux":
-                found.append(check_name(item.get("metadata", {}).get("name"), "node"))
+            metadata = _object(item.get("metadata"))
+            if _object(metadata.get("labels")).get("kubernetes.io/os", "linux") == "linux":
+                found.append(check_name(metadata.get("name"), "node"))
         if not found:
             raise ClusterError(
                 f"no Linux node matches {selector!r}." if selector else "the cluster has no Linux node.",
@@ -64,7 +66,7 @@ class Kubectl:
         """The node that a pod runs on. Raises ClusterError."""
         names = ["--namespace", check_name(namespace, "namespace"), check_name(pod, "pod")]
         item = self._json("get", "pod", *names, "-o", "json")
-        node = item.get("spec", {}).get("nodeName") if isinstance(item.get("spec"), dict) else None
+        node = _object(item.get("spec")).get("nodeName")
         if not node:
             raise ClusterError(
                 f"pod {namespace}/{pod} is on no node yet.",
@@ -93,17 +95,21 @@ class Kubectl:
         """Those of this run that there are. Raises ClusterError."""
         return [pod for item in self._items("get", "pods", *self._namespace, "-o", "json") if (pod := self._own(item))]
 
-    def _own(self, item: Any) -> DebugPod | None:
-        spec, status = item.get("spec") or {}, item.get("status") or {}
-        for container in spec.get("containers") or ():
-            for variable in container.get("env") or ():
+    def _own(self, item: Mapping[str, Any]) -> DebugPod | None:
+        # Of what the API server sends any part may be null, or missing.
+        spec, status = _object(item.get("spec")), _object(item.get("status"))
+        for container in map(_object, _list(spec.get("containers"))):
+            for variable in map(_object, _list(container.get("env"))):
                 if variable.get("name") == _SESSION and variable.get("value") == self._session:
-                    state = ((status.get("containerStatuses") or [{}])[0]).get("state") or {}
-                    waits = state.get("waiting") or ({} if state else {"reason": status.get("reason") or "Pending"})
+                    first = next(map(_object, _list(status.get("containerStatuses"))), {})
+                    state = _object(first.get("state"))
+                    waits = _object(state.get("waiting"))
+                    if not state:
+                        waits = {"reason": status.get("reason") or "Pending"}
                     words = ": ".join(str(waits[key]) for key in ("reason", "message") if waits.get(key))
-                    code = (state.get("terminated") or {}).get("exitCode")
-                    name = check_name(item["metadata"]["name"], "pod")
-                    return DebugPod(name, str(spec.get("nodeName")), words, code)
+                    code = _object(state.get("terminated")).get("exitCode")
+                    name = check_name(_object(item.get("metadata")).get("name"), "pod")
+                    return DebugPod(name, str(spec.get("nodeName")), words, code if isinstance(code, int) else None)
         return None
 
     def delete(self, names: Sequence[str]) -> None:
@@ -111,8 +117,7 @@ class Kubectl:
         self._call("delete", "pod", *self._namespace, "--wait=false", "--ignore-not-found", *names)
 
     def _items(self, *arguments: str) -> list[Any]:
-        items = self._json(*arguments).get("items")
-        return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        return [item for item in _list(self._json(*arguments).get("items")) if isinstance(item, dict)]
 
     def _json(self, *arguments: str) -> dict[str, Any]:
         try:
@@ -156,7 +161,20 @@ def missing() -> ClusterError:
 
 def last_words(text: str) -> str:
     """The last line that says something, of what kubectl has written to stderr."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip() and not is_log(line)), "")
+
+
+def is_log(line: str) -> bool:
+    """Whether it is of kubectl's own log (klog), which repeats what its last line says."""
+    return _LOG.match(line) is not None
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def check_name(name: object, what: str) -> str:

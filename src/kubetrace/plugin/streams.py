@@ -21,7 +21,7 @@ from typing import IO
 
 from kubetrace.errors import ClusterError, KubetraceError
 from kubetrace.plugin.attended import ALIVE, BEGIN, END
-from kubetrace.plugin.kubectl import Kubectl, last_words, missing
+from kubetrace.plugin.kubectl import Kubectl, is_log, last_words, missing
 
 # A pod whose container does not run by then is given up; its image may have to be pulled.
 START_TIMEOUT_S = 180.0
@@ -170,7 +170,7 @@ class Streams:
 
     def words(self, node: str) -> Sequence[str]:
         """The last lines that a node's kubetrace, or kubectl, has written to stderr."""
-        return list(self._streams[node].words)
+        return [line for line in self._streams[node].words if not is_log(line)]
 
     def stop(self) -> None:
         """Let every kubetrace end as with Ctrl-C: their summaries are still read. One that has not begun never will."""

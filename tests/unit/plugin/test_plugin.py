@@ -11,7 +11,7 @@ from kubetrace import tracers
 from kubetrace.commands.plugin import parse, run
 from kubetrace.errors import UsageError
 from kubetrace.kit.identity import NAMESPACE, NODE, POD
-from kubetrace.plugin.kubectl import Kubectl, check_name
+from kubetrace.plugin.kubectl import Kubectl, check_name, last_words
 from kubetrace.plugin.merge import Merged, NodeState
 from kubetrace.plugin.node_window import parse as parse_window
 from kubetrace.views.columns import Column
@@ -213,3 +213,44 @@ def test_an_unknown_column_is_shown_under_its_key() -> None:
     made = merged("n1")
     made.take("n1", {"columns": ["pod", "novel"], "rows": [["a", "b"]]})
     assert made.window(0).columns[-1] == Column("novel", "NOVEL")
+
+
+# What the API server may send: any part of it null, missing, or not what it should be.
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"spec": None, "status": None, "metadata": None},
+        {"spec": {"containers": [None]}},
+        {"spec": {"containers": None}},
+        {"spec": {"containers": {"env": []}}},
+        {"spec": {"containers": [{"env": None}, {"env": [None, "x", {}]}, 5]}},
+        {"spec": [], "status": "x"},
+    ],
+)
+def test_a_pod_of_nulls_is_not_ours(item: dict[str, Any]) -> None:
+    assert Kubectl()._own(item) is None
+
+
+STATUSES: list[Any] = [
+    *(None, {}, {"containerStatuses": None}, {"containerStatuses": []}, {"containerStatuses": [None]}),
+    {"containerStatuses": [{"state": None}]},
+    {"containerStatuses": [{"state": []}]},
+    {"containerStatuses": [{"state": {"waiting": None, "terminated": None}}]},
+]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_our_pod_is_known_whatever_its_status(status: Any) -> None:
+    kubectl = Kubectl()
+    ours = {"name": "KUBETRACE_SESSION", "value": kubectl._session}
+    item = {"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [None, {"env": [None, ours]}]}}
+    found = kubectl._own({**item, "status": status})
+    assert found is not None and (found.name, found.node, found.exit_code) == ("p", "n1", None)
+
+
+def test_kubectls_log_is_not_its_last_word() -> None:
+    noise = 'E1130 13:18:31.066270   19180 memcache.go:265] "Unhandled Error" err="x"'
+    assert last_words(f"{noise}\nerror: no\n{noise}\n\n") == "error: no"
+    assert last_words(noise) == ""
