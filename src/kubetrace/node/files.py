@@ -50,6 +50,9 @@ _QUICK_BYTES = 256 << 10
 _MAX_TRIES = 24
 _MAX_WAIT = 64
 
+# How often mountinfo is read before a mount that is missing in it is taken for gone.
+_READS = 2
+
 _CONTAINER_ROOT = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
 
 
@@ -389,8 +392,7 @@ class Node:
         """
         before = _boot_ns()
         try:
-            with open(self.host.mountinfo_path(), "rb") as file:
-                text = file.read()
+            found = self._mount_lines()
         except OSError as error:
             if self._looked_ns:
                 return []
@@ -402,16 +404,26 @@ class Node:
             ) from error
         now = _boot_ns()
         since, self._looked_ns = self._looked_ns, before
-        others = self._other_mounts(text, since, now)
-        lines = dict.fromkeys(line for line in text.split(b"\n") if b" - overlay " in line)
-        if lines.keys() == self._lines.keys() and self._roots_known == len(self._roots):
+        others = self._other_mounts({line for line in found if not _is_overlay(line)}, since, now)
+        lines = [line for line in found if _is_overlay(line)]
+        if set(lines) == self._lines.keys() and self._roots_known == len(self._roots):
             return others
         self._roots_known = len(self._roots)
         self._lines = {line: self._lines[line] if line in self._lines else mountinfo.parse_line(line) for line in lines}
         return others + self._differences(since, now)
 
-    def _other_mounts(self, text: bytes, since: int, now: int) -> list[Fact]:
-        lines = {line for line in text.split(b"\n") if b" - overlay " not in line}
+    def _mount_lines(self) -> list[bytes]:
+        # In the file's order. It is read in pieces, while others unmount: a line may be passed over. One that was there
+        # before is gone when it is missing once more.
+        found: dict[bytes, None] = {}
+        for _ in range(_READS):
+            with open(self.host.mountinfo_path(), "rb") as file:
+                found |= dict.fromkeys(file.read().split(b"\n"))
+            if self._lines.keys() <= found.keys() and self._other_lines <= found.keys():
+                break
+        return list(found)
+
+    def _other_mounts(self, lines: set[bytes], since: int, now: int) -> list[Fact]:
         if lines == self._other_lines:
             return []
         facts: list[Fact] = []
@@ -558,6 +570,10 @@ class Node:
         if self._mounts_fd is not None:
             os.close(self._mounts_fd)
             self._mounts_fd = None
+
+
+def _is_overlay(line: bytes) -> bool:
+    return b" - overlay " in line
 
 
 def _boot_ns() -> int:

@@ -15,6 +15,8 @@ from kubetrace.attribution.facts import (
     CgroupSeen,
     ContainerSeen,
     Fact,
+    MountGone,
+    MountSeen,
     OverlayGone,
     OverlaySeen,
     PodSeen,
@@ -437,3 +439,41 @@ def test_vanishing_directories_do_not_stop_the_scan(tmp_path: Path) -> None:
     gone.rename(root / "elsewhere")
     seen += list(facts)
     assert any(isinstance(fact, CgroupSeen) and fact.path == "/kubepods/burstable" for fact in seen)
+
+
+class Passing(Host):
+    """A host whose mountinfo has another text at each read, the last one from then on."""
+
+    texts: list[Path]
+
+    def mountinfo_path(self) -> str:
+        return str(self.texts.pop(0) if len(self.texts) > 1 else self.texts[0])
+
+
+def test_a_line_that_one_read_passes_over_is_not_an_unmount(tmp_path: Path) -> None:
+    overlay = "90 1 0:90 / /run/x/rootfs rw - overlay overlay rw,lowerdir=/a:/b,upperdir=/u,workdir=/w"
+    disk = "91 1 8:1 / /data rw - ext4 /dev/sda1 rw"
+    other = "92 1 8:2 / /other rw - ext4 /dev/sda2 rw"
+    host = Passing(tmp_path)
+
+    def reads(*found: list[str]) -> None:
+        host.texts = []
+        for number, lines in enumerate(found):
+            path = tmp_path / f"mountinfo-{number}"
+            path.write_text("".join(f"{line}\n" for line in lines))
+            host.texts.append(path)
+
+    reads([overlay, disk])
+    node = Node(host)
+    assert {type(fact) for fact in node.mounts()} == {OverlaySeen, MountSeen}
+    # each is passed over by one of two reads, and a new one is there in one of them
+    reads([disk], [overlay, other])
+    assert [(type(fact), getattr(fact, "device", None)) for fact in node.mounts()] == [(MountSeen, 8 << 20 | 2)]
+    reads([overlay, other, disk])
+    assert node.mounts() == []
+    reads([disk])
+    gone = node.mounts()
+    assert {(type(fact), getattr(fact, "device", None)) for fact in gone} == {
+        (OverlayGone, 90),
+        (MountGone, 8 << 20 | 2),
+    }
