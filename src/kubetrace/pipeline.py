@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, stream_key
-from kubetrace.tables.contract import Run
+from kubetrace.tables.contract import Baselined, Run
 from kubetrace.tables.kinds import table_of
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Pipeline:
         self._tracer, self._attribution = tracer, context.attribution
         self._events, self._asked, self._record = events, asked, record
         self._fold_ended, self._forgotten = fold_ended, 0
+        self._begun, self._before_ns = True, 0
         prefix = stream_key(tracer.name, "")
         # the streams of several tracers -> this one's own
         self._streams = {key: key.removeprefix(prefix) for key in layouts if key.startswith(prefix)}
@@ -112,11 +113,35 @@ class Pipeline:
         """What the foot and the summary say."""
         return self.table.counts
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether `before` needs the records too: counters are absolute numbers, and told of mounts once."""
+        return isinstance(self.table, Baselined)
+
+    def before(self, step: Step) -> None:
+        """Learn from a step that is before what is asked for; nothing of it is counted."""
+        self._learn(step.facts)
+        if isinstance(self.table, Baselined):
+            self.table.read(self._own(step))
+            self._begun = False
+            if step.tick is not None:
+                self._before_ns = step.tick.elapsed_ns
+        self._tell_losses(step)
+
+    def _own(self, step: Step) -> list[Batch]:
+        return [
+            Batch(self._streams[batch.stream], batch.data, batch.counts)
+            for batch in step.batches
+            if batch.stream in self._streams
+        ]
+
     def take(self, step: Step) -> None:
         """Count one step."""
+        if not self._begun and isinstance(self.table, Baselined):
+            self._begun = True
+            self.table.start_over(self._before_ns)
         self._learn(step.facts)
-        own = [batch for batch in step.batches if batch.stream in self._streams]
-        self.table.read([Batch(self._streams[batch.stream], batch.data, batch.counts) for batch in own])
+        self.table.read(self._own(step))
         if self._asked is not None:
             step = self._completed(step, self._asked)
         if self._record is not None:

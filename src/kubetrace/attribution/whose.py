@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.attribution.attributor import Attributor
-from kubetrace.attribution.facts import CgroupGone, CgroupSeen
+from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, PodSeen
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Layer, Owners
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kubetrace.attribution.selection import Selected
 
 _JUDGED_AT_ONCE = 256
+_MOST_NAMES = 1000
 
 
 class Excluding(Protocol):
@@ -35,6 +36,8 @@ class Attribution:
         self._exclude = exclude
         self._excluded: set[tuple[int, int]] = set()
         self._undecided: dict[tuple[int, int], int] = {}
+        self.names: dict[str, set[str]] = {"namespaces": set(), "pods": set(), "containers": set()}
+        """Where something is selected, what there is to select; no more than a person reads."""
         self.matched = False
         """Whether a container (or sandbox) is or was selected."""
 
@@ -44,12 +47,20 @@ class Attribution:
         for fact in facts:
             learned += 1
             self._attributor.learn(fact)
+            if self.selection and isinstance(fact, ContainerSeen | PodSeen):
+                self._name(fact)
             if self.selection and isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
             elif self.selection and isinstance(fact, CgroupGone):
                 self._gone(fact.hierarchy, fact.cgroup_id)
         if self._undecided:
             self._decide(learned + _JUDGED_AT_ONCE)
+
+    def _name(self, fact: ContainerSeen | PodSeen) -> None:
+        container = fact.container if isinstance(fact, ContainerSeen) else None
+        for kind, name in (("namespaces", fact.namespace), ("pods", fact.pod), ("containers", container)):
+            if name is not None and len(self.names[kind]) < _MOST_NAMES:
+                self.names[kind].add(name)
 
     def _gone(self, hierarchy: int, number: int) -> None:
         self._undecided.pop((hierarchy, number), None)

@@ -29,9 +29,13 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
     if len(set(names)) != len(names):
         raise UsageError("a tracer is named twice.", do=usage)
     chosen = [tracers.find(name) for name in names]
+    by = given["by"] or ""
+    if by and not any(by in tracer.groupings for tracer in chosen):
+        known_by = dict.fromkeys(name for tracer in chosen for name in tracer.groupings)
+        raise UsageError(f"{' and '.join(names)} cannot group by {by!r}.", do=f"--by {'|'.join(known_by)}")
     own = {name: value for tracer in chosen for name, value in own_options(tracer, given).items()}
     keep = Keep(Path(file), given["force"], options.max_size(given))
-    run(chosen, options.attached(given, own), keep, options.lasted(given))
+    run(chosen, options.attached(given, own), keep, options.lasted(given), by)
 
 
 _HELP = """Record what tracers see to FILE, for later and elsewhere.
@@ -45,6 +49,7 @@ Examples:
   kubetrace record copyup node.ktrace -d 60              one minute
   kubetrace record copyup node.ktrace --max-size 100Mi   for days: the newest 100 to 200 MiB
   kubetrace record copyup shop.ktrace -n shop            one namespace
+  kubetrace record writes --by file -L node.ktrace       for replay --by file, with latencies
 """
 
 
@@ -53,6 +58,9 @@ def _command() -> click.Command:
         click.Argument(["what"], nargs=-1, required=True, metavar="TRACER... FILE"),
         *options.selecting(),
         *options.of_tracers(tracers.find(name) for name in tracers.names()),
+        click.Option(
+            ["--by"], metavar="GROUP", help="What counters tell apart: writes by file or process.  [default: neither]"
+        ),
         *options.lasting(),
         *options.keeping(),
         *options.attaching(),

@@ -190,6 +190,10 @@ class Tracer:
         """The groupings that a table can change over to from this one."""
         return list(self.groupings)
 
+    def only_recorded(self, options: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
+        """Of these options those that a replay cannot make up for: name -> (what is not recorded without, the flag)."""
+        return {}
+
     def operations(self) -> Sequence[str]:
         """How each measure joins (SUM, MAX or LAST), in the order of `measures`."""
         return (SUM,) * len(self.measures)

@@ -162,10 +162,10 @@ class FrameReader:
         """Close the file."""
         self._file.close()
 
-    def frames(self, wanted: bytes = b"HSFBLE", *, batches_from: int = 0) -> Iterator[Frame]:
+    def frames(self, wanted: bytes = b"HSFBLE", *, batches_from: int = 0, payloads: bool = True) -> Iterator[Frame]:
         """Frames of the wanted kinds, from the start of the file; batches only of segments that end late enough.
 
-        `batches_from`: nanoseconds since the recording began.
+        `batches_from`: nanoseconds since the recording began. Without `payloads` these are not read, and are b"".
         """
         self.damage.clear()
         self.unknown = 0
@@ -191,6 +191,9 @@ class FrameReader:
                 self.unknown += 1
                 continue
             if kind not in wanted or (kind == BATCH and end < batches_from):
+                continue
+            if not payloads:
+                yield Frame(kind, stream, segment, rows, first, begin, end, b"")
                 continue
             if not _paid(left[kind], _ALLOWED[kind], whole, size, rows):
                 self._damaged(at - whole, whole, "a frame that holds more than so few bytes can")

@@ -92,6 +92,18 @@ class Recording:
         """Frames that a later version may know."""
         return self._reader.unknown
 
+    @property
+    def last_ns(self) -> int:
+        """When it ends, in nanoseconds since it began."""
+        kinds = bytes([STEPS, BATCH, END])
+        return min(max((frame.end for frame in self._reader.frames(kinds, payloads=False)), default=0), _MOST_U64)
+
+    def holds(self, stream: str) -> bool:
+        """Whether there are records of a stream (steps.stream_key)."""
+        numbers = {number for number, key in self._numbers.items() if key == stream}
+        frames = self._reader.frames(bytes([BATCH]), payloads=False)
+        return any(frame.stream in numbers and frame.rows for frame in frames)
+
     def _find_header(self) -> Header:
         for frame in self._reader.frames(bytes([HEADER])):
             header = Header.from_json(frame.payload)

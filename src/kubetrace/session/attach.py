@@ -157,11 +157,17 @@ class Attachment:
                     kernel.hook,
                     self.missing(tracer),
                     self._asked.selection.texts() if isinstance(self._asked.selection, Selection) else {},
-                    _texts(tracer, self._asked.own),
+                    self._texts(tracer),
                     tuple(streams),
                 )
             )
         return Header(self.context.node, self.host.kernel_release(), self.context.offset_ns, tuple(traced))
+
+    def _texts(self, tracer: Tracer) -> dict[str, str]:
+        texts = _texts(tracer, self._asked.own)
+        by = self._by if self._by in tracer.groupings else next(iter(tracer.groupings))
+        # what the kernel was asked to tell apart
+        return texts | ({"by": by} if len(tracer.others(by)) < len(tracer.groupings) else {})
 
     def close(self) -> None:
         """Detach, and close the node's files."""

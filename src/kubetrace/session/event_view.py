@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.session.view import NODE_MODULES, print_remedies
+from kubetrace.session.view import NODE_MODULES, UNMATCHED, print_remedies
 from kubetrace.views.columns import Column
 from kubetrace.views.text import escape, visible
 from kubetrace.views.units import format_elapsed, format_time
@@ -31,6 +31,7 @@ class StreamView:
     groupings: Sequence[str] = ()
     paused = False
     pause_notice = ""
+    unmatched = UNMATCHED
     modules: Sequence[str] = NODE_MODULES
 
     def __init__(self, tracer: Tracer, asked: Attach, show: Show, context: Context) -> None:
@@ -97,7 +98,7 @@ class StreamView:
         """Nothing of events, they are out already; of counters the rows that the interval touched."""
         if self._selection and not self._context.attribution.matched and not self._warned:
             self._warned = True
-            print(f"kubetrace: no container matches {self._selection} yet; waiting", file=sys.stderr)
+            print("kubetrace: " + self.unmatched.format(self._selection), file=sys.stderr)
         self._show_rows(pipeline, tick, last=False)
 
     def skip(self, pipeline: Pipeline, tick: Tick) -> None:

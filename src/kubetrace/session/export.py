@@ -110,7 +110,15 @@ class Events:
 
         losses: dict[str, Mapping[str, int]] = {}
         runs = [self._pipeline(*of) for of in self._traced]
-        for step, more in with_more(self._span.cut(self._recording.steps(self._span.begin_ns))):
+        pipelines = [pipeline for pipeline, _, _ in runs]
+
+        def before(step: Step) -> None:
+            losses.update(step.losses)
+            for pipeline in pipelines:
+                pipeline.before(step)
+
+        begun = self._recording.steps(self._span.records_from(*pipelines))
+        for step, more in with_more(self._span.cut(begun, before)):
             losses.update(step.losses)
             for pipeline, _, rows in runs:
                 pipeline.take(step)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _RING_BYTES = 16 << 20
 
 
-def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last) -> None:
-    """Record until the duration is over or the user ends it. Raises KubetraceError."""
+def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str = "") -> None:
+    """Record until the duration is over or the user ends it. Raises KubetraceError. `by`: what counters tell apart."""
     from kubetrace.recording.private import refuse_parts, touch
     from kubetrace.recording.writer import Recorder
     from kubetrace.session.attach import Attachment, wait_for_overlay
@@ -36,7 +36,7 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last) -> None
     assert file is not None
     refuse_parts(file, rotated=keep.max_size is not None, force=keep.force)
     progress = Progress()
-    with Stop() as stop, Attachment(chosen, asked) as attachment:
+    with Stop() as stop, Attachment(chosen, asked, by=by) as attachment:
         if not wait_for_overlay(attachment, progress.say, lambda: stop.asked, last.duration_s):
             return
         attachment.attach(ring_bytes=_RING_BYTES)

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError
 from kubetrace.kit.own import PREFIX, Derived
 from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import stream_key
 from kubetrace.views.output import Reader
 from kubetrace.views.progress import Progress
 
@@ -35,6 +36,7 @@ _LONGEST_WAIT_S = 2.0
 _MOST_DAMAGE_SHOWN = 5
 # How long a step that is being read may go on when the end is asked for.
 _PATIENCE_S = 0.5
+_MOST_NAMES_SHOWN = 8
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
 
 
@@ -45,8 +47,12 @@ class Span:
     begin_ns: int = 0
     end_ns: int | None = None
 
-    def cut(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """Without the records outside; what was learned before stays learned."""
+    def records_from(self, *pipelines: Pipeline) -> int:
+        """From when on records are wanted: all of them where what was counted before has to be known."""
+        return 0 if any(pipeline.needs_all for pipeline in pipelines) else self.begin_ns
+
+    def cut(self, steps: Iterator[Step], before: Callable[[Step], None]) -> Iterator[Step]:
+        """The steps inside; `before` is given those before it, for what they teach."""
         elapsed = 0
         for step in steps:
             # A step without a tick is a part of the reading that the next tick ends: the time before it is near enough.
@@ -56,8 +62,8 @@ class Span:
                 return
             if elapsed >= self.begin_ns:
                 yield step
-            elif step.facts or step.losses:
-                yield replace(step, batches=(), tick=None)
+            else:
+                before(step)
 
 
 def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
@@ -201,8 +207,10 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
         tracer = tracer.with_options(asked.own)
         keep = tracer.keeps(asked.own)
         span = how.span(recording)
+        _recorded(recording, tracer, found, asked, show)
         context = context_of(recording, asked.selection)
         view = open_view(tracer, asked, show, context, recording.header.kernel)
+        view.unmatched = "no container matches {} so far"
         view.pause_notice = "paused: space goes on"
         with view.open():
             pipeline = Pipeline(
@@ -218,11 +226,13 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
             )
             view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
             tick = Tick(span.begin_ns, 0, 0)
-            steps = span.cut(recording.steps(span.begin_ns))
+            steps = span.cut(recording.steps(span.records_from(pipeline)), pipeline.before)
             pace = Pace(show.interval_s)
             wait = _Wait(how.speed, pipeline, view, stop)
+            more = True
             for step, more in with_more(steps):
                 if stop.asked or (step.tick is not None and not wait.until(step.tick)):
+                    more = True
                     break
                 pipeline.take(step)
                 if step.tick is None:
@@ -234,7 +244,50 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
             view.last(pipeline, tick)
             stop.wait()
         view.end(pipeline, tick)
-        warn(recording, whole=not stop.asked and span.end_ns is None)
+        # by q, or a signal, it is not known how it ends
+        warn(recording, whole=not more and span.end_ns is None)
+        if not more and not pipeline.counts.events:
+            _nobody(recording, context)
+
+
+def _recorded(recording: Recording, tracer: Tracer, found: Traced, asked: Attach, show: Show) -> None:
+    """Raises UsageError for what the recording cannot show, whoever looks at it."""
+    again = f"kubetrace record {tracer.name}"
+    by = found.options.get("by", next(iter(tracer.groupings)))
+    if by in tracer.groupings and show.by not in tracer.others(by):
+        raise UsageError(
+            f"{recording.path} does not tell one {show.by} from another.",
+            why=f"It was recorded by {by}: what the kernel adds up is not told apart later.",
+            do=f"{again} --by {show.by} FILE",
+        )
+    for name, (what, flag) in tracer.only_recorded(asked.own).items():
+        if found.options.get(name) != "True":
+            raise UsageError(f"{recording.path} has no {what}: they were not recorded.", do=f"{again} {flag} FILE")
+    if show.events and tracer.table == "counted":
+        own = {tracer.counters.mounts, tracer.counters.places, tracer.counters.histogram, *tracer.counters.counters}
+        told = [stream_key(tracer.name, stream.name) for stream in found.streams if stream.name not in own]
+        if not any(recording.holds(key) for key in told):
+            raise UsageError(
+                f"{recording.path} has counters of {tracer.name}, and no single {tracer.noun[1]}.",
+                do=f"without --events; or kubetrace {tracer.name} --events --record FILE",
+            )
+
+
+def _nobody(recording: Recording, context: Context) -> None:
+    """Raises RecordingError where nobody in the recording is of the selection."""
+    selection, names = context.attribution.selection, context.attribution.names
+    if not selection or context.attribution.matched:
+        return
+    has = [
+        f"{kind} {', '.join(sorted(found)[:_MOST_NAMES_SHOWN])}{', ...' * (len(found) > _MOST_NAMES_SHOWN)}"
+        for kind, found in names.items()
+        if found
+    ]
+    raise RecordingError(
+        f"no container in {recording.path} matches {selection}.",
+        why=f"It has the {'; the '.join(has)}." if has else "It names no container.",
+        do=f"kubetrace info {recording.path}",
+    )
 
 
 def with_more(steps: Iterator[Step]) -> Iterator[tuple[Step, bool]]:
@@ -325,29 +378,47 @@ def span_of(recording: Recording, begin: str | None, end: str | None) -> Span:
     """From --from and --to: offsets or wall times. Raises UsageError."""
     if begin is None and end is None:
         return Span()
+    from kubetrace.views.units import format_duration, format_time
+
     first = next((step.tick for step in recording.steps() if step.tick is not None), None)
     wall_ns = first.wall_ns - first.elapsed_ns if first is not None else 0
-    begin_ns = _moment("--from", begin, wall_ns) if begin is not None else 0
-    end_ns = _moment("--to", end, wall_ns) if end is not None else None
+    last_ns = recording.last_ns
+    begin_ns = _moment("--from", begin, wall_ns, last_ns) if begin is not None else 0
+    end_ns = _moment("--to", end, wall_ns, last_ns) if end is not None else None
+    outside = (
+        (f"--from {begin} is behind the end", begin_ns > last_ns),
+        (f"--to {end} is before the beginning", end_ns is not None and end_ns < 0),
+    )
+    for what, is_outside in outside:
+        if is_outside:
+            raise UsageError(
+                f"{what} of the recording.",
+                why=f"It begins {format_time(wall_ns, local=True)} and lasts {format_duration(last_ns)}.",
+                do=f"kubetrace info {recording.path}",
+            )
     if end_ns is not None and end_ns < begin_ns:
         raise UsageError("--to lies before --from.", do="--from 30s --to 2m")
     return Span(max(0, begin_ns), end_ns)
 
 
-def _moment(option: str, text: str, begun_ns: int) -> int:
+def _moment(option: str, text: str, begun_ns: int, last_ns: int) -> int:
     """Nanoseconds since the recording began, of `90s`, `2026-11-23T18:02:03Z` or a local `18:02:03`."""
     from kubetrace.views.units import parse_duration
+
+    def _since(at: datetime.datetime, begun_ns: int) -> int:
+        return int(at.timestamp()) * 10**9 + at.microsecond * 1000 - begun_ns
 
     try:
         if _CLOCK.fullmatch(text):
             begun = datetime.datetime.fromtimestamp(begun_ns / 1e9)
             at = datetime.datetime.combine(begun.date(), datetime.time.fromisoformat(text.zfill(5)))
-            if at < begun.replace(microsecond=0):
-                at += datetime.timedelta(days=1)
-            return int(at.timestamp()) * 10**9 + at.microsecond * 1000 - begun_ns
+            # Past midnight it is the next day's, if the recording reaches that.
+            later = at + datetime.timedelta(days=1)
+            if at < begun.replace(microsecond=0) and _since(later, begun_ns) <= last_ns:
+                at = later
+            return _since(at, begun_ns)
         if len(text) > 9 and text[4:5] == "-":
-            at = datetime.datetime.fromisoformat(text)
-            return int(at.timestamp()) * 10**9 + at.microsecond * 1000 - begun_ns
+            return _since(datetime.datetime.fromisoformat(text), begun_ns)
         return int(parse_duration(text) * 1e9)
     except (ValueError, OverflowError, OSError, UsageError) as error:
         raise UsageError(

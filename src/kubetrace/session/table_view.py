@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kubetrace.session.cost import Overhead, OwnCost
-from kubetrace.session.view import NODE_MODULES, print_remedies
+from kubetrace.session.view import NODE_MODULES, UNMATCHED, print_remedies
 from kubetrace.views.units import format_count, format_elapsed, format_percent
 from kubetrace.views.window import Item, Window
 
@@ -45,6 +45,7 @@ class TableView:
         self._notices: list[str] = []
         self.overhead: Overhead | None = None
         self.paused = False
+        self.unmatched = UNMATCHED
         self.pause_notice = "paused: counting goes on, space shows it"
         self._cost = OwnCost()
         self._begun = time.monotonic()
@@ -167,7 +168,7 @@ class TableView:
         if self.paused:
             notices.append(self.pause_notice)
         if selection and not self._context.attribution.matched:
-            notices.append(f"no container matches {selection} yet; waiting")
+            notices.append(self.unmatched.format(selection))
         head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
             head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")

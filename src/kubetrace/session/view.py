@@ -20,6 +20,9 @@ _NAME_CELLS = 72
 NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.node.files")
 
 
+UNMATCHED = "no container matches {} yet; waiting"
+
+
 class View(Protocol):
     """What a run shows itself in."""
 
@@ -31,6 +34,8 @@ class View(Protocol):
     paused: bool
     pause_notice: str
     """What a pause says of itself."""
+    unmatched: str
+    """What is said while no container matches the selection, which takes the place of {}."""
     modules: Sequence[str]
     """What it will import when it is opened, and the run with it."""
 

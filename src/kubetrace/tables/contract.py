@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Owners
@@ -68,6 +68,17 @@ class Rows(Protocol):
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
+
+
+@runtime_checkable
+class Baselined(Protocol):
+    """A table whose records are numbers since tracing began, of which only the difference counts."""
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """See `Table.read`."""
+
+    def start_over(self, elapsed_ns: int) -> None:
+        """What was read so far, until that time, is where counting begins."""
 
 
 class Table(Protocol):

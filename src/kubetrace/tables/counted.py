@@ -95,6 +95,9 @@ class Counted:
         self._numbers: dict[bytes, int] = {}
         self._groups: list[_Group] = []
         self._values: list[tuple[int, ...]] = []
+        # Where counting began (start_over): values, and latencies.
+        self._bases: list[tuple[int, ...]] = []
+        self._base_slots: dict[int, tuple[int, ...]] = {}
         self._latencies: dict[int, tuple[int, tuple[int, ...]]] = {}
         # Groups that other counters may join, by what their keys have in common.
         self._shared: dict[bytes, _Group] = {}
@@ -234,6 +237,32 @@ class Counted:
         if data := given.get(counters.histogram):
             self._measure(data)
         self._rest = [batch for batch in batches if batch.stream not in own]
+
+    def start_over(self, elapsed_ns: int) -> None:
+        """What was read so far is where counting begins: the numbers are absolute, and mounts are told once."""
+        self._ticked_ns = elapsed_ns
+        self._bases = list(self._values)
+        self._base_slots = {number: slots for number, (_, slots) in self._latencies.items()}
+        self._rows, self._touched, self._shown = {}, set(), set()
+        self._found.clear()
+        self._ticked = list(self._zero)
+        for group in dict.fromkeys(self._groups):
+            self._place(group)
+
+    def _counted(self, number: int) -> list[int]:
+        # Of a counter, since counting began.
+        if number >= len(self._bases):
+            return list(self._values[number])
+        return [now - then for now, then in zip(self._values[number], self._bases[number], strict=True)]
+
+    def _slots_of(self, number: int) -> Sequence[int]:
+        slots = self._latencies[number][1]
+        before = self._base_slots.get(number)
+        return slots if before is None else [now - then for now, then in zip(slots, before, strict=True)]
+
+    def _counted_rows(self) -> dict[tuple[Any, ...], Row]:
+        # Only of what was counted before is there a row in which nothing is.
+        return {key: row for key, row in self._rows.items() if not self._bases or any(map(any, row.sums))}
 
     def count(self, tell: Tell | None) -> None:
         """Tell each operation that is asked for, where they are told one by one, with its Landing."""
@@ -384,18 +413,18 @@ class Counted:
     def _take_out(self, number: int) -> None:
         group = self._groups[number]
         if group.row is not None and group.into is not None:
-            group.into[:] = [total - own for total, own in zip(group.into, self._values[number], strict=True)]
+            group.into[:] = [total - own for total, own in zip(group.into, self._counted(number), strict=True)]
             if number in self._latencies and self._counters.timed(self._by, group.kind):
-                for slot, count in enumerate(self._latencies[number][1]):
+                for slot, count in enumerate(self._slots_of(number)):
                     group.row.slots[slot] -= count
             self._touched.add(group.row)
 
     def _put_in(self, number: int) -> None:
         group = self._groups[number]
         if group.row is not None and group.into is not None:
-            group.into[:] = [total + own for total, own in zip(group.into, self._values[number], strict=True)]
+            group.into[:] = [total + own for total, own in zip(group.into, self._counted(number), strict=True)]
             if number in self._latencies and self._counters.timed(self._by, group.kind):
-                longest, slots = self._latencies[number]
+                longest, slots = self._latencies[number][0], self._slots_of(number)
                 if not group.row.slots:
                     group.row.slots = [0] * len(slots)
                 for slot, count in enumerate(slots):
@@ -468,7 +497,7 @@ class Counted:
             group = self._groups[number]
             if group.landing.identity.kind == "unknown" and group.row is not None:
                 sums = self._sums()
-                sums[group.kind][:] = self._values[number]
+                sums[group.kind][:] = self._counted(number)
                 found += self._counters.totals(sums)[0]
         return found
 
@@ -502,7 +531,7 @@ class Counted:
 
     def records(self, *, last: bool, wall_ns: int) -> Iterator[dict[str, Any]]:
         """The rows that the interval before the last tick has touched, as JSON objects; the `last` time all rows."""
-        for row in list(self._rows.values()):
+        for row in self._counted_rows().values():
             if last or row in self._shown:
                 yield self._tracer.row_record(self._by, row, self._context, wall_ns)
 
@@ -522,7 +551,9 @@ class Counted:
                 sum(column) for column in zip(self._zero, *[row.base for row in self._touched], strict=True)
             ]
             self._touched = set()
-        return _Rows([*self._tracer.groupings[by].columns, *self._tracer.measures], self._rows, self._counters)
+        return _Rows(
+            [*self._tracer.groupings[by].columns, *self._tracer.measures], self._counted_rows(), self._counters
+        )
 
 
 @contextlib.contextmanager

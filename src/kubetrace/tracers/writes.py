@@ -355,6 +355,11 @@ class Writes(Fielded):
         """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
         return [name for name in self.groupings if name == by or name not in ("file", "process")]
 
+    def only_recorded(self, options: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
+        """What the kernel counts when it is asked to."""
+        asked = {"latency": ("latencies", "-L"), "all_files": ("sockets, pipes and files of the kernel", "--all")}
+        return {name: what for name, what in asked.items() if options.get(name)}
+
     def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
         """Tell the kernel which directories of the node are told apart."""
         for device, inode, levels in files.anchors():

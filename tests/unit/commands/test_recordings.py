@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -269,6 +270,90 @@ print(status, *sys.modules)
     assert not {"click", "re", "typing", "dataclasses", "json"} & set(loaded)
     shown = run("-v", "--help")[0]  # by way of click
     assert out.stdout.startswith(shown) and "\n  copyup   Files copied" in shown
+
+
+# What a recording does not have is said, with what it has.
+
+WRITES = ROOT / "tests/recordings/writes-1.ktrace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from", "900s"], "--from 900s is behind the end of the recording.\nIt begins 2026-11-25T01:56:29"),
+        (["--from", "23:00"], "--from 23:00 is behind the end of the recording.\n"),
+        (["--from", "2026-11-26T00:00:00Z"], "behind the end of the recording.\n"),
+        (["--to", "00:10"], "--to 00:10 is before the beginning of the recording.\n"),
+        (["--events"], "has counters of writes, and no single writes.\n"),
+        (["--by", "process"], "does not tell one process from another.\nIt was recorded by destination"),
+        (["--by", "file"], "Try:  kubetrace record writes --by file FILE\n"),
+        (["-L"], "has no latencies: they were not recorded.\nTry:  kubetrace record writes -L FILE\n"),
+        (["--all"], "Try:  kubetrace record writes --all FILE\n"),
+        (["-n", "nobody"], "matches -n nobody.\nIt has the namespaces jobs, shop; the pods batch-0, ledger-0, web-0;"),
+        (["-p", "ledger-0", "-n", "jobs", "-o", "json"], "matches -n jobs -p ledger-0.\n"),
+    ],
+)
+def test_what_a_recording_does_not_have_is_said(arguments: list[str], words: str) -> None:
+    assert words in run("replay", WRITES, "--final", *arguments, ok=False)[1]
+
+
+@pytest.mark.parametrize("begin", ["00:00", "2026-11-20T00:00:00Z", "0s"])
+def test_what_begins_before_a_recording_is_all_of_it(begin: str) -> None:
+    whole = run("replay", WRITES, "--final")
+    assert run("replay", WRITES, "--final", "--from", begin) == whole
+
+
+def test_a_part_of_counters_is_their_difference_and_keeps_their_names() -> None:
+    def rows(*span: str) -> dict[tuple[Any, ...], tuple[int, int]]:
+        lines = run("replay", WRITES, "--final", "-o", "json", *span)[0].splitlines()
+        found = {}
+        for row in map(json.loads, lines):
+            if row["type"] == "writes":
+                key = (row["namespace"], row["pod"], row["cgroup_path"], row["destination"], row["medium"])
+                found[key] = row["writes_total"], row["bytes_total"]
+        return found
+
+    first, rest, whole = rows("--to", "10s"), rows("--from", "10s"), rows()
+    added = {
+        key: tuple(a + b for a, b in zip(first.get(key, (0, 0)), rest.get(key, (0, 0)), strict=True))
+        for key in first.keys() | rest.keys()
+    }
+    assert added == whole and any(key[1] == "ledger-0" for key in rest)
+    assert sum(count for count, _ in rest.values()) == 598 - sum(count for count, _ in first.values())
+    exported = run("export", WRITES, "--format", "jsonl", "--from", "10s")[0].splitlines()
+    last = {}
+    for row in map(json.loads, exported):
+        key = (row["namespace"], row["pod"], row["cgroup_path"], row["destination"], row["medium"])
+        last[key] = row["writes_total"], row["bytes_total"]
+    assert last == rest
+
+
+def test_leaving_a_replay_says_nothing_of_how_it_ends() -> None:
+    # a terminal, and a q when the first table is there
+    ours, terminal = os.openpty()
+    command = [*KUBETRACE, "replay", str(WRITES), "--speed", "0.1"]
+    environment = {**ENVIRONMENT, "TERM": "xterm-256color"}
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        while b"ledger-0" not in shown and b"host" not in shown:
+            shown += os.read(ours, 1 << 16)
+        os.write(ours, b"q")
+        with contextlib.suppress(OSError):  # its other end is closed
+            while os.read(ours, 1 << 16):
+                pass
+        assert process.stderr is not None
+        assert (process.wait(600), process.stderr.read()) == (0, b"")
+    os.close(ours)
+
+
+def test_what_counters_told_apart_is_in_the_header(tmp_path: Path) -> None:
+    header = replace(Recording(WRITES).header, tracers=(replace(Recording(WRITES).header.tracers[0]),))
+    (found,) = header.tracers
+    recorded = replace(header, tracers=(replace(found, options={**found.options, "by": "file", "latency": "True"}),))
+    record(tmp_path / "a", [Step(tick=Tick(1, 1, 1))], recorded)
+    assert "0 writes" in run("replay", tmp_path / "a", "--final", "--by", "file", "-L")[0]
+    assert "It was recorded by file" in run("replay", tmp_path / "a", "--final", "--by", "process", ok=False)[1]
 
 
 # Files that want to hurt.
