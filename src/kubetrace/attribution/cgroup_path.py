@@ -14,9 +14,14 @@ QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
 
 # The pod's UID (a static pod's is a hash without dashes) ends the name of its cgroup: kubelet
 # pkg/kubelet/cm/pod_container_manager_linux.go, GetPodContainerName; systemd's form has '_' for '-'
-# (cgroup_manager_linux.go, escapeSystemdCgroupName).
+# (cgroup_manager_linux.go, escapeSystemdCgroupName). A static pod's manifest may give it any UID: one of another form
+# counts only right below the kubelet's own cgroups, and from 8 characters on.
 _POD = re.compile(r"(?:^|-)pod([0-9a-f]{32}|[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})(?:\.slice)?\Z")
-_CONTAINER = re.compile(r"(?:^|-)([0-9a-f]{64})(?:\.scope)?\Z")
+_ANY_UID = r"[A-Za-z0-9][A-Za-z0-9_.-]{6,251}[A-Za-z0-9]"
+_ANY_POD = re.compile(rf"\Apod({_ANY_UID})\Z")
+_ANY_SLICE = re.compile(rf"(?:\A|-)kubepods(?:-burstable|-besteffort)?-pod({_ANY_UID})\.slice\Z")
+# Kata's is kata_ID, in the pod's cgroup or below one of its own (virtcontainers/sandbox.go, createResourceController).
+_CONTAINER = re.compile(r"(?:^|-|\Akata_)([0-9a-f]{64})(?:\.scope)?\Z")
 
 
 class CgroupPath(NamedTuple):
@@ -68,14 +73,20 @@ def owners_of(path: str) -> tuple[CgroupPath, ...]:
     parent = ""
     # A runtime set to cgroupfs but given systemd's "slice:prefix:id" makes one directory of that name.
     for part in path.replace(":", "/").split("/"):
-        if "pod" in part and (pod := _POD.search(part)):
-            pod_uid = pod[1].replace("_", "-")
+        if "pod" in part and (pod := _POD.search(part) or _any_pod(part, parent)):
+            pod_uid = pod[1].replace("_", "-") if part.endswith(".slice") else pod[1]
             qos_class = _qos_class(parent, part[: pod.start(1) - len("pod")])
             owners.append(CgroupPath(None, pod_uid, qos_class))
         elif len(part) >= 64 and "conmon-" not in part and (container := _CONTAINER.search(part)):
             owners.append(CgroupPath(container[1], pod_uid, qos_class))
         parent = part
     return tuple(owners)
+
+
+def _any_pod(part: str, parent: str) -> re.Match[str] | None:
+    if parent in ("kubepods", "burstable", "besteffort"):
+        return _ANY_POD.match(part)
+    return _ANY_SLICE.search(part) if parent.endswith(".slice") and "kubepods" in parent else None
 
 
 def _qos_class(parent: str, prefix: str) -> QosClass | None:

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 # of an option's value (include/linux/seq_file.h, seq_show_option) as three octal digits.
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _QUOTED = re.compile(r"\\(.)", re.DOTALL)
-# A layer ends at a colon that no backslash quotes (Documentation/filesystems/overlayfs.rst).
-_LAYER = re.compile(r"(?:\\.|[^:\\]|\\$)+", re.DOTALL)
+# A layer ends at a colon that no backslash quotes (Documentation/filesystems/overlayfs.rst). The kernel shows that
+# backslash as \134, and a colon that is part of a name as \072 (fs/overlayfs/params.c, since 6.8), so layers are told
+# apart before the escapes are undone.
+_LAYER = re.compile(r"(?:\\134(?:\\[0-7]{3}|[^\\])|\\[0-7]{3}|\\|[^:\\])+", re.DOTALL)
+
+_IDMAPPED = re.compile(r"/(?:[^/]+/)*ovl-idmapped[^/]*/([0-9]+/fs)")
 
 # File systems that are the kernel's own interface: nothing is stored in them.
 KERNEL_FSTYPES = frozenset(
@@ -115,9 +119,9 @@ def overlay_options(super_options: str) -> Overlay:
         name, equals, raw = option.partition("=")
         if not equals:
             continue
-        value = unescape(raw.encode("utf-8", "surrogateescape"))
+        value = _unescaped(raw)
         if name == "lowerdir":
-            lower.extend(_unquote(layer) for layer in _LAYER.findall(value))
+            lower.extend(_unquote(_unescaped(layer)) for layer in _LAYER.findall(raw))
         elif name == "lowerdir+":
             lower.append(value)
         elif name == "datadir+":
@@ -134,14 +138,24 @@ def absolute_lowerdirs(lowerdirs: Sequence[str], upperdir: str | None, workdir: 
 
     containerd and docker shorten them to be relative to the directory that holds all layers when the options would not
     fit into one page (containerd mount/mount_linux.go, compactLowerdirOption); upperdir and workdir stay absolute and
-    are `<directory>/<layer>/<name>`.
+    are `<directory>/<layer>/<name>`. In a user namespace containerd mounts that directory elsewhere, idmapped, and
+    names the layers there (core/mount/mount_idmapped_linux.go): it is the same one. Podman's numbers are of file
+    descriptors that it had (containers/storage drivers/overlay/mount.go): those stay as they are, nobody's path.
     """
     base = next(
         (os.path.dirname(os.path.dirname(one.rstrip("/"))) for one in (upperdir, workdir) if one and one[0] == "/"), ""
     )
-    return tuple(
-        os.path.normpath(os.path.join(base, layer)) if base and layer[:1] != "/" else layer for layer in lowerdirs
-    )
+
+    def absolute(layer: str) -> str:
+        if idmapped := _IDMAPPED.fullmatch(layer):
+            layer = idmapped[1]
+        return os.path.normpath(os.path.join(base, layer)) if layer[:1] != "/" and not layer.isdecimal() else layer
+
+    return tuple(map(absolute, lowerdirs)) if base else tuple(lowerdirs)
+
+
+def _unescaped(text: str) -> str:
+    return unescape(text.encode("utf-8", "surrogateescape"))
 
 
 def _unquote(value: str) -> str:

@@ -38,7 +38,8 @@ def containers(socket: str, time_ns: int, *, timeout_s: float = 2.0) -> list[Con
         raise CriError(
             "The CRI socket cannot be asked: the Python package grpcio is not installed.",
             why="It is an optional part of kubetrace; names are found without it.",
-            do="pip install 'kubetrace[cri]', or leave --cri-socket out.",
+            do="pip install 'kubetrace[cri]', or leave --cri-socket out",
+            check="",
         ) from error
     with grpc.insecure_channel(
         f"unix://{os.path.abspath(socket)}", options=[("grpc.max_receive_message_length", _MAX_REPLY_BYTES)]
@@ -56,7 +57,8 @@ def containers(socket: str, time_ns: int, *, timeout_s: float = 2.0) -> list[Con
             raise CriError(
                 f"The container runtime does not answer at {socket!r}: {details}",
                 why="--cri-socket names the socket that the kubelet uses (its --container-runtime-endpoint).",
-                do="--cri-socket /run/containerd/containerd.sock, or leave it out.",
+                do="--cri-socket /run/containerd/containerd.sock, or leave it out",
+                check="runtime",
             ) from error
 
 

@@ -17,7 +17,8 @@ from kubetrace.node.host import Host, read_regular
 _MAX_BYTES = 65_536
 # A DNS label, which every host name that the kubelet writes is.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_UID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# A static pod's manifest may give any.
+_UID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?")
 _VOLUME = re.compile(r"/pods/([^/]+)/(?:volumes/[^/]+|volume-subpaths)/([^/]+)")
 
 
@@ -44,7 +45,7 @@ def volume_of(path: str) -> tuple[str, str] | None:
 
 def pod_of(path: str) -> str | None:
     """The pod UID in a path below the kubelet's directory; None if it is not a pod's."""
-    match = re.match(r"/pods/([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/|\Z)", path)
+    match = re.match(rf"/pods/({_UID.pattern})(?:/|\Z)", path)
     return match[1] if match else None
 
 

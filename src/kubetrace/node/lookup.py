@@ -33,7 +33,8 @@ _POD_LOGS = re.compile(r"/([^_/]+)_([^_/]+)_([^_/]+)(?:/([^/]+))?")
 class Answer:
     """One thing that a query means, and who owns it; `query` is written so that it asks for just this one.
 
-    `how` is the identity's attributed_by, or "snapshot" or "path" where the file system's names tell. A layer of an
+    `how` is the identity's attributed_by, its names_from where it has no cgroup, or "snapshot" or "path" where the file
+    system's names tell. A layer of an
     image is nobody's: `layer` is set, and of the identity only the image.
     """
 
@@ -136,7 +137,8 @@ class Lookup:
         if self._memory_hierarchy and self._attributor.cgroup_path(self._memory_hierarchy, number) is not None:
             # 0 is not a cgroup's id: only the memory hierarchy answers.
             found += self._identified(f"cgroup:{number}", 0, number)
-        return found
+        # the roots of both hierarchies have one number
+        return list(dict.fromkeys(found))
 
     def _containers(self, prefix: str) -> list[Answer]:
         return [self._container(container_id, container_id) for container_id in self._ids(prefix)]
@@ -167,6 +169,9 @@ class Lookup:
         number = self._attributor.cgroup_id(container_id)
         if number is None and self._memory_hierarchy:
             number = self._attributor.cgroup_id(container_id, self._memory_hierarchy)
+        if how is None and identity.attributed_by == "none" and identity.names_from is not None:
+            # an exited container has no cgroup: what the names are from has found it
+            how = identity.names_from
         return Answer(query, identity, number, how or identity.attributed_by)
 
     def _snapshot(self, number: int, directory: str | None = None) -> list[Answer]:

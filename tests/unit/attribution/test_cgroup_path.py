@@ -64,7 +64,25 @@ HASH = "c3f7582e7e88f3ec974831d17e9a510b"
         ("/system.slice/containerd.service", (None, None, None)),
         (f"/system.slice/run-containerd-{ID}-rootfs.mount", (None, None, None)),
         (f"/system.slice/var-lib-x-{ID}.mount", (None, None, None)),
+        # a static pod may have any UID, below the kubelet's own cgroups
         (f"/kubepods/podnouid/{ID[:63]}", (None, None, None)),
+        (f"/kubepods/podno-such-uid/{ID[:63]}", (None, "no-such-uid", "Guaranteed")),
+        (f"/kubepods/burstable/podmy.static_Pod-1/{ID}", (ID, "my.static_Pod-1", "Burstable")),
+        (
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podmy_static_pod.slice/"
+            f"cri-containerd-{ID}.scope",
+            (ID, "my-static-pod", "BestEffort"),
+        ),
+        (
+            f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podstatic_web.slice/crio-{ID}.scope",
+            (ID, "static-web", "Guaranteed"),
+        ),
+        (f"/system.slice/podman-podcast.slice/{ID}", (ID, None, None)),
+        (f"/user.slice/podnouid/{ID}", (ID, None, None)),
+        # Kata's, in the pod's cgroup and apart
+        (f"/kubepods/burstable/pod{UID}/kata_{ID}", (ID, UID, "Burstable")),
+        (f"/kata_overhead/{ID}", (ID, None, None)),
+        (f"/xkata_{ID}", (None, None, None)),
         (f"/kubepods/burstable/pod{UID}\n/{ID}\n", (None, None, None)),
         (f"/x{ID}", (None, None, None)),
         (f"/{ID.upper()}", (None, None, None)),

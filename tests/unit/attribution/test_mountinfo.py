@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +95,30 @@ def test_hundred_and_twenty_layers_by_either_interface() -> None:
     old = "rw,lowerdir=" + ":".join(layers) + ",upperdir=/snapshots/121/fs,workdir=/snapshots/121/work"
     new = "rw," + ",".join(f"lowerdir+={one}" for one in layers) + ",upperdir=/snapshots/121/fs"
     assert overlay_options(old).lowerdirs == overlay_options(new).lowerdirs == layers
+
+
+@pytest.mark.parametrize(
+    ("lowerdir", "layers"),
+    [
+        # a colon of a name as octal, and as the backslash that quoted it
+        (r"/a\072b:/c", ("/a:b", "/c")),
+        (r"/a\134:b:/c", ("/a:b", "/c")),
+        (r"/a\134\134:/c", ("/a\\", "/c")),
+        (r"/a\134\072b:/c", ("/a:b", "/c")),
+        (r"/sp\040ace:/c", ("/sp ace", "/c")),
+        (r"/a\134", ("/a\\",)),
+    ],
+)
+def test_layers_are_told_apart_before_escapes_are_undone(lowerdir: str, layers: tuple[str, ...]) -> None:
+    assert overlay_options(f"rw,lowerdir={lowerdir},upperdir=/u,workdir=/w").lowerdirs == layers
+
+
+def test_layers_that_were_mounted_elsewhere_or_are_descriptors() -> None:
+    base = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots"
+    idmapped = ("/tmp/ovl-idmapped1/79/fs", "/tmp/ovl-idmapped1/78/fs")
+    assert absolute_lowerdirs(idmapped, f"{base}/80/fs", f"{base}/80/work") == (f"{base}/79/fs", f"{base}/78/fs")
+    numbers = ("7", "8", "9")
+    assert absolute_lowerdirs(numbers, "/var/lib/containers/storage/overlay/ID/diff", None) == numbers
 
 
 def test_new_mount_api_repeats_the_option_and_takes_it_as_it_is() -> None:

@@ -328,6 +328,11 @@ def test_a_part_of_counters_is_their_difference_and_keeps_their_names() -> None:
     assert last == rest
 
 
+def test_a_last_table_promises_no_layer_that_is_looked_up_later() -> None:
+    shown = run("replay", ROOT / "tests/recordings/copyup-1.ktrace", "--final", "--by", "layer")[0]
+    assert "(not looked up)" in shown and " yet" not in shown
+
+
 def test_leaving_a_replay_says_nothing_of_how_it_ends() -> None:
     # a terminal, and a q when the first table is there
     ours, terminal = os.openpty()

@@ -112,6 +112,8 @@ def test_missing_grpcio_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         containers("/run/containerd/containerd.sock", 1)
     assert "grpcio" in failed.value.what
     assert failed.value.why and "pip install" in failed.value.do
+    # no line of the doctor explains it
+    assert failed.value.see == ""
 
 
 def test_module_does_not_import_grpc_by_itself() -> None:

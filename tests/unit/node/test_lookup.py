@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kubetrace.attribution.facts import CgroupSeen
 from kubetrace.commands.who import command
 from kubetrace.errors import KubetraceError, UsageError
 from kubetrace.node.host import Host
@@ -133,6 +134,16 @@ def test_a_path_in_a_volume_is_of_the_pod_whose_volume_it_is(root: Path) -> None
     assert names(cart) == (*IS_CART[:2], None)
 
 
+def test_a_number_that_both_hierarchies_root_has_is_one_answer(tmp_path: Path) -> None:
+    root = captured.build("hybrid-cgroupfs", tmp_path)
+    lookup = Lookup(Host(root))
+    # as on a real node, where both roots have the number 1
+    lookup._attributor.learn(CgroupSeen(0, 1, "/", 0))
+    lookup._attributor.learn(CgroupSeen(lookup._memory_hierarchy, 1, "/", 0))
+    (answer,) = lookup.answers("cgroup:1")
+    assert (answer.identity.kind, answer.identity.cgroup_path) == ("host", "/")
+
+
 def test_log_directory_of_a_pod_that_has_no_cgroup_any_more(root: Path) -> None:
     uid = "03d0419e-e455-4f65-9f38-58202d218318"
     (found,) = records(root, f"/var/log/pods/jobs_short-28471234-abcde_{uid}/j/0.log")
@@ -241,6 +252,8 @@ def test_exited_container_is_found_in_containerds_metadata(tmp_path: Path) -> No
     (found,) = records(root, exited[:12])
     assert (*names(found), found["names_from"]) == ("many", "pod-23", "c23", "containerd metadata")
     assert (found["container_id"], found["cgroup_id"]) == (exited, None)
+    # FOUND BY in the table
+    assert found["attributed_by"] == "containerd metadata"
 
 
 def test_pure_v1_node_answers_by_the_memory_hierarchy(tmp_path: Path) -> None:

@@ -293,3 +293,12 @@ def test_the_last_column_of_a_narrow_terminal_says_it_all(name: str, values: dic
     (event,) = Told().tell(name, 1, who(), **values)
     cells = CGROUPS.event_cells(event, who(), Context("node1", 0))
     assert cells[[column.key for column in CGROUPS.event_columns].index("detail")] == detail
+
+
+def test_no_two_columns_of_a_table_have_one_title() -> None:
+    for name in tracers.names():
+        tracer = tracers.find(name)
+        for grouping in tracer.groupings.values():
+            columns = [*grouping.columns, *tracer.measures]
+            for titles in ([c.title for c in columns], [c.short or c.title for c in columns]):
+                assert len(set(titles)) == len(titles), (name, titles)

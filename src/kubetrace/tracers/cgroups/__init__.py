@@ -31,7 +31,7 @@ _QOS = Column("qos_class", "QOS", "text", min_width=10, spare=True, help="qualit
 _AGE = Column("age_ns", "AGE", "duration", spare=True, help="time since it began, or for how long it was there")
 _PROCS = Column("procs", "PROCS", "count", spare=True, help="processes in it")
 _CPU = Column("cpu_milli", "CPU", "cpu", help="CPU used in the last interval, in thousandths of one")
-_CPU_LIMIT = Column("cpu_limit_milli", "CPU-LIMIT", "cpu", short="LIMIT", spare=True, help="CPU it may use")
+_CPU_LIMIT = Column("cpu_limit_milli", "CPU-LIMIT", "cpu", short="CPU-LIM", spare=True, help="CPU it may use")
 _THROTTLED = Column(
     "throttled_percent",
     "THROTTLED",
@@ -40,7 +40,7 @@ _THROTTLED = Column(
     help="share of the last interval's CPU periods in which it had to stop for its limit",
 )
 _MEM = Column("memory_bytes", "MEM", "bytes", help="memory charged to it, page cache included")
-_MEM_LIMIT = Column("memory_limit_bytes", "MEM-LIMIT", "bytes", short="LIMIT", spare=True, help="memory it may use")
+_MEM_LIMIT = Column("memory_limit_bytes", "MEM-LIMIT", "bytes", short="MEM-LIM", spare=True, help="memory it may use")
 _OOM = Column("oom_kills", "OOM", "count", alarm=True, help="processes killed for want of memory")
 _RESTARTS = Column(
     "restarts", "RESTARTS", "count", short="RST", alarm=True, help="new containers of the same pod and name"

@@ -352,7 +352,8 @@ class Copyup(Fielded):
         else:
             cells["image"] = layer.image or identity.image
             cells["layer"] = layer.position
-            cells["created_by"] = layer.line or f"({layer.reason})"
+            # a table may be the last one: whether it still will be, nobody knows
+            cells["created_by"] = layer.line or f"({str(layer.reason).removesuffix(' yet')})"
         return cells
 
     def record(self, event: Any, of: Identity, context: Context) -> dict[str, Any]:
