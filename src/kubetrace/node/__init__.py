@@ -8,6 +8,8 @@
     cri.py         a runtime's own socket, when asked for
     kubelet.py     names and volumes in the kubelet's directory
     logs.py        names in the log directories
+    lookup.py      whose a number, an id or a path is; pod_files.py: what belongs to a pod
+    named.py       the names of pods, for who types one
 
 Whatever is read was written by others: it may be half there, or hostile.
 """

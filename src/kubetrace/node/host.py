@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubetrace.attribution import cgroup_path, mountinfo
 from kubetrace.errors import NodeError
 
 # Where kubectl debug mounts the node's root (kubectl pkg/cmd/debug/profiles.go, mountRootPartition).
@@ -178,6 +177,8 @@ class Host:
 
         NodeError if no cgroup hierarchy that identifies containers is mounted, or /proc cannot be read.
         """
+        from kubetrace.attribution import mountinfo
+
         unified = memory = None
         try:
             with open(self.mountinfo_path(), "rb") as file:
@@ -212,6 +213,8 @@ class Host:
         Empty on the node itself, and where they cannot be found out. In a cgroup namespace of its own (cgroups(7)) a
         container reads "/" as its path, and its own cgroup is the root of what it sees mounted.
         """
+        from kubetrace.attribution import cgroup_path
+
         try:
             lines = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         except OSError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.directories import Directories
-from kubetrace.attribution.facts import OverlayGone, OverlaySeen
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, OverlayGone, OverlaySeen, PodSeen
 from kubetrace.errors import UsageError
 from kubetrace.node import containerd, kubelet
 from kubetrace.node.bolt import BoltError
@@ -20,8 +20,8 @@ from kubetrace.node.files import Node
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Layer
-    from kubetrace.attribution.facts import ContainerSeen
     from kubetrace.node.host import Host
+    from kubetrace.node.pod_files import PodFiles
 
 # Of a container id.
 ID_PREFIX = re.compile(r"[0-9a-f]{8,64}")
@@ -59,6 +59,8 @@ class Lookup:
         self._attributor = Attributor()
         self._overlays: dict[int, OverlaySeen] = {}
         self._directories = Directories()
+        self._cgroups: list[CgroupSeen] = []
+        self._pods: dict[tuple[str, str], dict[str, None]] = {}
         self._node = Node(host, cri_socket=cri_socket)
         self._memory_hierarchy = self._node.memory_hierarchy
         self._mounts = host.cgroup_mounts()
@@ -69,6 +71,28 @@ class Lookup:
                 self._overlays[fact.device] = fact
             elif isinstance(fact, OverlayGone):
                 self._overlays.pop(fact.device, None)
+            elif isinstance(fact, CgroupSeen):
+                self._cgroups.append(fact)
+            elif isinstance(fact, PodSeen | ContainerSeen) and fact.namespace and fact.pod and fact.pod_uid:
+                self._pods.setdefault((fact.namespace, fact.pod), {})[fact.pod_uid] = None
+
+    def pods(self, namespace: str, pod: str) -> list[PodFiles]:
+        """What belongs to the pod of that name; several where one of before has left files. [] if none is known."""
+        from kubetrace.node.pod_files import Scan, pod_files
+
+        uids = self._pods.get((namespace, pod)) or {}
+        scan = Scan(
+            self.host, self._attributor, self._cgroups, self._overlays.values(), self._mounts, self._memory_hierarchy
+        )
+        identities = [self._attributor.pod(uid) or Identity(kind="pod", pod_uid=uid) for uid in uids]
+        return [
+            pod_files(scan, replace(identity, namespace=namespace, pod=pod, pod_uid=uid))
+            for uid, identity in zip(uids, identities, strict=True)
+        ]
+
+    def pod_names(self) -> list[str]:
+        """NAMESPACE/POD of every pod that is known."""
+        return sorted("/".join(names) for names in self._pods)
 
     def answers(self, query: str) -> list[Answer]:
         """Everything that `query` can mean on this node; [] if nothing. UsageError if it is not a query at all."""
@@ -95,7 +119,7 @@ class Lookup:
             raise UsageError(
                 f"{query!r} is not a cgroup id, pid, container id, absolute path or snapshot.",
                 why="A container id may be cut to 8 hex digits or more.",
-                do="kubetrace who 8123 pid:123 cgroup:8123 snapshot:18 0a1b2c3d4e5f /var/log/pods/...",
+                do="kubetrace who 8123 pid:123 cgroup:8123 snapshot:18 0a1b2c3d4e5f /var/log/pods/... shop/web-0",
             )
         return found
 

@@ -1,0 +1,194 @@
+"""Everything on a node that belongs to one pod: its cgroups, processes, writable layers, volumes and mounts.
+
+The other direction of lookup.py: names are given, numbers and paths are found. From the cgroup trees, the bundles'
+config.json (the OCI runtime specification's `mounts`), the node's mountinfo and the kubelet's directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubetrace.attribution import cgroup_path
+from kubetrace.node import containerd, kubelet
+from kubetrace.node.host import read_regular
+
+if TYPE_CHECKING:
+    from kubetrace.attribution.attributor import Attributor, Identity
+    from kubetrace.attribution.facts import CgroupSeen, OverlaySeen
+    from kubetrace.node.host import CgroupMounts, Host
+
+# A pod with more is no pod; a container's list of mounts is the pod spec's.
+_MOST_PIDS = 10_000
+_MOST_MOUNTS = 500
+_MOST_VOLUMES = 500
+_MAX_PROCS_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """`hierarchy` 0 is cgroup v2; `path` is the directory, as a node path."""
+
+    hierarchy: int
+    cgroup_id: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What is mounted where in a container; `volume` is the pod's volume that it is, where it is one."""
+
+    at: str
+    source: str
+    volume: str | None
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A directory of the kubelet's for a volume of the pod: `kind` is the plugin, such as empty-dir."""
+
+    name: str
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFiles:
+    """A container of the pod (or its sandbox). Without an overlay of its own, `upperdir` and the like are None."""
+
+    identity: Identity
+    cgroups: tuple[Cgroup, ...]
+    pids: tuple[int, ...]
+    root: str | None
+    upperdir: str | None
+    lowerdirs: int | None
+    mounts: tuple[Mount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodFiles:
+    """One pod; `identity` has its names and UID."""
+
+    identity: Identity
+    cgroups: tuple[Cgroup, ...]
+    directory: str | None
+    volumes: tuple[Volume, ...]
+    containers: tuple[ContainerFiles, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one look at the node has found."""
+
+    host: Host
+    attributor: Attributor
+    cgroups: Iterable[CgroupSeen]
+    overlays: Iterable[OverlaySeen]
+    mounts: CgroupMounts
+    memory_hierarchy: int
+
+
+def pod_files(scan: Scan, identity: Identity) -> PodFiles:
+    """Of a pod whose `identity` has a UID. What cannot be read, or is gone meanwhile, is left out."""
+    assert identity.pod_uid is not None
+    own: list[Cgroup] = []
+    of_containers: dict[str, list[Cgroup]] = {}
+    for seen in scan.cgroups:
+        parsed = cgroup_path.parse(seen.path)
+        if parsed.pod_uid != identity.pod_uid:
+            continue
+        mount = scan.mounts.unified if seen.hierarchy == 0 else scan.mounts.memory
+        cgroup = Cgroup(seen.hierarchy, seen.cgroup_id, f"{(mount or '').rstrip('/')}{seen.path}")
+        (of_containers.setdefault(parsed.container_id, []) if parsed.container_id else own).append(cgroup)
+    known = [seen.container_id for seen in scan.attributor.containers_of(identity.pod_uid)]
+    overlays = {overlay.container_id: overlay for overlay in scan.overlays}
+    containers = [
+        _container(scan, container_id, of_containers.get(container_id, []), overlays.get(container_id))
+        for container_id in dict.fromkeys([*known, *of_containers])
+    ]
+    directory = next(
+        (path for root in kubelet.ROOTS if os.path.isdir(scan.host.path(path := f"{root}/pods/{identity.pod_uid}"))),
+        None,
+    )
+    return PodFiles(
+        identity,
+        tuple(sorted(own, key=lambda one: (one.hierarchy, one.path))),
+        directory,
+        tuple(_volumes(scan.host, directory)) if directory is not None else (),
+        tuple(sorted(containers, key=lambda one: (one.identity.kind != "sandbox", one.identity.container or ""))),
+    )
+
+
+def _container(scan: Scan, container_id: str, cgroups: list[Cgroup], overlay: OverlaySeen | None) -> ContainerFiles:
+    from kubetrace.attribution.attributor import Identity
+
+    identity = scan.attributor.container(container_id) or Identity(kind="container", container_id=container_id)
+    pids: dict[int, None] = {}
+    for cgroup in cgroups:
+        for pid in _pids(scan.host.path(f"{cgroup.path}/cgroup.procs")):
+            if len(pids) < _MOST_PIDS:
+                pids[pid] = None
+    return ContainerFiles(
+        identity,
+        tuple(sorted(cgroups, key=lambda one: (one.hierarchy, one.path))),
+        tuple(sorted(pids)),
+        overlay.mount_point if overlay is not None else None,
+        overlay.upperdir if overlay is not None else None,
+        len(overlay.lowerdirs) if overlay is not None else None,
+        tuple(_mounts(scan.host, container_id)),
+    )
+
+
+def _pids(path: str) -> list[int]:
+    # A cgroup's file has no size: it is read to a limit.
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(_MAX_PROCS_BYTES).split()
+    except (OSError, ValueError):
+        return []
+    return [int(line) for line in lines if line.isdigit() and len(line) < 11]
+
+
+def _mounts(host: Host, container_id: str) -> list[Mount]:
+    """The bind mounts of a container's config.json: what is not part of every container."""
+    for directory in containerd.bundle_directories(host):
+        path = host.path(f"{directory}/{container_id}/{containerd.config_below(directory)}")
+        try:
+            spec = json.loads(read_regular(path, containerd.MAX_CONFIG_BYTES))
+        except (OSError, ValueError, RecursionError):
+            continue
+        listed = spec.get("mounts") if isinstance(spec, dict) else None
+        found = []
+        for mount in listed[:_MOST_MOUNTS] if isinstance(listed, list) else ():
+            if isinstance(mount, Mapping) and (made := _mount(mount)) is not None:
+                found.append(made)
+        return found
+    return []
+
+
+def _mount(mount: Mapping[str, object]) -> Mount | None:
+    at, source, options = mount.get("destination"), mount.get("source"), mount.get("options")
+    if mount.get("type") != "bind" or not isinstance(at, str) or not isinstance(source, str):
+        return None
+    volume = kubelet.volume_of(source)
+    return Mount(at, source, volume[1] if volume else None, isinstance(options, list) and "ro" in options)
+
+
+def _volumes(host: Host, directory: str) -> list[Volume]:
+    found = []
+    for plugin in _listed(host.path(f"{directory}/volumes")):
+        for name in _listed(host.path(f"{directory}/volumes/{plugin}")):
+            # kubernetes.io~empty-dir: the plugin's name with '/' written as '~'
+            found.append(Volume(name, plugin.rpartition("~")[2], f"{directory}/volumes/{plugin}/{name}"))
+    return found[:_MOST_VOLUMES]
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (OSError, ValueError):
+        return []
