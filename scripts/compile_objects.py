@@ -12,8 +12,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
 
@@ -95,11 +96,25 @@ def compile_all(root: Path) -> list[Path]:
     return objects
 
 
+def commit_of(checkout: Path) -> str:
+    """The commit that is built, with -dirty where there are changes; empty without git or outside a checkout."""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
 class CompileObjects(BuildHookInterface):
     """hatchling calls this before it collects the wheel's files."""
 
-    def initialize(self, version: str, build_data: dict[str, object]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         compile_all(Path(self.root))
+        if version == "standard" and (commit := commit_of(Path(self.root))):
+            # for --version; an editable install asks git itself
+            note = Path(tempfile.mkdtemp()) / "commit"
+            note.write_text(commit + "\n")
+            build_data["force_include"][str(note)] = "kubetrace/commit"
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@
      ├── NodeError              the node's files are not what a node's are (no cgroup tree, no /proc)
      ├── ClusterError           kubectl or the API server said no
      ├── RecordingError         a file is not a recording, or one of a newer version
-     └── OutputError            the terminal or file cannot be written
+     ├── OutputError            the terminal or file cannot be written
+     └── EventsLost             it ran, but lost events, and --strict was given; exit status 3
 
 Each that a node or its kernel is to blame for names the line of `kubetrace doctor` that explains it.
 Only commands/exits.py prints them and exits.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class KubetraceError(Exception):
@@ -58,6 +61,22 @@ class UsageError(KubetraceError):
     """What was asked cannot be answered as it was written."""
 
     exit_status = 2
+
+
+def no_such(what: str, word: str, known: Sequence[str], *, option: str = "") -> UsageError:
+    """`what` names the kind and the word ("there is no command 'copyp'"); `known` are those that there are.
+
+    What is meant, where a known one is near, else all of them, is what to try, behind `option`.
+    """
+    import difflib
+
+    lower = {name.lower(): name for name in reversed(known)}
+    near = [lower[name] for name in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.65)]
+    lead = f"{option} " if option else ""
+    if near:
+        meant = " or ".join(repr(name) for name in near)
+        return UsageError(f"{what}.", why=f"Did you mean {meant}?", do=lead + near[0])
+    return UsageError(f"{what}.", do=lead + "|".join(known))
 
 
 class EngineError(KubetraceError):
@@ -106,3 +125,9 @@ class RecordingError(KubetraceError):
 
 class OutputError(KubetraceError):
     """The terminal or the file that was to be written cannot be."""
+
+
+class EventsLost(KubetraceError):
+    """Everything was done, but not everything was seen, and --strict asked to be told."""
+
+    exit_status = 3

@@ -227,7 +227,10 @@ def inside(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 def test_it_runs_and_writes_nothing(root: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     shown = inside(root, "kubetrace", "--version")
-    assert (shown.returncode, shown.stdout.split()[-1]) == (0, __version__)
+    first, commit, libbpf, *_ = shown.stdout.splitlines()
+    assert (shown.returncode, first) == (0, f"kubetrace, version {__version__}")
+    # the wheel's build has noted it; libbpf is the image's own
+    assert re.fullmatch(r"commit   [0-9a-f]{12}(-dirty)?", commit) and re.fullmatch(r"libbpf   1\.\d+(\.\d+)?", libbpf)
     for name in group.kubetrace.list_commands(click.Context(group.kubetrace)):
         assert inside(root, "kubetrace", name, "--help").returncode == 0, name
     # all that is imported late too, and the engine's library

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from kubetrace import tracers
-from kubetrace.commands import options
-from kubetrace.errors import LibraryMissing, UsageError
+from kubetrace.commands import complete, options
+from kubetrace.errors import LibraryMissing, UsageError, no_such
 from kubetrace.kit.tracer import Tracer
 
 _DEFAULT_SERIES = 2000
@@ -83,7 +83,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
 
 def _metered(name: str) -> Tracer:
     if name not in tracers.names():
-        raise UsageError(f"there is no tracer {name!r}.", do=f"kubetrace agent {'|'.join(_names())}")
+        raise no_such(f"there is no tracer {name!r}", name, _names(), option="kubetrace agent")
     tracer = tracers.find(name)
     if not tracer.metrics:
         raise UsageError(f"{name} has no metrics.", do=f"kubetrace agent {'|'.join(_names())}")
@@ -120,7 +120,7 @@ Examples:
 command = click.Command(
     "agent",
     params=[
-        click.Argument(["names"], nargs=-1, metavar="[TRACER...]"),
+        click.Argument(["names"], nargs=-1, metavar="[TRACER...]", shell_complete=complete.words(_names)),
         *options.selecting(),
         click.Option(
             ["--listen"],
@@ -139,7 +139,7 @@ command = click.Command(
             ["--idle"],
             default="1h",
             metavar="TIME",
-            help="Forget a label set that has not grown for so long.  [default: 1h]",
+            help="Forget a label set that has not grown for so long, such as 30m.  [default: 1h]",
         ),
         *options.attaching(),
         *options.verbose(),

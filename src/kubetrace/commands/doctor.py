@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 
 import click
 
@@ -19,12 +19,15 @@ def run(host_root: str | None, output: str) -> int:
     from kubetrace.doctor.trial import trials
     from kubetrace.engines.probe import kernel_facts
     from kubetrace.node.host import Host
+    from kubetrace.views.records import are_objects, open_objects
 
     host = Host.find(host_root)
     kernel, node, tried = kernel_facts(), node_facts(host), trials(host)
     found = rules.findings(kernel, node, tried)
-    if output == "json":
-        click.echo(json.dumps(record(kernel, node, tried, found), separators=(",", ":")))
+    if are_objects(output):
+        objects = open_objects(sys.stdout, output)
+        objects.write(record(kernel, node, tried, found))
+        objects.flush()
     else:
         import shutil
 
@@ -49,15 +52,12 @@ Examples:
 command = click.Command(
     "doctor",
     params=[
-        click.Option(
-            ["-o", "--output"],
-            type=click.Choice(("text", "json")),
-            default="text",
-            help="json is one object.  [default: text]",
+        options.output(
+            ("text", "json", "yaml"),
+            "text is for people; json, yaml and jsonpath= have all of it as one object.",
+            elsewhere={"name": ("Its lines have no names of objects.", "-o jsonpath='{.checks[*].check}'")},
         ),
-        click.Option(
-            ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
-        ),
+        *options.finding_node(),
         *options.verbose(),
     ],
     callback=run,

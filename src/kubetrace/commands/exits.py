@@ -12,11 +12,21 @@ from typing import NoReturn
 
 import click
 
-from kubetrace.errors import KubetraceError
+from kubetrace.errors import KubetraceError, UsageError
+
+STATUSES = {
+    0: "Everything was done. Also where Ctrl-C, q or the end of a pipe's reader ended it.",
+    1: "It failed: the kernel, the node, the cluster or a file said no; a file that is not there; nothing is known of "
+    "what was asked for; no tracer works (doctor).",
+    2: "It was asked for wrongly: no such command, option, column or value, or a file that would be overwritten.",
+    3: "It ran, but events were lost, and --strict was given.",
+    130: "Ctrl-C came before there was anything to show.",
+}
+"""Of every command, in the man page and docs/command-line.md."""
 
 
 def run(command: Callable[[], object]) -> NoReturn:
-    """Run a command and exit: 0, or the number that it gives, 1 for what failed, 2 for what was asked wrongly."""
+    """Run a command and exit: 0, or the number that it gives; the statuses of STATUSES otherwise."""
     from kubetrace.errors import OutputError
 
     # start.py let an interrupt end the process while this was imported
@@ -27,9 +37,12 @@ def run(command: Callable[[], object]) -> NoReturn:
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message())
         sys.exit(2)
+    except click.UsageError as error:
+        _print_error(_asked_wrongly(error))
+        sys.exit(2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _print_error(KubetraceError(error.format_message()))
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except KubetraceError as error:
@@ -60,6 +73,20 @@ def _leave_stdout() -> None:
     # what waits there can not be written, and Python's own flush at the end would say so once more
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _asked_wrongly(error: click.UsageError) -> UsageError:
+    """What click says of a command line, in the words and the form of our own errors."""
+    from kubetrace.errors import no_such
+
+    ctx = error.ctx
+    path = ctx.command_path if ctx is not None else "kubetrace"
+    if isinstance(error, click.NoSuchOption):
+        params = ctx.command.get_params(ctx) if ctx is not None else []
+        known = [name for param in params for name in param.opts if name.startswith("--")]
+        return no_such(f"{path} has no option {error.option_name!r}", error.option_name, known, option=path)
+    text = error.format_message().strip()
+    return UsageError(text[:1].lower() + text[1:], do=f"{path} --help")
 
 
 def _print_error(error: KubetraceError) -> None:

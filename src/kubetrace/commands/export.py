@@ -5,15 +5,27 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import click
 
-from kubetrace.commands import options
+from kubetrace.commands import complete, options
 from kubetrace.errors import OutputError, UsageError
 
-_FORMATS = ("jsonl", "csv", "parquet", "perfetto")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FORMATS = ("json", "csv", "parquet", "perfetto")
+# How a file's name ends -> what is written to it; a longer ending goes first.
+_ENDINGS = {
+    ".perfetto.json": "perfetto",
+    ".perfetto": "perfetto",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 
 
 @contextlib.contextmanager
@@ -39,10 +51,24 @@ def _opened_binary(out: Path | None, force: bool) -> Iterator[BinaryIO]:
         with open(create(out, force=force), "wb") as stream:
             yield stream
     elif sys.stdout.isatty():
-        raise UsageError("Parquet is not for a terminal.", do="-o FILE.parquet")
+        raise UsageError("Parquet is not for a terminal.", do="--output FILE.parquet")
     else:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
+
+
+def _format(given: str | None, out: Path | None) -> str:
+    if given is not None:
+        return given
+    name = out.name.lower() if out is not None else ""
+    found = next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), None)
+    if found is None:
+        raise UsageError(
+            f"the format is not told by {out}." if out is not None else "which format?",
+            why=f"A file's name tells it by its end: {', '.join(_ENDINGS)}.",
+            do=f"--format {'|'.join(_FORMATS)}",
+        )
+    return found
 
 
 def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
@@ -53,6 +79,8 @@ def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
     from kubetrace.session.export import WRITERS, Events
     from kubetrace.session.replay import span_of, warn
 
+    out: Path | None = given["output"]
+    form = _format(given["format"], out)
     redactor = None
     if given["redact"] or given["redact_key"]:
         redactor = Redactor(given["redact_key"])
@@ -64,50 +92,62 @@ def _run(file: Path, names: tuple[str, ...], **given: Any) -> None:
             span_of(recording, given["begin"], given["end"]),
             redactor,
         )
-        out: Path | None = given["out"]
-        if given["format"] == "parquet":
+        if form == "parquet":
             parquet.needed()
             with _opened_binary(out, given["force"]) as binary:
                 parquet.write(binary, schema_of(events.flat()), events.flat())
         else:
             with _opened(out, given["force"]) as stream:
-                WRITERS[given["format"]](events, stream, recording)
+                WRITERS[form](events, stream, recording)
         if events.lost:
             click.echo(f"kubetrace: {events.lost} events were lost when it was recorded", err=True)
         warn(recording, whole=given["end"] is None)
+    options.lost(given, events.lost)
 
 
 _HELP = """Turn the recording FILE into a format that other tools read.
 
-jsonl holds the objects that -o json prints live (pandas, DuckDB, jq); csv and parquet a column for each of their keys;
-perfetto a timeline with a group for each pod: open it at https://ui.perfetto.dev (the file stays in your browser).
+json holds the objects that -o json prints live, one a line (pandas, DuckDB, jq); csv and parquet a column for each of
+their keys; perfetto a timeline with a group for each pod: open it at https://ui.perfetto.dev (the file stays in your
+browser).
 
 --redact replaces the names of nodes, namespaces, pods, containers, images, threads and files by tokens (equal names
 have equal ones), so that the result can be shared. Numbers, times and the depth of paths stay.
 
 \b
 Examples:
-  kubetrace export node.ktrace --format jsonl | jq .path
-  kubetrace export node.ktrace --format perfetto -o node.json
-  kubetrace export node.ktrace --format parquet -o node.parquet --redact
+  kubetrace export node.ktrace --format json | jq .path
+  kubetrace export node.ktrace -o node.perfetto.json
+  kubetrace export node.ktrace -o node.parquet --redact
 """
 
 
 def _command() -> click.Command:
     params: list[click.Parameter] = [
-        click.Argument(["file"], type=click.Path(path_type=Path)),
-        click.Argument(["names"], nargs=-1, metavar="[TRACER...]"),
-        click.Option(["--format"], type=click.Choice(_FORMATS), required=True, help="What to write."),
+        click.Argument(["file"], type=options.File()),
+        click.Argument(["names"], nargs=-1, metavar="[TRACER...]", shell_complete=complete.recorded),
         click.Option(
-            ["-o", "out"], type=click.Path(path_type=Path), metavar="OUT", help="Write to OUT.  [default: stdout]"
+            ["--format"],
+            type=options.OneOf(_FORMATS, also={"jsonl": "json"}),
+            metavar="|".join(_FORMATS),
+            help=f"What to write.  [default: by the end of OUT's name, {', '.join(_ENDINGS)}]",
+        ),
+        click.Option(
+            ["-o", "--output"],
+            type=options.File(),
+            metavar="OUT",
+            help="Write to the file OUT.  [default: -, which is stdout]",
         ),
         click.Option(["--force"], is_flag=True, help="Replace OUT if it exists."),
         click.Option(["--redact"], is_flag=True, help="Replace names and paths by tokens, others in each export."),
         click.Option(
-            ["--redact-key"], metavar="TEXT", help="Redact with the same tokens wherever TEXT is the same (a secret)."
+            ["--redact-key"],
+            metavar="TEXT",
+            help="Redact with the same tokens wherever TEXT is the same (a secret).  [default: another in each export]",
         ),
         *options.selecting(),
         *options.spanning(),
+        *options.strict(),
         *options.verbose(),
     ]
     return click.Command("export", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)

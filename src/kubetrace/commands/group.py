@@ -7,54 +7,85 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import Any
 
 import click
 
-from kubetrace import __version__, tracers
 from kubetrace.commands import help
 from kubetrace.commands.exits import run
-from kubetrace.errors import UsageError
+from kubetrace.errors import no_such
 
 _OTHERS = [name for commands in help.OTHERS.values() for name in commands]
+# Commands whose module has another name than theirs.
+_MODULES = {"help": "show_help"}
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
     """Tracers by discovery, and the commands that need no kernel; each is imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*tracers.names(), *_OTHERS]
+        """Tracers first."""
+        return [*help.tracers(), *_OTHERS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports its module."""
         if cmd_name in _OTHERS:
-            command: click.Command = importlib.import_module(f"kubetrace.commands.{cmd_name}").command
+            module = f"kubetrace.commands.{_MODULES.get(cmd_name, cmd_name)}"
+            command: click.Command = importlib.import_module(module).command
             return command
-        if cmd_name in tracers.names():
+        if cmd_name in help.tracers():
             from kubetrace.commands.trace import command_of
 
             return command_of(cmd_name)
         return None
 
     def get_help(self, ctx: click.Context) -> str:
+        """What start.py says."""
         return help.help_text(help.columns())
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
-            raise UsageError(
-                f"there is no command {args[0]!r}.", do="kubetrace " + "|".join(self.list_commands(ctx)) + ", or --help"
-            )
+        """As click's. Raises UsageError with what may have been meant."""
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise no_such(f"there is no command {args[0]!r}", args[0], known, option=ctx.command_path)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Commands with what they are for, or the options in front of them; no command is imported for it."""
+        from kubetrace.commands import complete
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="kubetrace")
-@click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show the kernel's own words behind an error.")
-def kubetrace() -> None:
-    """Show live, by pod, what this Kubernetes node's kernel does for its containers.
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return complete.commands(help.one_liners(), incomplete)
 
-    Runs on the node, as root; needs neither the API server nor a live container runtime.
-    """
+
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from kubetrace.commands.version import lines
+
+        for line in lines():
+            click.echo(line)
+        ctx.exit()
+
+
+kubetrace = Commands(
+    "kubetrace",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_version,
+            help=help.OPTIONS["--version"],
+        ),
+        click.Option(["-v", "--verbose"], is_flag=True, expose_value=False, help=help.OPTIONS["-v, --verbose"]),
+    ],
+    help="\n\n".join(help.TEXT),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 
 
 def main() -> None:
@@ -63,8 +94,12 @@ def main() -> None:
 
 
 def _attended() -> object:
-    if "KUBETRACE_ATTENDED" in os.environ:
+    if help.COMPLETION in os.environ:
+        from kubetrace.commands.completion import register
+
+        register()
+    elif "KUBETRACE_ATTENDED" in os.environ:
         from kubetrace.plugin import attended
 
         attended.begin()
-    return kubetrace.main(prog_name="kubetrace", standalone_mode=False)
+    return kubetrace.main(prog_name="kubetrace", standalone_mode=False, complete_var=help.COMPLETION)

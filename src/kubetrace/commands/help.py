@@ -20,19 +20,25 @@ OTHERS = {
         "doctor": "Say what works on this node, and what to do about what does not.",
         "agent": "Keep tracers running, and serve what they count to Prometheus.",
     },
+    "This tool": {
+        "completion": "Print the script by which a shell completes commands, options and names of pods.",
+        "help": "Show the help of a command.",
+    },
 }
 _USAGE = "Usage: kubetrace [OPTIONS] COMMAND [ARGS]..."
-_TEXT = (
+TEXT = (
     "Show live, by pod, what this Kubernetes node's kernel does for its containers.",
     "Runs on the node, as root; needs neither the API server nor a live container runtime.",
 )
-_OPTIONS = {
-    "--version": "Show the version and exit.",
+OPTIONS = {
+    "--version": "Show the version, commit, libbpf and objects, and exit.",
     "-v, --verbose": "Show the kernel's own words behind an error.",
     "-h, --help": "Show this message and exit.",
 }
 _TRACERS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "tracers")
 _MOST_COLUMNS = 100
+# The environment variable by which the scripts of `kubetrace completion` ask.
+COMPLETION = "_KUBETRACE_COMPLETE"
 
 
 def tracers() -> list[str]:
@@ -60,6 +66,14 @@ def one_liner(tracer: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def one_liners() -> dict[str, str]:
+    """Every command, tracers first -> what it is for."""
+    texts = {name: one_liner(name) for name in tracers()}
+    for entries in OTHERS.values():
+        texts.update(entries)
+    return texts
+
+
 def _first_line(name: str) -> bytes:
     try:
         with open(os.path.join(_TRACERS, name), "rb") as file:
@@ -74,9 +88,9 @@ def help_text(columns: int) -> str:
     """The text of kubetrace --help for a terminal so wide."""
     width = max(50, min(columns, _MOST_COLUMNS) - 2)
     lines = [_USAGE]
-    for text in _TEXT:
+    for text in TEXT:
         lines += ["", *(f"  {line}" for line in _wrapped(text, width - 2))]
-    sections = {"Options": _OPTIONS, "Tracers": {name: one_liner(name) for name in tracers()}, **OTHERS}
+    sections = {"Options": OPTIONS, "Tracers": {name: one_liner(name) for name in tracers()}, **OTHERS}
     for title, entries in sections.items():
         lines += ["", f"{title}:"]
         left = max(map(len, entries)) + 4

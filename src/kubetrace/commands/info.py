@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,8 @@ import click
 from kubetrace.commands import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kubetrace.recording.reader import Recording
 
 _MOST_PODS = 20
@@ -126,26 +127,43 @@ def lines(found: dict[str, Any]) -> list[str]:
     return out
 
 
-def _run(file: Path, output: str) -> None:
+def _run(files: tuple[Path, ...], output: str) -> None:
     from kubetrace.recording.reader import Recording
+    from kubetrace.views.records import are_objects, open_objects
 
-    with Recording(file) as recording:
-        found = describe(recording)
-    if output == "json":
-        click.echo(json.dumps(found, ensure_ascii=True, separators=(",", ":")))
-        return
-    for line in lines(found):
-        click.echo(line)
+    objects = open_objects(sys.stdout, output) if are_objects(output) else None
+    for number, file in enumerate(files):
+        with Recording(file) as recording:
+            found = describe(recording)
+        if objects is not None:
+            objects.write(found)
+            continue
+        for line in [*([""] if number else []), *lines(found)]:
+            click.echo(line)
+    if objects is not None:
+        objects.flush()
 
+
+_HELP = """Say what each recording FILE holds: node, kernel, tracers, time span, pods, losses, and whether it is whole.
+
+\b
+Examples:
+  kubetrace info node.ktrace
+  kubetrace info *.ktrace -o jsonpath='{.file} {.node} {.tracers[*].name}'
+"""
 
 command = click.Command(
     "info",
     params=[
-        click.Argument(["file"], type=click.Path(path_type=Path)),
-        click.Option(["-o", "--output"], type=click.Choice(("text", "json")), default="text", help="[default: text]"),
+        click.Argument(["files"], nargs=-1, required=True, type=options.File(), metavar="FILE..."),
+        options.output(
+            ("text", "json", "yaml"),
+            "text is for people; json, yaml and jsonpath= have an object for each file, with all pods.",
+            elsewhere={"name": ("A recording has no name but its file's.", "-o jsonpath='{.file}'")},
+        ),
         *options.verbose(),
     ],
     callback=_run,
-    help="Say what the recording FILE holds: node, kernel, tracers, time span, pods, losses, and whether it is whole.",
+    help=_HELP,
     context_settings=options.SETTINGS,
 )

@@ -2,47 +2,155 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kubetrace.errors import UsageError
+from kubetrace.commands import complete
+from kubetrace.errors import UsageError, no_such
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Selection
     from kubetrace.kit.tracer import Tracer
     from kubetrace.session.options import Attach, Keep, Last, Show
 
-OUTPUTS = ("table", "wide", "json", "csv", "windows")
+OUTPUTS = ("table", "wide", "json", "yaml", "csv", "json-tables")
 HOOKS = ("auto", "fentry", "kprobe")
 ENGINES = ("auto", "libbpf", "bcc")
+COLOURS = {"auto": None, "always": True, "never": False}
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_JSONPATH = "jsonpath="
+
+
+class OneOf(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """A choice that has other names for some of what it offers, and says what may have been meant."""
+
+    def __init__(
+        self,
+        choices: Sequence[str],
+        *,
+        also: Mapping[str, str] | None = None,
+        elsewhere: Mapping[str, tuple[str, str]] | None = None,
+        templates: bool = False,
+    ) -> None:
+        """`also`: another name -> the choice; `elsewhere`: a word -> (why it is not here, what to do)."""
+        super().__init__(choices)
+        self._also, self._elsewhere, self._templates = also or {}, elsewhere or {}, templates
+
+    @property
+    def shown(self) -> str:
+        """For an option's metavar."""
+        return "|".join([*self.choices, *([f"{_JSONPATH}TEMPLATE"] if self._templates else [])])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The choice. Raises UsageError."""
+        name = self._also.get(value, value)
+        if name in self.choices or (self._templates and name.startswith(_JSONPATH)):
+            return name
+        option = param.opts[-1] if isinstance(param, click.Option) else ""
+        word = name.partition("=")[0]
+        if word in self._elsewhere:
+            why, do = self._elsewhere[word]
+            raise UsageError(f"there is no {option} {word} here.", why=why, do=do)
+        what = f"{option} cannot be {value!r}" if option else f"{value!r} is none of {', '.join(self.choices)}"
+        raise no_such(what, value, list(self.choices), option=option)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """The choices, and how a template begins."""
+        found = super().shell_complete(ctx, param, incomplete)
+        if self._templates and _JSONPATH.startswith(incomplete):
+            from click.shell_completion import CompletionItem
+
+            found.append(CompletionItem(_JSONPATH))
+        return found
+
+
+class File(click.Path):
+    """A click.Path whose value is a pathlib.Path; imported when there is one."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, whether it is there or not."""
+        from pathlib import Path
+
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+def output(choices: Sequence[str], text: str, *, elsewhere: Mapping[str, tuple[str, str]]) -> click.Option:
+    """-o of a command: one of these, the first by default, or a template."""
+    kind = OneOf(choices, also={"jsonl": "json", "windows": "json-tables"}, elsewhere=elsewhere, templates=True)
+    return click.Option(
+        ["-o", "--output"],
+        type=kind,
+        default=choices[0],
+        metavar=kind.shown,
+        help=f"{text}  [default: {choices[0]}]",
+    )
 
 
 def selecting() -> list[click.Parameter]:
     """Whose events."""
     pattern = "NAME[,NAME...]"
     return [
+        click.Option(["-A", "--all-namespaces"], is_flag=True, help="Every namespace, which is the default."),
         click.Option(
             ["-n", "--namespace"],
             multiple=True,
             metavar=pattern,
-            help="Only these namespaces; '!NAME' leaves one out, * matches any text.",
+            shell_complete=complete.namespaces,
+            help="Only these namespaces; '!NAME' leaves one out, * matches any text.  [default: all]",
         ),
-        click.Option(["-p", "--pod"], multiple=True, metavar=pattern, help="Only these pods."),
-        click.Option(["-c", "--container"], multiple=True, metavar=pattern, help="Only these containers."),
+        click.Option(
+            ["-p", "--pod"],
+            multiple=True,
+            metavar=pattern,
+            shell_complete=complete.pods,
+            help="Only these pods.  [default: all]",
+        ),
+        click.Option(
+            ["-c", "--container"],
+            multiple=True,
+            metavar=pattern,
+            shell_complete=complete.containers,
+            help="Only these containers.  [default: all]",
+        ),
     ]
 
 
-def showing(groupings: Sequence[str] = (), sorts: Sequence[str] = ()) -> list[click.Parameter]:
-    """How they are shown; without names (several tracers) their own are told by errors."""
-    by = f"  [default: {groupings[0]}]" if groupings else ""
-    sort = f"{', '.join(sorts)}.  [default: {sorts[0]}]" if sorts else "Sort by this column of the table."
+def showing(tracer: Tracer | None = None) -> list[click.Parameter]:
+    """How they are shown; without a tracer (there are several) its own names are told by errors."""
+    groupings = list(tracer.groupings) if tracer is not None else []
+    by = f"  [default: {groupings[0] if groupings else 'the first of the tracer'}]"
+    first = next(iter(tracer.sorts)) if tracer is not None else "the first of the tracer"
+    sorts = f": {', '.join(tracer.sorts)}, or any head" if tracer is not None else ""
+
+    def heads(by: str | None) -> list[str]:
+        return complete.columns_of(tracer, by) if tracer is not None else []
+
     return [
-        click.Option(["--by"], metavar="|".join(groupings) or "GROUP", help=f"One row for each of these.{by}"),
-        click.Option(["--sort"], metavar="COLUMN", help=sort),
+        click.Option(
+            ["--by"],
+            metavar="|".join(groupings) or "GROUP",
+            shell_complete=complete.words(lambda: groupings),
+            help=f"One row for each of these.{by}",
+        ),
+        click.Option(
+            ["--sort"],
+            metavar="COLUMN",
+            shell_complete=complete.heads(heads, signs="+-"),
+            help=f"Sort by a column of the table{sorts}. Numbers begin with the largest, names with a; "
+            f"-COLUMN: the largest or z first, +COLUMN: the smallest or a.  [default: {first}]",
+        ),
+        click.Option(
+            ["--columns"],
+            metavar="COLUMN[,COLUMN...]",
+            shell_complete=complete.heads(heads, signs="+", lists=True),
+            help="Only these columns of a table, of --events or of CSV; +COLUMN adds one to the usual ones.  "
+            "[default: the usual ones]",
+        ),
         click.Option(
             ["--top"], type=click.IntRange(min=1), metavar="N", help="Show the first N rows.  [default: all that fit]"
         ),
@@ -53,20 +161,34 @@ def showing(groupings: Sequence[str] = (), sorts: Sequence[str] = ()) -> list[cl
             help="Time between refreshes, such as 500ms or 2s.  [default: 1s]",
         ),
         click.Option(["--events"], is_flag=True, help="Print a line for each event instead of a table."),
-        click.Option(
-            ["-o", "--output"],
-            type=click.Choice(OUTPUTS),
-            default="table",
-            help="table and wide are for people; json and csv hold every event; windows are tables as JSON.  "
-            "[default: table]",
+        output(
+            OUTPUTS,
+            "table and wide are for people; json, yaml and csv hold every event, jsonpath= what kubectl's template "
+            "makes of each; json-tables is each interval's table as a JSON object.",
+            elsewhere={
+                "name": ("Events are not objects of the cluster: kubetrace who has them.", "-o jsonpath='{.pod}'")
+            },
         ),
         click.Option(["--no-headers"], is_flag=True, help="Leave out head, titles and foot."),
+        click.Option(
+            ["--color"],
+            type=OneOf(list(COLOURS)),
+            default="auto",
+            metavar="|".join(COLOURS),
+            help="Colours of the table: auto on a terminal without NO_COLOR.  [default: auto]",
+        ),
     ]
+
+
+def strict() -> list[click.Parameter]:
+    """--strict."""
+    return [click.Option(["--strict"], is_flag=True, help="Exit with status 3 where events were lost.")]
 
 
 def lasting() -> list[click.Parameter]:
     """How long a live run lasts."""
-    return [click.Option(["-d", "--duration"], metavar="TIME", help="End after this time.  [default: Ctrl-C]")]
+    text = "End after this time, such as 90s or 5m.  [default: at Ctrl-C]"
+    return [click.Option(["-d", "--duration"], metavar="TIME", help=text)]
 
 
 def attaching() -> list[click.Parameter]:
@@ -74,28 +196,52 @@ def attaching() -> list[click.Parameter]:
     return [
         click.Option(
             ["--ready-file"],
-            type=click.Path(path_type=Path),
+            type=File(),
             metavar="FILE",
-            help="Create FILE once everything is attached (for scripts).",
+            help="Create FILE once everything is attached (for scripts).  [default: none]",
         ),
         click.Option(
             ["--hook"],
-            type=click.Choice(HOOKS),
+            type=OneOf(HOOKS),
             default="auto",
+            metavar="|".join(HOOKS),
             help="How to attach.  [default: auto, whichever the kernel accepts]",
         ),
         click.Option(
             ["--engine"],
-            type=click.Choice(ENGINES),
+            type=OneOf(ENGINES),
             default="auto",
+            metavar="|".join(ENGINES),
             help="libbpf loads what was compiled before; bcc compiles here, where the kernel has no BTF.  "
             "[default: auto]",
         ),
-        click.Option(
-            ["--host-root"], metavar="DIR", help="Where the node's root is.  [default: /host in a debug pod, else /]"
-        ),
-        click.Option(["--cri-socket"], metavar="FILE", help="Ask the container runtime too (needs kubetrace[cri])."),
+        *finding_node(),
+        cri_socket(),
     ]
+
+
+def finding_node() -> list[click.Parameter]:
+    """Where the node's files are."""
+    return [
+        click.Option(
+            ["--host-root"],
+            type=click.Path(file_okay=False),
+            metavar="DIR",
+            # whatever else is completed is looked up below it
+            is_eager=True,
+            help="Where the node's root is.  [default: /host in a debug pod, else /]",
+        )
+    ]
+
+
+def cri_socket() -> click.Option:
+    """--cri-socket."""
+    return click.Option(
+        ["--cri-socket"],
+        type=click.Path(),
+        metavar="FILE",
+        help="Ask the container runtime's socket too (needs kubetrace[cri]).  [default: only files are read]",
+    )
 
 
 def costing() -> list[click.Parameter]:
@@ -113,8 +259,23 @@ def spanning() -> list[click.Parameter]:
     """--from and --to."""
     moment = "90s from its beginning, a local 18:02:03, or 2026-11-23T18:02:03Z."
     return [
-        click.Option(["--from", "begin"], metavar="TIME", help=f"Leave out what was before: {moment}"),
-        click.Option(["--to", "end"], metavar="TIME", help="Leave out what was after."),
+        click.Option(
+            ["--from", "begin"], metavar="TIME", help=f"Leave out what was before: {moment}  [default: its beginning]"
+        ),
+        click.Option(["--to", "end"], metavar="TIME", help="Leave out what was after; as --from.  [default: its end]"),
+    ]
+
+
+def recording() -> list[click.Parameter]:
+    """--record and what becomes of its file."""
+    return [
+        click.Option(
+            ["--record"],
+            type=File(),
+            metavar="FILE",
+            help="Record everything to FILE too; kubetrace replay FILE shows it again.  [default: none]",
+        ),
+        *keeping(),
     ]
 
 
@@ -125,7 +286,8 @@ def keeping() -> list[click.Parameter]:
         click.Option(
             ["--max-size"],
             metavar="SIZE",
-            help="Go on in a new file when the recording is so large, such as 100Mi; one older is kept as FILE.1.",
+            help="Go on in a new file when the recording is so large, such as 100Mi; one older is kept as FILE.1.  "
+            "[default: no limit]",
         ),
     ]
 
@@ -148,15 +310,19 @@ def selected(given: Mapping[str, Any]) -> Selection:
     """What `selecting` came to. Raises UsageError."""
     from kubetrace.attribution.selection import Selection
 
+    if given.get("all_namespaces") and given["namespace"]:
+        raise UsageError("-A and -n exclude one another.", why="-A is every namespace.", do="one of them")
     return Selection.parse(given["namespace"], given["pod"], given["container"])
 
 
 def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
     """What `showing` and `costing` came to. Raises UsageError."""
-    from kubetrace.session.options import Show, check
+    from dataclasses import replace
+
+    from kubetrace.session.options import Show, check, chosen, lines_columns, table_columns
 
     by, sort = check(tracer, given["by"], given["sort"])
-    return Show(
+    show = Show(
         by=by,
         sort=sort,
         output=given["output"],
@@ -165,7 +331,19 @@ def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
         top=given["top"],
         interval_s=interval_s(given),
         overhead=given.get("overhead", False),
+        colour=COLOURS[given["color"]],
     )
+    if given["columns"] is None:
+        return show
+    if show.output not in ("table", "wide", "csv"):
+        raise UsageError(
+            "--columns is for tables, lines and CSV.",
+            why=f"-o {show.output.partition('=')[0]} has every key.",
+            do="-o jsonpath='{.pod} {.path}', or jq",
+        )
+    of_lines = show.events or show.output == "csv"
+    columns = lines_columns(tracer, show) if of_lines else table_columns(tracer, by)
+    return replace(show, columns=chosen(columns, given["columns"]))
 
 
 def attached(given: Mapping[str, Any], own: Mapping[str, Any]) -> Attach:
@@ -198,6 +376,18 @@ def lasted(given: Mapping[str, Any]) -> Last:
         duration_s=parse_duration(given["duration"]) if given["duration"] else None,
         ready_file=given["ready_file"],
     )
+
+
+def lost(given: Mapping[str, Any], events: int) -> None:
+    """What --strict makes of lost events. Raises EventsLost."""
+    if events and given["strict"]:
+        from kubetrace.errors import EventsLost
+
+        raise EventsLost(
+            f"{events} event{'s were' if events != 1 else ' was'} lost.",
+            why="Everything else was done; --strict makes this an error.",
+            do="fewer events: -n, -p, the tracer's own options",
+        )
 
 
 def max_size(given: Mapping[str, Any]) -> int | None:

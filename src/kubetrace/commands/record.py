@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from kubetrace import tracers
-from kubetrace.commands import options
-from kubetrace.errors import UsageError
+from kubetrace.commands import complete, help, options
+from kubetrace.errors import UsageError, no_such
 
 
 def _run(what: tuple[str, ...], **given: Any) -> None:
+    from pathlib import Path
+
     from kubetrace.session.options import Keep, own_options
     from kubetrace.session.record import run
 
@@ -23,7 +24,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
         raise UsageError("record needs at least one tracer and a FILE.", do=usage)
     for name in names:
         if name not in known:
-            raise UsageError(f"there is no tracer {name!r}.", do=usage)
+            raise no_such(f"there is no tracer {name!r}", name, known, option="kubetrace record")
     if file in known:
         raise UsageError(f"{file!r} is a tracer; the last argument is the FILE to write.", do=usage)
     if len(set(names)) != len(names):
@@ -35,7 +36,7 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
         raise UsageError(f"{' and '.join(names)} cannot group by {by!r}.", do=f"--by {'|'.join(known_by)}")
     own = {name: value for tracer in chosen for name, value in own_options(tracer, given).items()}
     keep = Keep(Path(file), given["force"], options.max_size(given))
-    run(chosen, options.attached(given, own), keep, options.lasted(given), by)
+    options.lost(given, run(chosen, options.attached(given, own), keep, options.lasted(given), by))
 
 
 _HELP = """Record what tracers see to FILE, for later and elsewhere.
@@ -55,15 +56,22 @@ Examples:
 
 def _command() -> click.Command:
     params: list[click.Parameter] = [
-        click.Argument(["what"], nargs=-1, required=True, metavar="TRACER... FILE"),
+        click.Argument(
+            ["what"],
+            nargs=-1,
+            required=True,
+            metavar="TRACER... FILE",
+            shell_complete=complete.tracers_and_file,
+        ),
         *options.selecting(),
-        *options.of_tracers(tracers.find(name) for name in tracers.names()),
+        *options.of_tracers(tracers.find(name) for name in help.tracers()),
         click.Option(
             ["--by"], metavar="GROUP", help="What counters tell apart: writes by file or process.  [default: neither]"
         ),
         *options.lasting(),
         *options.keeping(),
         *options.attaching(),
+        *options.strict(),
         *options.verbose(),
     ]
     return click.Command("record", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)

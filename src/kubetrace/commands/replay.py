@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kubetrace import tracers
-from kubetrace.commands import options
+from kubetrace.commands import complete, help, options
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kubetrace.kit.tracer import Tracer
     from kubetrace.recording.header import Traced
     from kubetrace.session.options import Attach, Show
@@ -29,7 +30,7 @@ def _run(file: Path, name: str | None, **given: Any) -> None:
         return asked, options.shown(tracer, given)
 
     speed = None if given["final"] else given["speed"] or 1.0
-    run(file, name, make, How(speed, given["final"], given["begin"], given["end"]))
+    options.lost(given, run(file, name, make, How(speed, given["final"], given["begin"], given["end"])))
 
 
 _HELP = """Show the recording FILE as it was shown live, or as it would have been with other options.
@@ -48,19 +49,20 @@ Examples:
 
 def _command() -> click.Command:
     params: list[click.Parameter] = [
-        click.Argument(["file"], type=click.Path(path_type=Path)),
-        click.Argument(["name"], required=False, metavar="[TRACER]"),
+        click.Argument(["file"], type=options.File()),
+        click.Argument(["name"], required=False, metavar="[TRACER]", shell_complete=complete.recorded),
         *options.selecting(),
-        *options.of_tracers(tracers.find(name) for name in tracers.names()),
+        *options.of_tracers(tracers.find(name) for name in help.tracers()),
         *options.showing(),
         click.Option(
             ["--speed"],
             type=click.FloatRange(min=0, min_open=True),
             metavar="N",
-            help="N times as fast as it was.  [default: 1]",
+            help="N times as fast as it was.  [default: 1, as it was]",
         ),
         click.Option(["--final"], is_flag=True, help="Do not wait: the last table, or all the lines, at once."),
         *options.spanning(),
+        *options.strict(),
         *options.verbose(),
     ]
     return click.Command("replay", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kubetrace.commands import options
-from kubetrace.errors import UsageError
+from kubetrace.errors import KubetraceError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _run(file: Path, **given: Any) -> None:
@@ -17,6 +19,10 @@ def _run(file: Path, **given: Any) -> None:
     from kubetrace.kit.own import PREFIX, Derived
     from kubetrace.session import trace
 
+    try:
+        open(file, "rb").close()
+    except OSError as error:
+        raise KubetraceError(f"cannot read {file}: {error.strerror or error}.") from error
     name = file.name.partition(".")[0]
     if not file.name.endswith(".bpf.c") or not name.replace("-", "_").isidentifier():
         raise UsageError(f"{file.name} is not called NAME.bpf.c.", do="kubetrace run unlink.bpf.c")
@@ -24,7 +30,8 @@ def _run(file: Path, **given: Any) -> None:
     layout = program.layout({"filter_by_cgroup": int(bool(options.selected(given)))})
     tracer = Derived(PREFIX + name, program.stream, layout)
     asked = replace(options.attached(given, {}), program=program.path, engine=program.engine)
-    trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
+    lost = trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
+    options.lost(given, lost)
 
 
 _HELP = """Show the events of a tracer of your own, NAME.bpf.c, live, by pod.
@@ -43,19 +50,14 @@ Examples:
 
 def _command() -> click.Command:
     params: list[click.Parameter] = [
-        click.Argument(["file"], type=click.Path(path_type=Path), metavar="NAME.bpf.c"),
+        click.Argument(["file"], type=options.File(), metavar="NAME.bpf.c"),
         *options.selecting(),
         *options.showing(),
         *options.lasting(),
-        click.Option(
-            ["--record"],
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Record everything to FILE too; kubetrace replay FILE shows it again.",
-        ),
-        *options.keeping(),
+        *options.recording(),
         *options.attaching(),
         *options.costing(),
+        *options.strict(),
         *options.verbose(),
     ]
     return click.Command("run", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)

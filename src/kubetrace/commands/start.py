@@ -9,14 +9,14 @@ import gc
 import os
 import sys
 
-from kubetrace.commands.help import columns, help_text
+from kubetrace.commands.help import COMPLETION, columns, help_text
 
 
 def main() -> int:
     """The exit status: 0; 2 where a command is missing. Whatever is not a call for help is group.py's."""
     _open_closed()
     asked = sys.argv[1:]
-    if asked in ([], ["-h"], ["--help"]):
+    if asked in ([], ["-h"], ["--help"], ["help"]) and COMPLETION not in os.environ:
         return _help(0 if asked else 2)
     import signal
 

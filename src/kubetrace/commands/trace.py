@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,22 +22,18 @@ def command_of(name: str) -> click.Command:
         from kubetrace.session.options import own_options
 
         asked = options.attached(given, own_options(tracer, given))
-        trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
+        lost = trace.run(tracer, asked, options.shown(tracer, given), options.kept(given), options.lasted(given))
+        options.lost(given, lost)
 
     params: list[click.Parameter] = [
         *options.selecting(),
         *tracer.options(),
-        *options.showing(list(tracer.groupings), list(tracer.sorts)),
+        *options.showing(tracer),
         *options.lasting(),
-        click.Option(
-            ["--record"],
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Record everything to FILE too; kubetrace replay FILE shows it again.",
-        ),
-        *options.keeping(),
+        *options.recording(),
         *options.attaching(),
         *options.costing(),
+        *options.strict(),
         *options.verbose(),
     ]
     return click.Command(

@@ -25,7 +25,7 @@ Names = dict[tuple[str, str], list[str]]
 
 
 def names(host: Host) -> Names:
-    """The pods that the node's files name, and their containers; what is no Kubernetes name is left out."""
+    """The pods that the node's files name, and their containers; what is not a Kubernetes name is left out."""
     return _of_logs(host) or _of_bundles(host)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubetrace.attribution import cgroup_path
+from kubetrace.attribution.directories import KUBELET
 from kubetrace.node import containerd, kubelet
 from kubetrace.node.host import read_regular
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kubetrace.attribution.facts import CgroupSeen, OverlaySeen
     from kubetrace.node.host import CgroupMounts, Host
 
-# A pod with more is no pod; a container's list of mounts is the pod spec's.
+# A pod with more is not a pod; a container's list of mounts is the pod spec's.
 _MOST_PIDS = 10_000
 _MOST_MOUNTS = 500
 _MOST_VOLUMES = 500
@@ -111,7 +112,7 @@ def pod_files(scan: Scan, identity: Identity) -> PodFiles:
         for container_id in dict.fromkeys([*known, *of_containers])
     ]
     directory = next(
-        (path for root in kubelet.ROOTS if os.path.isdir(scan.host.path(path := f"{root}/pods/{identity.pod_uid}"))),
+        (path for root in KUBELET if os.path.isdir(scan.host.path(path := f"{root}/pods/{identity.pod_uid}"))),
         None,
     )
     return PodFiles(

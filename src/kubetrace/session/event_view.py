@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kubetrace.session.options import lines_columns, sort_key
 from kubetrace.session.view import NODE_MODULES, UNMATCHED, print_remedies
-from kubetrace.views.columns import Column
+from kubetrace.views.records import JSONPATH, are_objects, open_objects
 from kubetrace.views.text import escape, visible
 from kubetrace.views.units import format_elapsed, format_time
 
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
     from kubetrace.session.cost import Overhead
     from kubetrace.session.options import Attach, Show
     from kubetrace.stream.steps import Tick
-    from kubetrace.views.columns import Value
-
-# In front of the rows of counters as CSV.
-_TIME = Column("time", "TIME", "time")
+    from kubetrace.views.columns import Column, Value
+    from kubetrace.views.records import Objects
 
 
 class StreamView:
@@ -40,29 +39,37 @@ class StreamView:
         self._show = show
         self._selection = asked.selection
         self._context = context
-        self._json: Any = None
+        self._objects: Objects | None = None
         self._rows: Any = None
+        self._places: Sequence[int] | None = None
         self._warned = self._waits = False
         self.overhead: Overhead | None = None
-        if show.output == "json":
-            from kubetrace.views.json import JsonLines
-
-            self._json = JsonLines(sys.stdout)
+        if are_objects(show.output):
+            self._objects = open_objects(sys.stdout, show.output)
         elif show.output == "csv":
             from kubetrace.views.csv import CsvLines
 
             sys.stdout.reconfigure(newline="")  # type: ignore[union-attr]  # csv.writer ends lines itself
-            self._rows = CsvLines(sys.stdout, self._columns(), headers=show.headers)
+            self._rows = CsvLines(sys.stdout, self._chosen(lines_columns(tracer, show)), headers=show.headers)
         else:
             from kubetrace.views.lines import Lines
 
-            self._rows = Lines(sys.stdout, tracer.event_columns, wide=show.output == "wide", headers=show.headers)
+            columns = self._chosen(tracer.event_columns)
+            self._rows = Lines(sys.stdout, columns, wide=show.output == "wide", headers=show.headers)
+        # Of a template nothing but the events comes: what else is to say goes to stderr.
+        self._tells = self._objects if not show.output.startswith(JSONPATH) else None
         self.events: EventView | None = self
 
-    def _columns(self) -> Sequence[Column]:
-        if self._tracer.table != "counted" or self._show.events:
-            return self._tracer.event_columns
-        return [_TIME, *self._tracer.groupings[self._show.by].columns, *self._tracer.measures]
+    def _chosen(self, columns: Sequence[Column]) -> Sequence[Column]:
+        chosen = self._show.columns
+        if chosen is None:
+            return columns
+        # CSV has every column anyway
+        self._places = chosen.places(columns, wide=self._show.output in ("wide", "csv"))
+        return chosen.of(columns, self._places)
+
+    def _row(self, cells: Sequence[Value]) -> None:
+        self._rows.write(cells if self._places is None else [cells[at] for at in self._places])
 
     @contextlib.contextmanager
     def open(self) -> Iterator[StreamView]:
@@ -110,27 +117,25 @@ class StreamView:
         if not table.tells_rows or self._show.events:
             return
         table.tick(tick.elapsed_ns)
-        if self._json is not None:
+        if self._objects is not None:
             for record in table.records(last=last, wall_ns=tick.wall_ns):
-                self._json.write(record)
+                self._objects.write(record)
         else:
-            sort = self._tracer.sorts[self._show.sort]
-            for cells in table.rows(self._show.by).rows(sort, self._show.top):
-                self._rows.write((tick.wall_ns, *cells))
+            for cells in table.rows(self._show.by).rows(sort_key(self._tracer, self._show.sort), self._show.top):
+                self._row((tick.wall_ns, *cells))
         self.flush()
 
     def event(self, event: Any, of: Any) -> None:
         """One line."""
-        if self._json is not None:
-            self._json.write(self._tracer.record(event, of, self._context))
+        if self._objects is not None:
+            self._objects.write(self._tracer.record(event, of, self._context))
         else:
-            cells: Sequence[Value] = self._tracer.event_cells(event, of, self._context)
-            self._rows.write(cells)
+            self._row(self._tracer.event_cells(event, of, self._context))
 
     def lost(self, losses: Mapping[str, int], wall_ns: int) -> None:
         """What is missing from here on."""
-        if self._json is not None:
-            self._json.write(
+        if self._tells is not None:
+            self._tells.write(
                 {
                     "type": "lost",
                     "time": format_time(wall_ns),
@@ -144,7 +149,7 @@ class StreamView:
 
     def flush(self) -> None:
         """A step is over."""
-        (self._json or self._rows).flush()
+        (self._objects or self._rows).flush()
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """All events are out already; of counters every row comes once more."""
@@ -155,9 +160,9 @@ class StreamView:
     def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary: the last JSON object, or a line on stderr."""
         counts, total = pipeline.counts, pipeline.table.total()
-        if self._json is not None:
+        if self._tells is not None:
             title, remedies = pipeline.table.remedies()
-            self._json.write(
+            self._tells.write(
                 {
                     "type": "summary",
                     "time": format_time(tick.wall_ns),
@@ -174,7 +179,7 @@ class StreamView:
                     **({"advice": [remedy.record() for remedy in remedies]} if title else {}),
                 }
             )
-            self._json.flush()
+            self._tells.flush()
             return
         if self.overhead is not None:
             print(self.overhead.summary(tick.elapsed_ns), file=sys.stderr)

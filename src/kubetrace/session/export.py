@@ -189,7 +189,7 @@ def _perfetto(events: Events, stream: TextIO, recording: Recording) -> None:
 
 
 WRITERS: dict[str, Callable[[Events, TextIO, Recording], None]] = {
-    "jsonl": _jsonl,
+    "json": _jsonl,
     "csv": _csv,
     "perfetto": _perfetto,
 }

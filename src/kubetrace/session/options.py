@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.selection import Both, Selection
-from kubetrace.errors import UsageError
+from kubetrace.errors import UsageError, no_such
 
 if TYPE_CHECKING:
     from kubetrace.kit.tracer import Tracer
+    from kubetrace.views.columns import Chosen, Column
+
+
+WINDOWS = "json-tables"
+"""The output that has each interval's table as an object (session/window_view.py)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Show:
     top: int | None = None
     interval_s: float = 1.0
     overhead: bool = False
+    columns: Chosen | None = None
+    """Of tables, lines and CSV; None: the usual ones."""
+    colour: bool | None = None
+    """None: as the terminal and NO_COLOR say."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +69,70 @@ class Last:
 
 
 def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:
-    """The grouping and sort to use; raises UsageError for names that the tracer does not have."""
+    """The grouping and sort to use; raises UsageError for names that the tracer does not have.
+
+    A sort is one of the tracer's `sorts`, or a column of its table as the user sees or reads it (its head, its key):
+    then it is that column's name among the sorts, or its key. A - or + in front stays there: the order.
+    """
     by = by or next(iter(tracer.groupings))
     if by not in tracer.groupings:
-        raise UsageError(f"{tracer.name} cannot group by {by!r}.", do=f"--by {'|'.join(tracer.groupings)}")
+        raise no_such(f"{tracer.name} cannot group by {by!r}", by, list(tracer.groupings), option="--by")
     sort = sort or next(iter(tracer.sorts))
-    if sort not in tracer.sorts:
-        raise UsageError(f"{tracer.name} cannot sort by {sort!r}.", do=f"--sort {'|'.join(tracer.sorts)}")
-    columns = {column.key for column in (*tracer.groupings[by].columns, *tracer.measures)}
-    if tracer.sorts[sort] not in columns:
+    sign, name = (sort[0], sort[1:]) if sort[0] in "+-" else ("", sort)
+    columns = table_columns(tracer, by)
+    if name not in tracer.sorts:
+        column = _found(tracer, columns, name)
+        if column is None:
+            known = [*tracer.sorts, *(column.title for column in columns)]
+            raise no_such(f"{tracer.name} cannot sort by {name!r}", name, known, option="--sort")
+        name = next((own for own, key in tracer.sorts.items() if key == column.key), column.key)
+    if sort_key(tracer, name) not in {column.key for column in columns}:
         raise UsageError(
-            f"there is no {sort} to sort by when grouped --by {by}.", do=f"--sort {next(iter(tracer.sorts))}"
+            f"there is no {name} to sort by when grouped --by {by}.", do=f"--sort {next(iter(tracer.sorts))}"
         )
-    return by, sort
+    return by, sign + name
+
+
+def _found(tracer: Tracer, columns: Sequence[Column], name: str) -> Column | None:
+    from kubetrace.views.columns import find
+
+    every = [column for grouping in tracer.groupings.values() for column in grouping.columns]
+    return find(columns, name) or find(every, name)
+
+
+def sort_key(tracer: Tracer, sort: str) -> str:
+    """The key of the column that `check`'s sort goes by, with its sign."""
+    name = sort.lstrip("+-")
+    return sort[: len(sort) - len(name)] + tracer.sorts.get(name, name)
+
+
+def table_columns(tracer: Tracer, by: str) -> list[Column]:
+    """Every column of a tracer's table under a grouping."""
+    return [*tracer.groupings[by].columns, *tracer.measures]
+
+
+def lines_columns(tracer: Tracer, show: Show) -> Sequence[Column]:
+    """The columns of --events and -o csv: those of events, or of the rows of counters, with the time in front."""
+    from kubetrace.views.columns import Column
+
+    if tracer.table != "counted" or show.events:
+        return tracer.event_columns
+    return [Column("time", "TIME", "time"), *table_columns(tracer, show.by)]
+
+
+def chosen(columns: Sequence[Column], text: str) -> Chosen:
+    """--columns: `a,b` only these, `+c` the usual ones and this. Raises UsageError for what is not among `columns`."""
+    from kubetrace.views.columns import Chosen, find
+
+    only: list[str] = []
+    added: list[str] = []
+    for name in text.split(","):
+        column = find(columns, name.strip().removeprefix("+"))
+        if column is None:
+            titles = list(dict.fromkeys(column.title for column in columns))
+            raise no_such(f"there is no column {name.strip()!r}", name.strip(" +"), titles, option="--columns")
+        (added if name.strip().startswith("+") else only).append(column.key)
+    return Chosen(only, added)
 
 
 def own_options(tracer: Tracer, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _RING_BYTES = 16 << 20
 
 
-def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str = "") -> None:
-    """Record until the duration is over or the user ends it. Raises KubetraceError. `by`: what counters tell apart."""
+def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str = "") -> int:
+    """Record until the duration is over or the user ends it; how many events were lost. Raises KubetraceError.
+
+    `by`: what counters tell apart.
+    """
     from kubetrace.recording.private import refuse_parts, touch
     from kubetrace.recording.writer import Recorder
     from kubetrace.session.attach import Attachment, wait_for_overlay
@@ -38,7 +41,7 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str
     progress = Progress()
     with Stop() as stop, Attachment(chosen, asked, by=by) as attachment:
         if not wait_for_overlay(attachment, progress.say, lambda: stop.asked, last.duration_s):
-            return
+            return 0
         attachment.attach(ring_bytes=_RING_BYTES)
         for tracer in attachment.tracers:
             for notice in attachment.notices(tracer):
@@ -72,6 +75,7 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str
     output = Output(sys.stdout)
     output.write(f"{recorded(recorder)}\n")
     output.flush()
+    return sum(sum(kinds.values()) for kinds in recorder.losses.values())
 
 
 def _progress(recorder: Recorder) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubetrace import tracers
-from kubetrace.errors import RecordingError, UsageError
+from kubetrace.errors import RecordingError, UsageError, no_such
 from kubetrace.kit.own import PREFIX, Derived
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import stream_key
@@ -79,7 +79,8 @@ def traced(recording: Recording, name: str | None) -> tuple[Tracer, Traced]:
         name = held[0]
     found = header.tracer(name)
     if found is None:
-        raise UsageError(f"{recording.path} does not hold {name!r}.", do=f"one of {', '.join(held)}")
+        usage = f"kubetrace replay {recording.path}"
+        raise no_such(f"{recording.path} does not hold {name!r}", name, held, option=usage)
     if name.startswith(PREFIX) and len(found.streams) == 1:
         (stream,) = found.streams
         try:
@@ -192,8 +193,8 @@ def context_of(recording: Recording, selection: Selection | Both) -> Context:
     return Context(recording.header.node, recording.header.clock_offset_ns, Attribution(selection))
 
 
-def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Attach, Show]], how: How) -> None:
-    """Show a recording. Raises KubetraceError."""
+def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Attach, Show]], how: How) -> int:
+    """Show a recording; how many events were lost when it was made. Raises KubetraceError."""
     from kubetrace.pipeline import Pipeline
     from kubetrace.recording.reader import Recording
     from kubetrace.session.loop import Pace
@@ -248,6 +249,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
         warn(recording, whole=not more and span.end_ns is None)
         if not more and not pipeline.counts.events:
             _nobody(recording, context)
+        return pipeline.counts.lost
 
 
 def _recorded(recording: Recording, tracer: Tracer, found: Traced, asked: Attach, show: Show) -> None:

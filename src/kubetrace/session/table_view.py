@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kubetrace.session.cost import Overhead, OwnCost
+from kubetrace.session.options import sort_key, table_columns
 from kubetrace.session.view import NODE_MODULES, UNMATCHED, print_remedies
 from kubetrace.views.units import format_count, format_elapsed, format_percent
 from kubetrace.views.window import Item, Window
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.session.options import Attach, Show
     from kubetrace.stream.steps import Tick
+    from kubetrace.views.columns import Column, Value
     from kubetrace.views.keys import Keys
 
 _KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
@@ -64,14 +66,16 @@ class TableView:
         from kubetrace.views.screen import open_table
 
         with (
-            open_table(sys.stdout, wide=self._show.output == "wide", headers=self._show.headers) as self._table,
+            open_table(
+                sys.stdout, wide=self._show.output == "wide", headers=self._show.headers, colour=self._show.colour
+            ) as self._table,
             self._keys or contextlib.nullcontext(),
         ):
             yield self
 
     def waiting(self, notice: str) -> None:
         """Show that nothing is attached yet, and why."""
-        columns = [*self._tracer.groupings[self._by].columns, *self._tracer.measures]
+        columns, _ = self._chosen(table_columns(self._tracer, self._by), ())
         self._table.show(Window(columns, head=self._head(time.monotonic() - self._begun), notices=[notice]))
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
@@ -99,14 +103,15 @@ class TableView:
             elif key == "g":
                 names = list(self._groupings)
                 self._by = names[(names.index(self._by) + 1) % len(names)]
-                if self._sort not in self._sorts():
+                key = sort_key(self._tracer, self._sort).lstrip("+-")
+                if key not in {column.key for column in table_columns(self._tracer, self._by)}:
                     self._sort = next(iter(self._tracer.sorts))
         self._draw(pipeline, tick)
         return True
 
     def _sorts(self) -> list[str]:
         """The sorts whose column this grouping has."""
-        columns = {column.key for column in (*self._tracer.groupings[self._by].columns, *self._tracer.measures)}
+        columns = {column.key for column in table_columns(self._tracer, self._by)}
         return [name for name, key in self._tracer.sorts.items() if key in columns]
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
@@ -137,8 +142,17 @@ class TableView:
             print(self.overhead.summary(tick.elapsed_ns))
         print_remedies(pipeline, sys.stdout)
 
+    def _chosen(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[Value]]
+    ) -> tuple[Sequence[Column], Sequence[Sequence[Value]]]:
+        chosen = self._show.columns
+        if chosen is None:
+            return columns, rows
+        places = chosen.places(columns, wide=self._show.output == "wide")
+        return chosen.of(columns, places), [[row[at] for at in places] for row in rows]
+
     def _sort_is_hidden(self) -> bool:
-        key = self._tracer.sorts[self._sort]
+        key = sort_key(self._tracer, self._sort).lstrip("+-")
         return self._show.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
 
     def _head(self, elapsed_s: float) -> list[Item]:
@@ -169,19 +183,22 @@ class TableView:
             notices.append(self.pause_notice)
         if selection and not self._context.attribution.matched:
             notices.append(self.unmatched.format(selection))
+        order = sort_key(tracer, self._sort)
         head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
-            head.insert(4, f"by {self._by}, {self._sort} first" if self._sort_is_hidden() else f"by {self._by}")
+            sort = f", {self._sort.lstrip('+-')} {'last' if order.startswith('+') else 'first'}"
+            head.insert(4, f"by {self._by}{sort if self._sort_is_hidden() else ''}")
+        columns, cells = self._chosen(rows.columns, rows.rows(order, self._show.top))
         return Window(
-            rows.columns,
-            rows=rows.rows(tracer.sorts[self._sort], self._show.top),
+            columns,
+            rows=cells,
             head=head,
             foot=foot,
             costs=costs,
             lost=counts.lost,
             total=len(rows),
-            sort=tracer.sorts[self._sort],
-            descending=True,
+            sort=order.lstrip("+-"),
+            descending=not order.startswith("+"),
             notices=notices,
             empty=f"no {tracer.noun[1]} yet",
             keys=_KEYS,

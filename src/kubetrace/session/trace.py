@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_S = 0.005
 
 
-def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> None:
-    """Trace until the duration is over or the user ends it. Raises KubetraceError."""
+def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> int:
+    """Trace until the duration is over or the user ends it; how many events were lost. Raises KubetraceError."""
     gc.disable()
     attachment = Attachment([tracer], asked, by=show.by, events=show.events)
     (tracer,) = attachment.tracers
@@ -51,7 +51,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
                         attachment, view.waiting, lambda: stop.asked or reader.gone, last.duration_s
                     ):
                         reader.check()
-                        return
+                        return 0
                     attachment.attach()
                 kernel = attachment.kernels[tracer.name]
                 if show.overhead:
@@ -85,6 +85,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> No
         view.end(pipeline, tick)
         if recorder is not None:
             print(recorded(recorder), file=sys.stderr)
+    return pipeline.counts.lost
 
 
 def _recorder(attachment: Attachment, keep: Keep) -> Recorder | None:

@@ -1,4 +1,4 @@
-"""-o windows: the table of each interval as one object of JSON Lines, for who puts the tables of many nodes together.
+"""-o json-tables (before: windows): each interval's table as one object, for who puts many nodes together.
 
     {"type": "window", "node", "tracer", "columns": [key, ...], "rows": [[value, ...], ...], "total", "sort", "events",
      "lost", "unattributed", "own_cpu_percent", "elapsed_ns", "notices": [text, ...]}

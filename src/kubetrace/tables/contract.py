@@ -67,7 +67,7 @@ class Rows(Protocol):
         """Number of rows."""
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
-        """Sorted rows, at most `top`: numbers descending, names ascending; equal ones in the order of arrival."""
+        """Sorted rows, at most `top` (tables/sorting.py); equal ones in the order of arrival."""
 
 
 @runtime_checkable

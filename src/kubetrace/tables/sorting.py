@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 def sort_rows(
     rows: list[tuple[Any, ...]], columns: Sequence[Column], sort_key: str, top: int | None
 ) -> list[tuple[Value, ...]]:
-    """Rows by one column, at most `top`: numbers descending, names ascending; equal ones in the order they came."""
-    at = next((i for i, column in enumerate(columns) if column.key == sort_key), None)
+    """Rows by one column, at most `top`: numbers descending, names ascending; equal ones in the order they came.
+
+    A key with - in front is descending, with + ascending, whatever it is.
+    """
+    sign, key = (sort_key[0], sort_key[1:]) if sort_key[:1] in ("-", "+") else ("", sort_key)
+    at = next((i for i, column in enumerate(columns) if column.key == key), None)
     if at is not None:
         if columns[at].numeric or columns[at].kind == "time":
-            rows.sort(key=lambda row: row[at] or 0, reverse=True)
+            rows.sort(key=lambda row: row[at] or 0, reverse=sign != "+")
         else:
-            rows.sort(key=lambda row: _sortable(row[at]))
+            rows.sort(key=lambda row: _sortable(row[at]), reverse=sign == "-")
     return rows[:top] if top else rows
 
 

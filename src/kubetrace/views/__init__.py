@@ -9,7 +9,10 @@
     frame.py     those lines with rich's styles, imported by screen.py when the screen is taken
     plain.py     that table on a pipe or a dumb terminal
     lines.py     one line per event
+    records.py   objects as JSON, YAML or by a template
     json.py      one JSON object per line
+    yaml.py      one YAML document per object
+    jsonpath.py  kubectl's templates
     csv.py       RFC 4180
     keys.py      single keys from the terminal
     suspend.py   Ctrl-Z and fg, for whoever changed the terminal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["name", "path", "text", "count", "bytes", "duration", "percent", "cpu", "time"]
@@ -65,6 +65,44 @@ class Column:
     def least(self) -> int:
         """`min_width`, or what the kind deserves."""
         return self.min_width if self.min_width >= 0 else _MIN_WIDTH.get(self.kind, 0)
+
+
+def find(columns: Sequence[Column], name: str) -> Column | None:
+    """The column that a user means: by its head, its short head or its key, in any case; None if there is none."""
+    wanted = _folded(name)
+    for form in ("title", "short", "key"):
+        for column in columns:
+            if wanted and _folded(getattr(column, form)) == wanted:
+                return column
+    return None
+
+
+def _folded(name: str) -> str:
+    return name.upper().replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What --columns came to: keys of columns. Without `only` they are the usual ones, with `added` behind them."""
+
+    only: Sequence[str] = ()
+    added: Sequence[str] = ()
+
+    def places(self, columns: Sequence[Column], *, wide: bool) -> list[int]:
+        """The places of the chosen ones among `columns`; those that are not among these are left out."""
+        order = {column.key: at for at, column in reversed(list(enumerate(columns)))}
+        if self.only:
+            places = [order[key] for key in self.only if key in order]
+        else:
+            places = [at for at, column in enumerate(columns) if wide or not column.wide]
+        return list(dict.fromkeys([*places, *(order[key] for key in self.added if key in order)]))
+
+    def of(self, columns: Sequence[Column], places: Sequence[int]) -> list[Column]:
+        """The columns at these places: what was asked for by name is shown however narrow the terminal is."""
+        named = {*self.only, *self.added}
+        return [
+            replace(columns[at], wide=False, spare=columns[at].spare and columns[at].key not in named) for at in places
+        ]
 
 
 def describe(columns: Sequence[Column]) -> list[tuple[str, str]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from kubetrace.views.output import Output, is_terminal, terminal_size
 from kubetrace.views.table import Widths, plain, render
 from kubetrace.views.window import Window
+
+if TYPE_CHECKING:
+    from kubetrace.views.frame import Painter
 
 
 class PlainTable:
@@ -15,15 +18,21 @@ class PlainTable:
 
     A block is printed only when something in it changed, the clock in the head and the costs in the foot aside. On a
     pipe nothing is cut; on a terminal lines end at its width. `headers=False` leaves the rows alone, for scripts.
+    `colour` true (--color always) draws them as on the screen, for a pager that shows colours.
     """
 
-    def __init__(self, stream: TextIO, *, wide: bool = False, headers: bool = True) -> None:
+    def __init__(self, stream: TextIO, *, wide: bool = False, headers: bool = True, colour: bool | None = None) -> None:
         """Print to a stream; nothing is written before the first window."""
         self._out = Output(stream)
         self._wide = wide
         self._headers = headers
         self._widths = Widths()
         self._before: tuple[object, ...] | None = None
+        self._painter: Painter | None = None
+        if colour:
+            from kubetrace.views.frame import Painter
+
+            self._painter = Painter(colour=True)
 
     def __enter__(self) -> Self:
         """Nothing to prepare."""
@@ -48,7 +57,10 @@ class PlainTable:
             ascii=self._out.ascii,
             widths=self._widths,
         )
-        text = "".join([plain(line) + "\n" for line in lines])
+        if self._painter is not None:
+            text = self._painter.page(lines)
+        else:
+            text = "".join([plain(line) + "\n" for line in lines])
         self._out.write("\n" + text if self._headers and self._before is not None else text)
         self._out.flush()
         self._before = now

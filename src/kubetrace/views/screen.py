@@ -30,7 +30,7 @@ def open_table(
     """The table that suits the stream: live on a terminal, plain on a pipe and with TERM=dumb. Both have `show`."""
     if can_be_live(stream):
         return LiveTable(stream, wide=wide, headers=headers, colour=colour)
-    return PlainTable(stream, wide=wide, headers=headers)
+    return PlainTable(stream, wide=wide, headers=headers, colour=colour)
 
 
 class LiveTable:

@@ -624,13 +624,13 @@ class Cgroups(Fielded):
                 ["--keep"],
                 metavar="TIME",
                 default=_KEEP,
-                help="Show pods and containers that ended for so long.  [default: 1m]",
+                help="Show pods and containers that ended for so long, such as 5m.  [default: 1m]",
             ),
             click.Option(
                 ["--min-stall"],
                 metavar="TIME",
                 default="1ms",
-                help="Leave out shorter stalls by reclaim (in the kernel).  [default: 1ms]",
+                help="Leave out shorter stalls by reclaim, such as 500us (in the kernel).  [default: 1ms]",
             ),
         ]
 
