@@ -1,6 +1,7 @@
 """A kubectl whose cluster is a directory: what it is asked is written down, and a debug pod is a process of its own.
 
-    $FAKE_CLUSTER/cluster.json   {"nodes": {name: {...}}, "pods": {"namespace/name": node}}, written by the test
+    $FAKE_CLUSTER/cluster.json   {"nodes": {name: {...}}, "pods": {"namespace/name": node}}, written by the test;
+                                 "namespace" is the current one
     $FAKE_CLUSTER/calls.jsonl    every argv
     $FAKE_CLUSTER/pods/NAME      the debug pods that there are
 
@@ -77,7 +78,7 @@ def debug(cluster: dict[str, Any], argv: list[str]) -> int:
 
 
 def main() -> int:
-    argv = [word for word in sys.argv[1:] if not word.startswith(("--context=", "--kubeconfig="))]
+    argv = [word for word in sys.argv[1:] if not word.startswith(("--context=", "--kubeconfig=", "--request-timeout="))]
     with cluster_lock(), open(ROOT / "calls.jsonl", "a") as file:
         file.write(json.dumps(sys.argv[1:]) + "\n")
     cluster = json.loads((ROOT / "cluster.json").read_text())
@@ -85,6 +86,21 @@ def main() -> int:
     match argv[:2]:
         case ["debug", _]:
             return debug(cluster, argv)
+        case ["get", kind] if (option("-o") or argv[argv.index("-o") + 1]).startswith("jsonpath"):
+            # as it is completed: names alone
+            everywhere = "--all-namespaces" in argv
+            of = argv[argv.index("--namespace") + 1] if "--namespace" in argv else ""
+            pods = [name.split("/") for name in cluster["pods"]]
+            found = {
+                "nodes": list(cluster["nodes"]),
+                "namespaces": list(dict.fromkeys(namespace for namespace, _ in pods)),
+                "pods": [f"{ns}/{pod}" if everywhere else pod for ns, pod in pods if everywhere or ns == of],
+            }
+            print("\n".join(found[kind]))
+        case ["config", "view"]:
+            print(cluster.get("namespace", ""), end="")
+        case ["config", "get-contexts"]:
+            print("prod\nstaging")
         case ["get", "nodes"]:
             selector = option("--selector")
             labels = {name: how.get("labels", {}) for name, how in cluster["nodes"].items()}

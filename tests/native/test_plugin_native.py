@@ -48,8 +48,9 @@ class Cluster:
             "TERM": "xterm-256color",
         }
 
-    def has(self, pods: dict[str, str] | None = None, **nodes: dict[str, Any]) -> None:
-        (self.directory / "cluster.json").write_text(json.dumps({"nodes": nodes, "pods": pods or {}}))
+    def has(self, pods: dict[str, str] | None = None, *, namespace: str = "", **nodes: dict[str, Any]) -> None:
+        cluster = {"nodes": nodes, "pods": pods or {}, "namespace": namespace}
+        (self.directory / "cluster.json").write_text(json.dumps(cluster))
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -190,6 +191,96 @@ def test_a_pod_names_its_node_and_selects_itself(cluster: Cluster) -> None:
     calls = cluster.calls("--context=prod")
     (debug,) = [call for call in calls if call[1] == "debug"]
     assert "node/n2" in debug and [call[1] for call in calls] == ["get", "get", "debug", "get", "delete"]
+
+
+@pytest.mark.parametrize("words", [["web-0", "-n", "shop"], ["pod/web-0"], ["shop/web-0"]])
+def test_a_pod_is_named_as_for_kubectl(cluster: Cluster, words: list[str]) -> None:
+    cluster.has({"shop/web-0": "n2", "jobs/web-0": "n1"}, namespace="shop", n1={}, n2={"run": REPLAY})
+    done = cluster.run("copyup", *words, "-o", "jsonpath={.node} {.pod}")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.splitlines()) == {"n2 web-0"}
+
+
+def test_names_of_the_cluster_are_completed(cluster: Cluster) -> None:
+    nodes: dict[str, dict[str, Any]] = {"worker-1": {}, "worker-2": {}, "other": {}}
+    cluster.has({"shop/web-0": "worker-1", "jobs/batch-0": "worker-2"}, namespace="", **nodes)
+
+    def completed(*words: str) -> list[str]:
+        done = cluster.run("__complete", *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        *found, directive = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+        assert directive == ":4"
+        return found
+
+    assert completed("copyup", "--node", "work") == ["worker-1", "worker-2"]
+    assert completed("copyup", "--node", "worker-1,o") == ["worker-1,other"]
+    assert completed("copyup", "-n", "sh") == ["shop"]
+    assert completed("copyup", "-n", "shop", "") == ["web-0"]
+    assert completed("copyup", "--pod", "jobs/") == ["jobs/batch-0"]
+    assert completed("doctor", "--context", "pr") == ["prod"]
+    cluster.environment["KUBECTL"] = "/nonexistent/kubectl"
+    assert completed("copyup", "--node", "work") == []
+
+
+def test_a_recording_is_brought_back_whole(cluster: Cluster, tmp_path: Path) -> None:
+    """Two kubetrace processes on this kernel write to pipes; what comes here is as if it had been made here."""
+    cluster.has(n1={}, n2={})
+    file = tmp_path / "node.ktrace"
+    running = cluster.start("record", "cgroups", "starts", str(file), "--node", "n1,n2", out=tmp_path / "out")
+    files = [tmp_path / f"node-{node}.ktrace" for node in ("n1", "n2")]
+    try:
+        # each has begun: its header is here
+        until(lambda: all(path.exists() and path.stat().st_size for path in files), "nothing came")
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=DEADLINE_S)
+    finally:
+        running.kill()
+    assert running.returncode == 0, errors
+    said = (tmp_path / "out").read_text()
+    for node, path in zip(("n1", "n2"), files, strict=True):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        info = subprocess.run(
+            [sys.executable, "-m", "kubetrace", "info", path, "-o", "json"], capture_output=True, check=True
+        )
+        found = json.loads(info.stdout)
+        assert found["complete"] and found["node"] == node and not found["damage"]
+        assert [one["name"] for one in found["tracers"]] == ["cgroups", "starts"]
+        assert found["bytes"] == path.stat().st_size
+        assert re.search(rf"^{node}: \d+ events? in .*node-{node}\.ktrace\.$", said, re.MULTILINE), said
+        assert f"View it: kubetrace replay {path}\n" in said
+    again = cluster.run("record", "cgroups", str(files[0]), "--node", "n1", "-d", "0.1")
+    assert again.returncode == 2 and "exists." in again.stderr
+    again = cluster.run("record", "cgroups", str(files[0]), "--node", "n1", "-d", "0.1", "--force")
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_recording_that_failed_leaves_nothing_behind(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.has(n1={"fails": "error: gone"})
+    done = cluster.run("record", "cgroups", str(tmp_path / "x.ktrace"), "--node", "n1", "-d", "0.1")
+    assert done.returncode == 1 and "gone" in done.stderr and not (tmp_path / "x.ktrace").exists()
+
+
+def test_objects_of_several_nodes_are_as_of_one(cluster: Cluster) -> None:
+    import yaml
+
+    cluster.has(n1={"run": REPLAY}, n2={"run": REPLAY})
+    as_json = [json.loads(line) for line in cluster.run("copyup", "--all-nodes", "-o", "json").stdout.splitlines()]
+    as_yaml = list(yaml.safe_load_all(cluster.run("copyup", "--all-nodes", "-o", "yaml").stdout))
+    assert sorted(map(str, as_yaml)) == sorted(map(str, as_json)) and len(as_json) > 10
+    rows = cluster.run("copyup", "--all-nodes", "-o", "jsonpath={.node} {.copied_bytes}").stdout.splitlines()
+    wanted = [f"{one['node']} {one['copied_bytes']}" for one in as_json if one["type"] == "copyup"]
+    assert sorted(rows) == sorted(wanted)
+
+
+def test_columns_of_many_nodes_are_chosen_here(cluster: Cluster) -> None:
+    cluster.has(n1={"run": REPLAY}, n2={"run": REPLAY})
+    done = cluster.run("copyup", "--all-nodes", "--by", "pod", "--columns", "pod,errors", "--sort", "-copied")
+    last = done.stdout.split("kubetrace copyup")[-1].splitlines()
+    assert last[1].split()[:1] == ["NODE"] and [head.strip("▼") for head in last[1].split() if head != "STATUS"] == [
+        "NODE",
+        "POD",
+        "ERRORS",
+    ]
 
 
 def test_what_is_not_there_is_said_in_kubectls_words(cluster: Cluster) -> None:
@@ -386,6 +477,32 @@ def test_the_real_kubectl_makes_the_pod_that_is_meant(tmp_path: Path) -> None:
         assert spec["hostPID"] and container["securityContext"]["privileged"]
         assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/host"]
     assert sorted(api.deleted) == sorted(pod["metadata"]["name"] for pod in api.created) and api.pods == {}
+
+
+def _kubectl_completes_plugins() -> bool:
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, check=False)
+        with contextlib.suppress(ValueError, KeyError):
+            return int(re.sub(r"\D", "", json.loads(done.stdout)["clientVersion"]["minor"])) >= 26
+    return False
+
+
+@pytest.mark.skipif(not _kubectl_completes_plugins(), reason="kubectl is missing or older than 1.26")
+def test_the_real_kubectl_completes_the_plugin(tmp_path: Path) -> None:
+    for name, function in (("kubectl-kubetrace", "main"), ("kubectl_complete-kubetrace", "complete")):
+        code = f"from kubetrace.commands.plugin import {function}; {function}()"
+        (tmp_path / name).write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+    def completed(*words: str) -> list[str]:
+        command = ["kubectl", "__complete", "kubetrace", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return [line.partition("\t")[0] for line in done.stdout.splitlines()]
+
+    assert completed("cop") == ["copyup", ":4"]
+    assert completed("writes", "--all-n") == ["--all-nodes", "--all-namespaces", ":4"]
+    assert completed("writes", "--by", "dest") == ["destination", ":4"]
 
 
 def test_the_archive_is_a_plugin_that_kubectl_finds(tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ For every new one:
   kubetrace completion bash > /etc/bash_completion.d/kubetrace        (with the package bash-completion)
   kubetrace completion zsh  > /usr/share/zsh/vendor-completions/_kubetrace
   kubetrace completion fish > ~/.config/fish/completions/kubetrace.fish
+
+kubectl kubetrace is completed through kubectl's own script (kubectl completion --help), by kubectl_complete-kubetrace
+in PATH.
 """
 
 command = click.Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -15,9 +16,22 @@ import click
 
 from kubetrace import __version__, tracers
 from kubetrace.commands import exits, group
-from kubetrace.errors import UsageError
+from kubetrace.commands.kubectl_group import (
+    IMAGE_VARIABLE,
+    KUBECTL,
+    NOT_THERE,
+    command_of,
+    commands,
+    completions,
+    kubectl_kubetrace,
+)
+from kubetrace.commands.options import COLOURS, shown
+from kubetrace.errors import UsageError, no_such
+from kubetrace.views.records import JSONPATH, are_objects, open_objects
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kubetrace.kit.tracer import Tracer
     from kubetrace.plugin.merge import Merged
     from kubetrace.plugin.streams import Said, Streams
@@ -25,44 +39,9 @@ if TYPE_CHECKING:
     from kubetrace.views.plain import PlainTable
     from kubetrace.views.screen import LiveTable
 
-IMAGE_VARIABLE = "KUBETRACE_IMAGE"
 _MOST_NODES = 100
 _ROWS_EACH = 200
-_HELP = """Usage: kubectl kubetrace COMMAND --node NODE[,NODE...] [OPTION...]
-
-  Run kubetrace on nodes of the cluster, each in a debug pod that is deleted at
-  the end: what `kubectl debug node/NODE --profile=sysadmin` does. Several nodes
-  run side by side and are shown as one table with a NODE column; one that fails
-  is a row with its error.
-
-Which nodes:
-  --node NODE[,NODE...]    These; may be given again.
-  --pod NAMESPACE/POD      The node of this pod, and only this pod of it.
-  -l, --selector LABELS    Those with these labels, as kubectl get nodes -l.
-  --all-nodes              All Linux nodes (100 at most).
-
-How:
-  --image IMAGE            kubetrace's image.  [default: $KUBETRACE_IMAGE]
-  --debug-namespace NAME   Where the debug pods are made.  [default: kubectl's]
-  --context, --kubeconfig, --cluster, --user, --as VALUE
-                           As kubectl's own.
-
-  All other options are those of kubetrace COMMAND; see
-  kubectl kubetrace COMMAND --help.
-
-Commands: {commands}
-
-Examples:
-  kubectl kubetrace copyup --node worker-3
-  kubectl kubetrace copyup --pod shop/web-0 --events
-  kubectl kubetrace writes --all-nodes --by pod
-  kubectl kubetrace cgroups -l pool=batch -o json -d 60 > cgroups.jsonl
-  kubectl kubetrace doctor --node worker-3
-"""
-# They read or write files where kubetrace runs, which is a pod that is deleted.
-_NOT_THERE = ("record", "replay", "export", "info", "agent")
-_KUBECTL = ("--context", "--kubeconfig", "--cluster", "--user", "--as")
-_OWN = ("--node", "--selector", "--image", "--debug-namespace", *_KUBECTL)
+_OWN = ("--node", "--selector", "--image", "--debug-namespace", *KUBECTL)
 
 
 @dataclass
@@ -79,12 +58,15 @@ class Asked:
     kubectl: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
     """kubetrace's own, on the node."""
+    words: list[str] = field(default_factory=list)
+    """Those of the arguments that are not options, nor their values."""
 
 
 def parse(given: Sequence[str]) -> Asked:
     """Take out what is the plugin's. Raises UsageError."""
     asked = Asked()
     rest = list(given)
+    taking: frozenset[str] = frozenset()
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
@@ -103,9 +85,29 @@ def parse(given: Sequence[str]) -> Asked:
                 _take(asked, "--pod" if name == "-p" else name, value)
         elif not asked.command and not word.startswith("-"):
             asked.command = word
-        else:
+            taking = _with_values(word)
+        elif word.startswith("-"):
             asked.arguments.append(word)
+            if rest and _wants_next(word, taking):
+                asked.arguments.append(rest.pop(0))
+        else:
+            asked.words.append(word)
     return asked
+
+
+def _with_values(command: str) -> frozenset[str]:
+    """The options of a command that have a value."""
+    made = group.kubetrace.get_command(click.Context(group.kubetrace), command)
+    given = [param for param in made.params if isinstance(param, click.Option)] if made is not None else []
+    return frozenset(name for option in given if not option.is_flag for name in option.opts)
+
+
+def _wants_next(word: str, taking: frozenset[str]) -> bool:
+    """Whether the next word is an option's value: of --by pod, -d 60 and -Ad 60, not of --by=pod and -d60."""
+    if word.startswith("--"):
+        return word in taking
+    first = next((at for at, letter in enumerate(word) if at and f"-{letter}" in taking), None)
+    return first == len(word) - 1
 
 
 def _take(asked: Asked, name: str, value: str) -> None:
@@ -125,39 +127,56 @@ def _take(asked: Asked, name: str, value: str) -> None:
 
 def run(given: Sequence[str]) -> int:
     """The exit status. Raises KubetraceError."""
-    commands = [
-        name for name in group.kubetrace.list_commands(click.Context(group.kubetrace)) if name not in _NOT_THERE
-    ]
+    if given[:1] == ["__complete"]:
+        for line in completions(given[1:]):
+            click.echo(line)
+        return 0
     asked = parse(given)
-    if not given or (not asked.command and {"-h", "--help"} & set(given)):
-        click.echo(_HELP.format(commands=", ".join(commands)))
-        return 0 if given else 2
+    if not given or (not asked.command and {"-h", "--help"} & set(given)) or asked.command == "help":
+        return _help(asked.words[0] if asked.command == "help" and asked.words else "") if given else _help("") or 2
     if "--version" in given and not asked.command:
         click.echo(f"kubectl kubetrace, version {__version__}")
         return 0
     if asked.command == "agent":
         raise UsageError("the agent is not a command for a debug pod.", do="kubectl apply -k deploy: a DaemonSet")
-    if asked.command in _NOT_THERE:
+    if asked.command in NOT_THERE:
         raise UsageError(
             f"kubetrace {asked.command} works on a file here, not on a node.",
-            do="kubectl kubetrace TRACER --node NODE -o json > FILE",
+            do=f"kubetrace {asked.command} FILE, or kubectl kubetrace record TRACER FILE --node NODE",
         )
-    if asked.command not in commands:
-        raise UsageError(f"there is no command {asked.command!r}.", do=f"kubectl kubetrace {'|'.join(commands)}")
+    if asked.command not in commands():
+        raise no_such(f"there is no command {asked.command!r}", asked.command, commands(), option="kubectl kubetrace")
     if {"-h", "--help"} & set(asked.arguments):
-        return int(
-            group.kubetrace.main([asked.command, "--help"], prog_name="kubectl kubetrace", standalone_mode=False) or 0
-        )
+        return _help(asked.command)
     return _start(asked)
+
+
+def _help(command: str) -> int:
+    root = click.Context(kubectl_kubetrace, info_name="kubectl kubetrace", **kubectl_kubetrace.context_settings)
+    shown = root
+    if command:
+        made = command_of(command)
+        if made is None:
+            raise no_such(f"there is no command {command!r}", command, commands(), option="kubectl kubetrace help")
+        shown = click.Context(made, info_name=command, parent=root, **made.context_settings)
+    click.echo(shown.command.get_help(shown))
+    return 0
 
 
 def _start(asked: Asked) -> int:
     from kubetrace.plugin.kubectl import Kubectl
     from kubetrace.plugin.streams import on_terminal
 
+    kubectl = Kubectl(asked.kubectl, namespace=asked.debug_namespace)
+    is_tracer = asked.command in tracers.names()
+    if is_tracer and asked.words:
+        _take_pod(asked, kubectl)
+    file = _file(asked) if asked.command == "record" else None
+    asked.arguments += asked.words
     if asked.pod is not None:
         namespace, _, pod = asked.pod.partition("/")
-        asked.arguments += ["-n", namespace, "-p", pod]
+        if is_tracer or file is not None:
+            asked.arguments += ["-n", namespace, "-p", pod]
     # What kubetrace would refuse on the node is refused here, before there is a pod.
     options = _options(asked)
     image = asked.image or os.environ.get(IMAGE_VARIABLE, "")
@@ -167,16 +186,35 @@ def _start(asked: Asked) -> int:
             why="kubetrace's image (scripts/image) has to be in a registry that the nodes pull from.",
             do=f"--image REGISTRY/kubetrace:{__version__}, or {IMAGE_VARIABLE} in the environment",
         )
-    kubectl = Kubectl(asked.kubectl, namespace=asked.debug_namespace)
     nodes = _nodes(asked, kubectl)
     # Who may not list pods, or does not reach the API server, could not clear away what is made now.
     kubectl.debug_pods()
+    if file is not None:
+        return _record(file, asked, kubectl, nodes, image)
     if len(nodes) == 1 and sys.stdin.isatty() and sys.stdout.isatty():
         return on_terminal(kubectl, nodes[0], image, [asked.command, *asked.arguments])
-    tracer = tracers.find(asked.command) if asked.command in tracers.names() else None
-    if tracer is not None and options["output"] in ("table", "wide") and not options["events"]:
-        return _table(tracer, options, asked, kubectl, nodes, image)
+    if is_tracer and options["output"] in ("table", "wide") and not options["events"]:
+        return _table(tracers.find(asked.command), options, asked, kubectl, nodes, image)
     return _lines(str(options.get("output")), asked, kubectl, nodes, image)
+
+
+def _take_pod(asked: Asked, kubectl: Any) -> None:
+    """POD as kubectl takes it: web-0 -n shop, pod/web-0, or shop/web-0."""
+    if len(asked.words) > 1 or asked.pod is not None:
+        raise UsageError(
+            f"{asked.words[-1]!r} is one pod too many.", do="one POD; -p 'NAME,NAME' with --node for several"
+        )
+    kind, slash, name = asked.words.pop().rpartition("/")
+    if slash and kind not in ("pod", "pods", "po"):
+        asked.pod = f"{kind}/{name}"
+        return
+    made = group.kubetrace.get_command(click.Context(group.kubetrace), asked.command)
+    assert made is not None
+    ctx = made.make_context(asked.command, list(asked.arguments))
+    given = ctx.params["namespace"]
+    if len(given) > 1 or any(letter in "".join(given) for letter in ",!*?["):
+        raise UsageError(f"-n has to name the one namespace of {name!r}.", do=f"{name} -n NAMESPACE")
+    asked.pod = f"{given[0] if given else kubectl.namespace()}/{name}"
 
 
 def _options(asked: Asked) -> Mapping[str, Any]:
@@ -184,15 +222,13 @@ def _options(asked: Asked) -> Mapping[str, Any]:
         if any(word == name or word.startswith(f"{name}=") for word in asked.arguments):
             raise UsageError(
                 f"{name} would write in the debug pod, which is deleted at the end.",
-                do="-o json > FILE, or kubectl debug for a pod of your own",
+                do=f"kubectl kubetrace record {asked.command} FILE, or -o json > FILE",
             )
     command = group.kubetrace.get_command(click.Context(group.kubetrace), asked.command)
     assert command is not None
     options = command.make_context(f"kubectl kubetrace {asked.command}", list(asked.arguments)).params
     if asked.command in tracers.names():
-        from kubetrace.session.options import check
-
-        check(tracers.find(asked.command), options["by"], options["sort"])
+        shown(tracers.find(asked.command), options)
     return options
 
 
@@ -203,7 +239,7 @@ def _nodes(asked: Asked, kubectl: Any) -> list[str]:
     if sum(ways) != 1:
         raise UsageError(
             "which nodes?" if not any(ways) else "the nodes are named in more than one way.",
-            do="one of --node NODE, --pod NAMESPACE/POD, -l LABELS, --all-nodes",
+            do="POD -n NAMESPACE, or one of --node NODE, --pod NAMESPACE/POD, -l LABELS, --all-nodes",
         )
     if asked.pod is not None:
         namespace, _, pod = asked.pod.partition("/")
@@ -225,7 +261,7 @@ def _table(
 ) -> int:
     from kubetrace.plugin.merge import Merged, NodeState
     from kubetrace.plugin.streams import Streams
-    from kubetrace.session.options import check, own_options
+    from kubetrace.session.options import check, own_options, sort_key
     from kubetrace.session.stop import Stop
     from kubetrace.views.plain import can_be_live
     from kubetrace.views.screen import open_table
@@ -234,23 +270,41 @@ def _table(
     by, sort = check(tracer, options["by"], options["sort"])
     tracer = tracer.with_options(own_options(tracer, options))
     columns = [*tracer.groupings[by].columns, *tracer.measures]
-    merged = Merged(tracer.name, tracer.noun, columns, tracer.sorts[sort], options["top"])
+    order, chosen, wide = sort_key(tracer, sort), shown(tracer, options).columns, options["output"] == "wide"
+    merged = Merged(tracer.name, tracer.noun, columns, order, options["top"], chosen, wide=wide)
     merged.nodes = {node: NodeState() for node in nodes}
     more = [] if options["top"] else ["--top", str(_ROWS_EACH)]
-    arguments = {node: [asked.command, *asked.arguments, "-o", "windows", *more] for node in nodes}
+    # what is left out of the table may be what it is sorted by; and the older name is known to older images
+    whole = _without(asked.arguments, "--columns", "--color")
+    arguments = {node: [asked.command, *whole, "-o", "windows", *more] for node in nodes}
     interval_s = parse_duration(options["interval"])
     summaries: dict[str, Mapping[str, Any]] = {}
     keys = _keys() if can_be_live(sys.stdout) else None
     with Stop() as stop, contextlib.ExitStack() as stack:
         # the screen is given back before the pods are deleted, which takes a moment
         streams = stack.enter_context(Streams(kubectl, image, arguments))
-        wide, headers = options["output"] == "wide", not options["no_headers"]
-        view: LiveTable | PlainTable = open_table(sys.stdout, wide=wide, headers=headers)
+        headers = not options["no_headers"]
+        view: LiveTable | PlainTable = open_table(
+            sys.stdout, wide=wide, headers=headers, colour=COLOURS[options["color"]]
+        )
         stack.enter_context(view)
         if keys is not None:
             stack.enter_context(keys)
         _show(streams, merged, view.show, stop, keys, interval_s, summaries)
     return _close(merged, summaries, streams)
+
+
+def _without(arguments: Sequence[str], *names: str) -> list[str]:
+    """The arguments but for these options and their values."""
+    found: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in names:
+            del rest[:1]
+        elif not word.startswith(tuple(f"{name}=" for name in names)):
+            found.append(word)
+    return found
 
 
 def _show(
@@ -357,7 +411,8 @@ def _lines(output: str, asked: Asked, kubectl: Any, nodes: Sequence[str], image:
     from kubetrace.session.stop import Stop
     from kubetrace.views.output import Output, Reader
 
-    arguments = {node: [asked.command, *asked.arguments] for node in nodes}
+    more = ["-o", "json"] if are_objects(output) and output != "json" else []
+    arguments = {node: [asked.command, *asked.arguments, *more] for node in nodes}
     out, reader = Output(sys.stdout), Reader(sys.stdout)
     form = _Lines(output, nodes)
     failed = 0
@@ -368,9 +423,8 @@ def _lines(output: str, asked: Asked, kubectl: Any, nodes: Sequence[str], image:
             for said in streams.read(0.1):
                 if said.ended:
                     failed += bool(said.failed)
-                    if said.failed and output == "json":
-                        out.write(json.dumps({"type": "error", "node": said.node, "error": said.failed}) + "\n")
                     if said.failed:
+                        out.write(form.failure(said.node, said.failed))
                         _tell_failure(said.node, streams)
                 elif said.waits:
                     click.echo(f"{said.node}: {said.waits}", err=True)
@@ -383,23 +437,103 @@ def _lines(output: str, asked: Asked, kubectl: Any, nodes: Sequence[str], image:
     return _status(failed, streams)
 
 
+# A recording, brought back.
+
+
+def _file(asked: Asked) -> Path:
+    """The file here that `record` writes; its words become TRACER... and -, which is stdout. Raises UsageError."""
+    from pathlib import Path
+
+    *names, file = asked.words or [""]
+    if not names or file in tracers.names():
+        raise UsageError(
+            "record needs at least one tracer and a FILE.",
+            do=f"kubectl kubetrace record {'|'.join(tracers.names())} FILE --node NODE",
+        )
+    if any(word == "--max-size" or word.startswith("--max-size=") for word in asked.arguments):
+        raise UsageError(
+            "--max-size is not for a recording that is brought here.",
+            why="It would go on in a new file on the node.",
+            do="-d TIME bounds it",
+        )
+    asked.words = [*names, "-"]
+    return Path(file)
+
+
+def _record(file: Path, asked: Asked, kubectl: Any, nodes: Sequence[str], image: str) -> int:
+    from kubetrace.plugin.bring import Brought, file_of
+    from kubetrace.plugin.streams import END_S, Streams
+    from kubetrace.session.stop import Stop
+    from kubetrace.views.text import escape
+    from kubetrace.views.units import format_bytes
+
+    force = "--force" in asked.arguments
+    own = [word for word in asked.arguments if word != "--force"]
+    files = {node: file_of(file, node, alone=len(nodes) == 1) for node in nodes}
+    failed = 0
+    stopped = 0.0
+    with (
+        Brought(files, force=force) as brought,
+        Stop() as stop,
+        Streams(kubectl, image, {node: [asked.command, *own] for node in nodes}, raw=True) as streams,
+    ):
+        while streams.running and not (stopped and time.monotonic() - stopped > END_S):
+            for said in streams.read(0.1):
+                if said.waits:
+                    click.echo(f"{said.node}: {said.waits}", err=True)
+                elif not said.ended:
+                    brought.write(said.node, said.line)
+                else:
+                    told = next((line for line in streams.words(said.node) if line.startswith("Recorded ")), "")
+                    if said.failed or not told:
+                        failed += 1
+                        _tell_failure(said.node, streams)
+                        continue
+                    path = files[said.node]
+                    what = told.removeprefix("Recorded ").partition(" to -")[0]
+                    size = format_bytes(brought.sizes[said.node])
+                    click.echo(f"{said.node}: {escape(what)}, {size} in {escape(str(path))}.")
+                    click.echo(f"View it: kubetrace replay {escape(str(path))}")
+            if stop.asked and not stopped:
+                stopped = time.monotonic()
+                streams.stop()
+    return _status(failed, streams)
+
+
 class _Lines:
-    """What becomes of a line of one node: JSON stays as it is, all else is led by the node's name."""
+    """What becomes of a line of one node: an object is told with its node, all else is led by the node's name."""
 
     def __init__(self, output: str, nodes: Sequence[str]) -> None:
         self._output = output
         self._width = max(map(len, nodes)) if len(nodes) > 1 else 0
         self._headers: set[str] = set()
+        self._text = io.StringIO()
+        self._objects = open_objects(self._text, output) if are_objects(output) else None
+
+    def failure(self, node: str, why: str) -> str:
+        """What is said of a node that failed, among the objects."""
+        return self._object({"type": "error", "node": node, "error": why})
+
+    def _object(self, record: Mapping[str, Any]) -> str:
+        # a template is for what was asked for, not for what is said of it
+        if self._objects is None or (
+            self._output.startswith(JSONPATH) and record.get("type") in ("error", "lost", "summary")
+        ):
+            return ""
+        self._text.seek(0)
+        self._text.truncate()
+        self._objects.write(record)
+        return self._text.getvalue()
 
     def line(self, node: str, line: bytes) -> str:
         from kubetrace.views.text import visible
 
-        if self._output == "json":
+        if self._objects is not None:
             # whole objects only: what else comes over the wire is not a line of this stream
             with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
                 if isinstance(record, dict):
-                    return json.dumps({**record, "node": node}, separators=(",", ":")) + "\n"
+                    return self._object({**record, "node": node})
             return ""
         text = visible(line)
         if not self._width:
@@ -415,3 +549,8 @@ class _Lines:
 def main() -> None:
     """The console script kubectl-kubetrace, which kubectl runs as `kubectl kubetrace`."""
     exits.run(lambda: run(sys.argv[1:]))
+
+
+def complete() -> None:
+    """The console script kubectl_complete-kubetrace, which kubectl runs to complete `kubectl kubetrace ...`."""
+    exits.run(lambda: run(["__complete", *sys.argv[1:]]))

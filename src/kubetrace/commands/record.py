@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -29,6 +30,8 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
         raise UsageError(f"{file!r} is a tracer; the last argument is the FILE to write.", do=usage)
     if len(set(names)) != len(names):
         raise UsageError("a tracer is named twice.", do=usage)
+    if file == "-" and (given["max_size"] or sys.stdout.isatty()):
+        raise UsageError("a recording on stdout is for a pipe, and cannot go on in another file.", do=usage)
     chosen = [tracers.find(name) for name in names]
     by = given["by"] or ""
     if by and not any(by in tracer.groupings for tracer in chosen):
@@ -43,7 +46,7 @@ _HELP = """Record what tracers see to FILE, for later and elsewhere.
 
 Every event is kept as the kernel gave it, with all that is known of its pod (names, image, layers) and with what was
 lost: a replay needs neither the node nor the cluster. The file is written at least once a second and is readable
-whatever happens to the recorder. It is created for its owner only (mode 0600).
+whatever happens to the recorder. It is created for its owner only (mode 0600). - is stdout.
 
 \b
 Examples:

@@ -50,7 +50,9 @@ def _help(tracer: Tracer) -> str:
     from kubetrace.views.columns import describe
 
     columns = [*next(iter(tracer.groupings.values())).columns, *tracer.measures]
-    titles = [f"  {title:<12} {text}" for title, text in describe(columns)]
+    described = describe(columns)
+    cells = max(len(title) for title, _ in described)
+    titles = [f"  {title:<{cells}}  {text}" for title, text in described]
     width = max(len(command) for command, _ in tracer.examples)
     examples = [f"  {command:<{width}}  {text}" for command, text in tracer.examples]
     return (

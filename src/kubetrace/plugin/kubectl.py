@@ -74,6 +74,23 @@ class Kubectl:
             )
         return check_name(node, "node")
 
+    def names(self, kind: str, *, namespace: str | None = None, everywhere: bool = False) -> list[str]:
+        """The names of all objects of a kind, such as nodes; `everywhere`: NAMESPACE/NAME. Raises ClusterError."""
+        where = ["--namespace", check_name(namespace, "namespace")] if namespace is not None else []
+        form = "{.metadata.namespace}/{.metadata.name}" if everywhere else "{.metadata.name}"
+        given = [*where, *(["--all-namespaces"] if everywhere else [])]
+        text = self._call("get", kind, *given, "-o", f'jsonpath={{range .items[*]}}{form}{{"\\n"}}{{end}}')
+        return [name for name in text.split() if all(_NAME.fullmatch(part) for part in name.split("/"))]
+
+    def contexts(self) -> list[str]:
+        """Those of the user's configuration. Raises ClusterError."""
+        return self._call("config", "get-contexts", "-o", "name").split()
+
+    def namespace(self) -> str:
+        """The current one. Raises ClusterError."""
+        found = self._call("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip()
+        return found or "default"
+
     def debug(self, node: str, image: str, arguments: Sequence[str], *, terminal: bool) -> list[str]:
         """The command that runs kubetrace on a node, attached to this process's stdin and stdout."""
         environment = {VARIABLE: "1", _SESSION: self._session, "NODE_NAME": node}

@@ -15,7 +15,7 @@ from kubetrace.views.units import format_count, format_elapsed, format_percent
 from kubetrace.views.window import Item, Window
 
 if TYPE_CHECKING:
-    from kubetrace.views.columns import Value
+    from kubetrace.views.columns import Chosen, Value
 
 _STATUS = Column("status", "STATUS", "name", weight=2, min_width=16, max_width=48)
 # Nodes' names often differ in their last letters only.
@@ -37,12 +37,24 @@ class Merged:
     """One table over the tables of nodes."""
 
     def __init__(
-        self, tracer: str, noun: tuple[str, str], columns: Sequence[Column], sort: str, top: int | None
+        self,
+        tracer: str,
+        noun: tuple[str, str],
+        columns: Sequence[Column],
+        sort: str,
+        top: int | None,
+        chosen: Chosen | None = None,
+        *,
+        wide: bool = False,
     ) -> None:
-        """`columns` are all that a node may send, `sort` the key of one of them."""
+        """`columns` are all that a node may send, `sort` the key of one of them (tables/sorting.py).
+
+        `chosen` of these are shown behind the node's, `wide` is whether +COLUMN adds to those of -o wide.
+        """
         self._tracer, self._noun, self._sort, self._top = tracer, noun, sort, top
         self._known = {column.key: column for column in columns}
         self._columns = list(columns)
+        self._chosen, self._wide = chosen, wide
         self.nodes: dict[str, NodeState] = {}
 
     def take(self, node: str, record: Mapping[str, Any]) -> None:
@@ -68,6 +80,11 @@ class Merged:
                 table.append((*([node] if lead else []), *(None if at is None else row[at] for at in places)))
         shown = [*lead, *columns]
         table = sort_rows(table, shown, self._sort, self._top)
+        if self._chosen is not None:
+            own = [column.key for column in shown].index(NODE.key)
+            kept = [own, *(at for at in self._chosen.places(shown, wide=self._wide) if at != own)]
+            shown = self._chosen.of(shown, kept)
+            table = [tuple([row[at] for at in kept]) for row in table]
         if statuses:
             # behind the names of the nodes; one that does not run says so in a row of its own
             own = [column.key for column in shown].index(NODE.key)
@@ -87,7 +104,8 @@ class Merged:
             lost=sum(state.window.lost for state in self.nodes.values()),
             total=sum(max(state.window.total, len(state.window.rows)) for state in self.nodes.values())
             + sum(bool(state.status) for state in self.nodes.values()),
-            sort=self._sort,
+            sort=self._sort.lstrip("+-"),
+            descending=not self._sort.startswith("+"),
             notices=[*self._notices(), *(["paused: space shows how it stands now"] if paused else [])],
             empty=f"no {self._noun[1]} yet",
             keys=_KEYS,

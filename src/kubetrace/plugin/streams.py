@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import Any
 
 from kubetrace.errors import ClusterError, KubetraceError
 from kubetrace.plugin.attended import ALIVE, BEGIN, END
@@ -29,6 +29,7 @@ _ASK_S = 5.0
 _ALIVE_S = 5.0
 END_S = 15.0
 _MOST_LINE_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 16
 _EXIT_CODE_S = 3.0
 
 
@@ -62,8 +63,11 @@ class Said:
 class Streams:
     """Nodes side by side; use as a context manager, which ends with no debug pod left."""
 
-    def __init__(self, kubectl: Kubectl, image: str, arguments: Mapping[str, Sequence[str]]) -> None:
-        """`arguments`: node -> kubetrace's."""
+    def __init__(
+        self, kubectl: Kubectl, image: str, arguments: Mapping[str, Sequence[str]], *, raw: bool = False
+    ) -> None:
+        """`arguments`: node -> kubetrace's. `raw`: what comes is bytes, and not lines."""
+        self._raw = raw
         self._kubectl = kubectl
         self._commands = {node: kubectl.debug(node, image, given, terminal=False) for node, given in arguments.items()}
         self._queue: queue.SimpleQueue[tuple[Stream, bool, bytes | None]] = queue.SimpleQueue()
@@ -107,9 +111,10 @@ class Streams:
             stream.process.stdin.write(what)
             stream.process.stdin.flush()
 
-    def _read(self, stream: Stream, is_error: bool, pipe: IO[bytes]) -> None:
+    def _read(self, stream: Stream, is_error: bool, pipe: Any) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while line := pipe.readline(_MOST_LINE_BYTES):
+            as_bytes = self._raw and not is_error
+            while line := pipe.read1(_PIECE_BYTES) if as_bytes else pipe.readline(_MOST_LINE_BYTES):
                 self._queue.put((stream, is_error, line))
         self._queue.put((stream, is_error, None))
 
@@ -137,7 +142,7 @@ class Streams:
                     stream.words.append(line.decode("utf-8", "surrogateescape").rstrip())
                 else:
                     stream.heard = True
-                    yield Said(stream.node, line.rstrip(b"\r\n"))
+                    yield Said(stream.node, line if self._raw else line.rstrip(b"\r\n"))
 
     def _overdue(self) -> Iterator[Said]:
         silent = [stream for stream in self._streams.values() if stream.open and not stream.heard]

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from kubetrace.errors import OutputError, UsageError
 
+STDOUT = Path("-")
+"""The file that is written to stdout, which is open already."""
+
 
 def refuse_existing(path: Path, *, force: bool) -> None:
     """Raises UsageError if there is something at the path and it is not to be replaced."""
-    if not force and os.path.lexists(path):
+    if not force and path != STDOUT and os.path.lexists(path):
         raise UsageError(f"{path} exists.", do="another name, or --force to replace it")
 
 
@@ -34,6 +37,8 @@ def create(path: Path, *, force: bool, append: bool = False) -> int:
     Raises UsageError if something is there, OutputError if it cannot be created. `force` replaces a regular file by the
     new one, and refuses anything else.
     """
+    if path == STDOUT:
+        return os.dup(1)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | (os.O_APPEND if append else 0)
     try:
         if force:

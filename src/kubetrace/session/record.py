@@ -28,7 +28,7 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str
 
     `by`: what counters tell apart.
     """
-    from kubetrace.recording.private import refuse_parts, touch
+    from kubetrace.recording.private import STDOUT, refuse_parts, touch
     from kubetrace.recording.writer import Recorder
     from kubetrace.session.attach import Attachment, wait_for_overlay
     from kubetrace.session.loop import drain, moments
@@ -72,7 +72,7 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str
             why=f"What came before that is in {file}.",
             do=f"kubetrace replay {file} {chosen[0].name}, or record where there is room",
         )
-    output = Output(sys.stdout)
+    output = Output(sys.stdout if file != STDOUT else sys.stderr)
     output.write(f"{recorded(recorder)}\n")
     output.flush()
     return sum(sum(kinds.values()) for kinds in recorder.losses.values())

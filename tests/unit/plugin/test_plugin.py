@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubetrace import tracers
+from kubetrace.commands.kubectl_group import commands, completions
 from kubetrace.commands.plugin import parse, run
 from kubetrace.errors import UsageError
 from kubetrace.kit.identity import NAMESPACE, NODE, POD
@@ -70,7 +71,11 @@ def test_a_selector_is_not_the_latency_option() -> None:
         ("copyup --node=-o", "is not a name of a node"),
         ("copyup --node A_b", "is not a name of a node"),
         ("copyup --node a --record x", "would write in the debug pod"),
-        ("record copyup x --node a", "works on a file here"),
+        ("replay x --node a", "works on a file here"),
+        ("record x --node a", "at least one tracer and a FILE"),
+        ("record copyup x --node a --max-size 1Mi", "--max-size is not for"),
+        ("copyup web-0 db-0 -n shop", "'db-0' is one pod too many"),
+        ("copyup web-0 -n 'shop,jobs'", "has to name the one namespace"),
         ("nothing --node a", "there is no command 'nothing'"),
         ("copyup --pod shop/", "is not a name of a pod"),
     ],
@@ -81,6 +86,51 @@ def test_what_cannot_be_is_refused_before_kubectl_is_asked(
     monkeypatch.setenv("KUBECTL", "/nonexistent/kubectl")
     with pytest.raises(UsageError, match=said.replace("?", r"\?")):
         run(["--image", "i", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "pod", "arguments"),
+    [
+        ("copyup web-0 -n shop --by pod", "web-0", ["-n", "shop", "--by", "pod"]),
+        ("copyup -n shop web-0 --top 3", "web-0", ["-n", "shop", "--top", "3"]),
+        ("writes -Ld 60 web-0 -nshop", "web-0", ["-Ld", "60", "-nshop"]),
+        ("writes -d60 -L web-0 --sort=-pod", "web-0", ["-d60", "-L", "--sort=-pod"]),
+        ("copyup --sort -pod --columns pod,+size", None, ["--sort", "-pod", "--columns", "pod,+size"]),
+    ],
+)
+def test_a_word_that_no_option_takes_is_the_pod(words: str, pod: str | None, arguments: list[str]) -> None:
+    asked = parse(words.split())
+    assert (asked.words, asked.arguments) == ([pod] if pod else [], arguments)
+
+
+@pytest.mark.parametrize("name", commands())
+def test_a_commands_help_is_the_plugins_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"Usage: kubectl kubetrace {name} ")
+    for option in ("--node", "--pod NAMESPACE/POD", "-l, --selector", "--all-nodes", "--image", "--context"):
+        assert option in text
+    # what has no meaning in a debug pod
+    for option in ("--host-root", "--cri-socket", "--ready-file", "--record", "--max-size"):
+        assert option not in text
+    examples = text.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert examples and all(line.startswith(f"    kubectl kubetrace {name} ") for line in examples), examples
+    assert all("--node NODE" in line for line in examples)
+    # and kubetrace's own, word for word
+    capsys.readouterr()
+    assert run(["help", name]) == 0 and capsys.readouterr().out == text
+
+
+def test_what_is_completed_without_a_cluster() -> None:
+    # as kubectl wants it: a line each, then cobra's directive
+    assert completions(["cop"])[0].startswith("copyup\tFiles copied") and completions(["cop"])[1:] == [":4"]
+    assert [line.partition("\t")[0] for line in completions(["copyup", "--all"])] == [
+        "--all-nodes",
+        "--all-namespaces",
+        ":4",
+    ]
+    assert completions(["copyup", "--by", "cont"]) == ["container", ":4"]
+    assert completions(["record", "copyup", "x"]) == [":0"]
 
 
 def test_no_image_is_said_with_where_to_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
