@@ -115,6 +115,13 @@ class CompileObjects(BuildHookInterface):
             note = Path(tempfile.mkdtemp()) / "commit"
             note.write_text(commit + "\n")
             build_data["force_include"][str(note)] = "kubetrace/commit"
+        if version == "standard":
+            sys.path[:0] = [str(Path(self.root) / "scripts"), str(Path(self.root) / "src")]
+            import man_pages
+
+            to = Path(tempfile.mkdtemp())
+            for path in man_pages.write(to):
+                build_data["shared_data"][str(path)] = str(path.relative_to(to))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def read(path: Path, directory: str, architecture: str) -> Part:
         for name in sorted(names):
             if name.endswith(".bpf.o") and not name.startswith(own):
                 continue
+            if ".data/" in name:  # man pages and shells' scripts: there is neither man nor bash
+                continue
             if ".dist-info/" in name and not re.search(r"/(METADATA|licenses/.*|LICEN[CS]E.*|COPYING.*)$", name):
                 continue
             data = archive.read(name)
