@@ -3,9 +3,9 @@
     unshare --mount --pid --fork --kill-child --mount-proc python -m tests.native.real_node COUNT DIRECTORY
 
 DIRECTORY holds images.tar and cri_pb2.py. COUNT containers of one pod run /bin/true, one after the other, and one
-more sleeps, while `kubetrace cgroups -o json` writes to DIRECTORY/cgroups and starts to DIRECTORY/starts;
-DIRECTORY/truth.json is what the runtime and /proc say of them. The cgroups are made in the machine's own hierarchies,
-as tests.vm.cgroup_pods does.
+more sleeps, while `kubetrace cgroups -o json` writes to DIRECTORY/cgroups and starts to DIRECTORY/starts, at the end
+those with -l to files of their own; DIRECTORY/truth.json is what the runtime and /proc say of them. The cgroups are
+made in the machine's own hierarchies, as tests.vm.cgroup_pods does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(count: int, directory: Path) -> None:
     command = ["ctr", "-n", "k8s.io", "images", "import", f"{directory}/images.tar"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     traced = [start(name, directory) for name in ("cgroups", "starts")]
-    pod = node.run_pod("shop", "brief-0")
+    pod = node.run_pod("shop", "brief-0", labels={"app": "brief", "tier": "front"})
     ended = {}
     reader = traced[0].pid
     for number in range(count):
@@ -49,6 +49,10 @@ def main(count: int, directory: Path) -> None:
             # how long kubetrace wanted a CPU meanwhile and had none
             "waited_ns": waited_ns(reader) - before_ns,
         }
+    # one pod began before those who ask for labels, one begins after
+    traced += [start("cgroups", directory, "-l", f"app={app}") for app in ("brief", "plain")]
+    plain = node.run_pod("jobs", "plain-0", labels={"app": "plain"})
+    plain.start_container("late", images.BATCH, ["sh", "-c", "exec sleep 1000"])
     kept = pod.start_container("kept", images.BATCH, ["sh", "-c", "echo hello; exec sleep 1000"])
     pause = int(Path(f"{cri.TASKS}/{pod.sandbox_id}/init.pid").read_text())
     truth = {
@@ -62,6 +66,7 @@ def main(count: int, directory: Path) -> None:
     # the write can be read before the kernel tells of it (sys_exit)
     while not has_written(directory / "starts", kept.container_id):
         time.sleep(0.05)
+    plain.remove()
     pod.remove()
     for process in traced:
         process.send_signal(signal.SIGINT)
@@ -70,10 +75,11 @@ def main(count: int, directory: Path) -> None:
     (directory / "truth.json").write_text(json.dumps(truth))
 
 
-def start(name: str, directory: Path) -> subprocess.Popen[bytes]:
-    ready, errors = directory / f"{name}.ready", directory / f"{name}.err"
-    with open(directory / name, "wb") as out, open(errors, "wb") as err:
-        command = [sys.executable, "-m", "kubetrace", name, "-o", "json", "--ready-file", str(ready)]
+def start(name: str, directory: Path, *options: str) -> subprocess.Popen[bytes]:
+    told = "".join([name, *options])
+    ready, errors = directory / f"{told}.ready", directory / f"{told}.err"
+    with open(directory / told, "wb") as out, open(errors, "wb") as err:
+        command = [sys.executable, "-m", "kubetrace", name, "-o", "json", "--ready-file", str(ready), *options]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
     while not ready.exists():
         assert process.poll() is None, errors.read_text()

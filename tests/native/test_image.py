@@ -229,8 +229,8 @@ def test_it_runs_and_writes_nothing(root: Path) -> None:
     shown = inside(root, "kubetrace", "--version")
     first, commit, libbpf, *_ = shown.stdout.splitlines()
     assert (shown.returncode, first) == (0, f"kubetrace, version {__version__}")
-    # the wheel's build has noted it; libbpf is the image's own
-    assert re.fullmatch(r"commit   [0-9a-f]{12}(-dirty)?", commit) and re.fullmatch(r"libbpf   1\.\d+(\.\d+)?", libbpf)
+    # the images of this test are built without git, so that two checkouts give the same; libbpf is the image's own
+    assert commit == "commit   unknown" and re.fullmatch(r"libbpf   1\.\d+(\.\d+)?", libbpf)
     for name in group.kubetrace.list_commands(click.Context(group.kubetrace)):
         assert inside(root, "kubetrace", name, "--help").returncode == 0, name
     # all that is imported late too, and the engine's library

@@ -114,3 +114,16 @@ def test_the_start_of_a_real_pod_adds_up_and_tells_its_namespaces(node: Path) ->
             shared = own == "kept" and expected[name] == paused[name]
             assert told["pod"] == (shared and not told["node"]), name
     assert kept[-2]["namespaces"]["ipc"]["pod"] and not kept[-2]["namespaces"]["mnt"]["pod"]
+
+
+def test_pods_are_chosen_by_the_labels_that_containerd_keeps(node: Path) -> None:
+    truth = json.loads((node / "truth.json").read_text())
+    brief, plain = (
+        [found for found in objects_of(node, f"cgroups-lapp={app}") if found["type"] == "cgroup"]
+        for app in ("brief", "plain")
+    )
+    assert {(found["namespace"], found["pod"]) for found in brief} == {("shop", "brief-0")}
+    assert {(found["namespace"], found["pod"]) for found in plain} == {("jobs", "plain-0")}
+    # the one began before its labels were asked for, the other after: both with all of their containers
+    assert truth["kept"] in {found["container_id"] for found in brief}
+    assert {found["container"] for found in plain if found["event"] == "created"} >= {"late"}

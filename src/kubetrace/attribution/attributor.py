@@ -22,6 +22,7 @@ from kubetrace.attribution.facts import (
     DirectorySeen,
     Fact,
     ImageSeen,
+    LabelsSeen,
     LayerSeen,
     MountGone,
     MountSeen,
@@ -200,7 +201,7 @@ class Attributor:
             self._removed.append((fact.time_ns, (fact.hierarchy, fact.cgroup_id)))
             self._forget_removed(fact.time_ns - KEPT_NS)
         else:
-            assert isinstance(fact, MountSeen | MountGone | DirectorySeen)
+            assert isinstance(fact, MountSeen | MountGone | DirectorySeen | LabelsSeen)
 
     def identify(
         self, *, cgroup_id: int, memory_cgroup_id: int, memory_hierarchy: int, device: int | None, time_ns: int

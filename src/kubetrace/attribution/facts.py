@@ -77,6 +77,15 @@ class PodSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelsSeen:
+    """The labels of a pod, each as key=value; looked for only where somebody asks for pods by their labels."""
+
+    pod_uid: str
+    labels: tuple[str, ...]
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class OverlaySeen:
     """An overlay file system is mounted in the node's own mount namespace.
 
@@ -176,6 +185,7 @@ Fact = (
     | CgroupGone
     | ContainerSeen
     | PodSeen
+    | LabelsSeen
     | OverlaySeen
     | OverlayGone
     | LayerSeen
@@ -189,9 +199,10 @@ _TYPES: Final[dict[str, type[Fact]]] = {cls.__name__: cls for cls in get_args(Fa
 _FIELDS: Final = {name: tuple(field.name for field in fields(cls)) for name, cls in _TYPES.items()}
 # Names of fields mean the same in every fact, but for what may be None.
 _INTEGERS: Final = frozenset({"hierarchy", "cgroup_id", "time_ns", "device", "since_ns", "prepared_ns"})
-_LISTS: Final = frozenset({"lowerdirs", "references", "diff_ids", "created_by"})
-# overlayfs takes 500 lower layers at most (fs/overlayfs/ovl_entry.h, OVL_MAX_STACK); an image has a few names.
-_MOST_ITEMS: Final = {"lowerdirs": 500, "diff_ids": 500, "created_by": 500, "references": 10_000}
+_LISTS: Final = frozenset({"lowerdirs", "references", "diff_ids", "created_by", "labels"})
+# overlayfs takes 500 lower layers at most (fs/overlayfs/ovl_entry.h, OVL_MAX_STACK); an image has a few names; a pod
+# with all its labels is an object of 1.5 MiB in etcd at most.
+_MOST_ITEMS: Final = {"lowerdirs": 500, "diff_ids": 500, "created_by": 500, "references": 10_000, "labels": 10_000}
 # By the annotation: a mount has a `source` too, which may be anything.
 _WORDS: Final = {
     name: {

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.attribution.attributor import Attributor
-from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, PodSeen
+from kubetrace.attribution.facts import CgroupGone, CgroupSeen, ContainerSeen, LabelsSeen, PodSeen
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Layer, Owners
@@ -49,6 +49,8 @@ class Attribution:
             self._attributor.learn(fact)
             if self.selection and isinstance(fact, ContainerSeen | PodSeen):
                 self._name(fact)
+            if isinstance(fact, LabelsSeen):
+                self.selection.learn_labels(fact.pod_uid, fact.labels)
             if self.selection and isinstance(fact, CgroupSeen):
                 self._undecided[fact.hierarchy, fact.cgroup_id] = fact.time_ns
             elif self.selection and isinstance(fact, CgroupGone):
@@ -115,6 +117,9 @@ class Attribution:
             if identity.kind in ("container", "sandbox"):
                 if identity.pod is None or (identity.kind == "container" and identity.container is None):
                     self._undecided[hierarchy, number] = time_ns  # its turn comes again
+                    continue
+                if not self.selection.decided(identity):
+                    self._undecided[hierarchy, number] = time_ns
                     continue
                 if self.selection.match(identity):
                     self.matched = True

@@ -16,7 +16,6 @@ _DEFAULT_SERIES = 2000
 
 
 def _run(names: tuple[str, ...], **given: Any) -> None:
-    from kubetrace.attribution.selection import Selection
     from kubetrace.node.host import Host
     from kubetrace.recording.private import touch
     from kubetrace.session.stop import Stop
@@ -38,7 +37,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
     from kubetrace.agent.watch import Watch
 
     host = Host.find(given["host_root"])
-    selection = Selection.parse(given["namespace"], given["pod"], given["container"])
+    selection = options.selected(given)
     idle_s = parse_duration(given["idle"])
     watches = [
         Watch(

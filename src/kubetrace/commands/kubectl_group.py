@@ -145,7 +145,8 @@ def command_of(name: str) -> click.Command | None:
     selects = any("--pod" in param.opts for param in on_node.params)
     params.append(_pod(selects=selects))
     for param in on_node.params:
-        if left_out & {*param.opts} or "--pod" in param.opts:
+        # -l is the nodes' here
+        if left_out & {*param.opts} or {"--pod", "--selector"} & {*param.opts}:
             continue
         if "--namespace" in param.opts:
             param = _completed_by(param, _asked(_namespaces, lists=True))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kubetrace.attribution.selection import Selection
     from kubetrace.kit.tracer import Tracer
     from kubetrace.session.options import Attach, Keep, Last, Show
+    from kubetrace.views.columns import Chosen
 
 OUTPUTS = ("table", "wide", "json", "yaml", "csv", "json-tables")
 HOOKS = ("auto", "fentry", "kprobe")
@@ -79,6 +80,14 @@ class File(click.Path):
         return Path(os.fsdecode(super().convert(value, param, ctx)))
 
 
+class _Directory(click.Path):
+    """A click.Path that completes directories; whether it is one is said by who opens it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As it is."""
+        return value
+
+
 def output(choices: Sequence[str], text: str, *, elsewhere: Mapping[str, tuple[str, str]]) -> click.Option:
     """-o of a command: one of these, the first by default, or a template."""
     kind = OneOf(choices, also={"jsonl": "json", "windows": "json-tables"}, elsewhere=elsewhere, templates=True)
@@ -116,6 +125,11 @@ def selecting() -> list[click.Parameter]:
             metavar=pattern,
             shell_complete=complete.containers,
             help="Only these containers.  [default: all]",
+        ),
+        click.Option(
+            ["-l", "--selector"],
+            metavar="LABELS",
+            help="Only pods with these labels, such as app=web or 'tier in (a,b)' (of containerd).  [default: all]",
         ),
     ]
 
@@ -225,7 +239,7 @@ def finding_node() -> list[click.Parameter]:
     return [
         click.Option(
             ["--host-root"],
-            type=click.Path(file_okay=False),
+            type=_Directory(file_okay=False),
             metavar="DIR",
             # whatever else is completed is looked up below it
             is_eager=True,
@@ -312,14 +326,14 @@ def selected(given: Mapping[str, Any]) -> Selection:
 
     if given.get("all_namespaces") and given["namespace"]:
         raise UsageError("-A and -n exclude one another.", why="-A is every namespace.", do="one of them")
-    return Selection.parse(given["namespace"], given["pod"], given["container"])
+    return Selection.parse(given["namespace"], given["pod"], given["container"], given["selector"])
 
 
 def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
     """What `showing` and `costing` came to. Raises UsageError."""
     from dataclasses import replace
 
-    from kubetrace.session.options import Show, check, chosen, lines_columns, table_columns
+    from kubetrace.session.options import Show, check, chosen, lines_columns, own_options, table_columns
 
     by, sort = check(tracer, given["by"], given["sort"])
     show = Show(
@@ -342,8 +356,18 @@ def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
             do="-o jsonpath='{.pod} {.path}', or jq",
         )
     of_lines = show.events or show.output == "csv"
-    columns = lines_columns(tracer, show) if of_lines else table_columns(tracer, by)
-    return replace(show, columns=chosen(columns, given["columns"]))
+
+    def columns(of: Tracer) -> Chosen:
+        return chosen(lines_columns(of, show) if of_lines else table_columns(of, by), given["columns"])
+
+    asked = columns(tracer)
+    try:
+        columns(tracer.with_options(own_options(tracer, given)))
+    except UsageError as error:
+        raise UsageError(
+            error.what, why="There is one with an option that was not given.", do=f"kubetrace {tracer.name} --help"
+        ) from error
+    return replace(show, columns=asked)
 
 
 def attached(given: Mapping[str, Any], own: Mapping[str, Any]) -> Attach:

@@ -127,6 +127,7 @@ def _pod_record(pod: PodFiles, node: str) -> dict[str, object]:
         "pod_uid": who.pod_uid,
         "qos_class": who.qos_class,
         "node": node,
+        "labels": None if pod.labels is None else dict(label.split("=", 1) for label in pod.labels),
         "directory": pod.directory,
         "cgroups": [_cgroup_record(cgroup) for cgroup in pod.cgroups],
         "volumes": [{"name": volume.name, "kind": volume.kind, "path": volume.path} for volume in pod.volumes],
@@ -162,6 +163,8 @@ def _pod_lines(pod: PodFiles) -> Iterator[str]:
     who = pod.identity
     name, uid = escape(f"{who.namespace}/{who.pod}"), escape(who.pod_uid or "-")
     yield f"Pod:        {name}, uid {uid}, {who.qos_class or '-'}"
+    if pod.labels:
+        yield f"Labels:     {escape(', '.join(pod.labels))}"
     yield from _cgroup_lines(pod.cgroups)
     if pod.directory is not None:
         yield f"Directory:  {escape(pod.directory)}"

@@ -195,6 +195,29 @@ def metadata(path: str, container_ids: Iterable[str] | None, time_ns: int) -> li
     return read(path, query)
 
 
+def pod_labels(path: str, sandbox_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Sandbox -> the labels of its pod, each as key=value, as containerd's CRI keeps them with the sandbox's container.
+
+    What the kubelet and containerd add themselves (io.kubernetes.*, io.cri-containerd.*) is left out; labels of the
+    pause image are among them (containerd pkg/cri/server/helpers.go, buildLabels). BoltError if it cannot be read.
+    """
+
+    def query(root: Bucket) -> dict[str, tuple[str, ...]]:
+        containers = root.bucket(b"v1", b"k8s.io", b"containers")
+        found = {}
+        for sandbox_id in sandbox_ids if containers is not None else ():
+            labels = containers.bucket(os.fsencode(sandbox_id), b"labels") if containers is not None else None
+            if labels is not None:
+                found[sandbox_id] = tuple(
+                    f"{os.fsdecode(key)}={os.fsdecode(value)}"
+                    for key, value in labels.items()
+                    if isinstance(value, bytes) and not key.startswith((b"io.kubernetes.", b"io.cri-containerd."))
+                )
+        return found
+
+    return read(path, query)
+
+
 def from_labels(
     labels: dict[bytes, str], container_id: str, image: bytes | None, source: Source, time_ns: int
 ) -> ContainerSeen:

@@ -23,6 +23,7 @@ from kubetrace.attribution.facts import (
     ContainerSeen,
     DirectorySeen,
     Fact,
+    LabelsSeen,
     MountGone,
     MountSeen,
     OverlayGone,
@@ -65,6 +66,13 @@ class _Missing:
     due: int = 0
 
 
+@dataclass(slots=True)
+class _Unlabelled:
+    # A pod's sandbox whose labels are not known yet.
+    sandbox_id: str
+    tries: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Shown:
     # The overlay last reported under a device number.
@@ -78,12 +86,17 @@ class _Shown:
 class Node:
     """Looks at one node. `cri_socket` is the path of the runtime's socket, asked too if it is given.
 
+    `labels`: whether those of pods are looked for, in containerd's metadata; where there is none they stay unknown.
+
     For one thread. Holds at most one file open, from `mounts_fd` to `close`.
     """
 
-    def __init__(self, host: Host, *, cri_socket: str | None = None) -> None:
+    def __init__(self, host: Host, *, cri_socket: str | None = None, labels: bool = False) -> None:
         """Reads nothing yet."""
         self.host = host
+        self._labels = labels
+        self._labelled: set[str] = set()
+        self._unlabelled: dict[str, _Unlabelled] = {}
         self._cri_socket = cri_socket
         self._memory_hierarchy: int | None = None
         self._scanned = False
@@ -140,6 +153,7 @@ class Node:
             set(self._missing_pods) - self._named_pods,
             now,
         )
+        yield from self._labels_now(now)
         yield from self.mounts()
 
     def _directories(self, now: int) -> Iterator[DirectorySeen]:
@@ -155,6 +169,23 @@ class Node:
                 if resolved != path and resolved not in self._told_directories and os.path.isdir(self.host.path(path)):
                     self._told_directories.add(resolved)
                     yield DirectorySeen(role, resolved, now)
+
+    def _labels_now(self, now: int) -> list[LabelsSeen]:
+        """Those of the pods that have become known since the last call."""
+        if not self._unlabelled or (database := containerd.metadata_path(self.host)) is None:
+            return []
+        try:
+            found = containerd.pod_labels(database, [one.sandbox_id for one in self._unlabelled.values()])
+        except BoltError:
+            found = {}
+        facts = []
+        for pod_uid, one in list(self._unlabelled.items()):
+            one.tries += 1
+            if one.sandbox_id in found:
+                facts.append(LabelsSeen(pod_uid, found[one.sandbox_id], now))
+            if one.sandbox_id in found or one.tries >= _MAX_TRIES:
+                del self._unlabelled[pod_uid]
+        return facts
 
     def _ask_runtime(self, now: int, *, must_answer: bool) -> list[ContainerSeen]:
         if self._cri_socket is None:
@@ -236,6 +267,7 @@ class Node:
         seen = self._read_bundle_soon(container_id, time_ns)
         if seen is not None:
             facts.append(seen)
+            facts += self._labels_now(time_ns)
             if seen.pod is not None:
                 return facts
         if container_id not in self._named:
@@ -262,6 +294,8 @@ class Node:
                 for root in [root for root, known in self._roots.items() if known == container_id]:
                     del self._roots[root]
             if pod_uid is not None:
+                self._labelled.discard(pod_uid)
+                self._unlabelled.pop(pod_uid, None)
                 self._named_pods.discard(pod_uid)
                 self._missing_pods.pop(pod_uid, None)
         return [CgroupGone(hierarchy, cgroup_id, time_ns)]
@@ -272,14 +306,15 @@ class Node:
         The wait between two looks for the same one doubles, and 24 looks are enough.
         """
         self._calls += 1
+        labels: list[Fact] = [*self._labels_now(_boot_ns())] if self._unlabelled else []
         if not self._missing and not self._missing_pods:
-            return []
+            return labels
         due = {name: missing for name, missing in self._missing.items() if missing.due <= self._calls}
         due_pods = {name: missing for name, missing in self._missing_pods.items() if missing.due <= self._calls}
         if not due and not due_pods:
-            return []
+            return labels
         now = _boot_ns()
-        facts: list[Fact] = []
+        facts: list[Fact] = labels
         if due:
             self._find_bundle_directories()
         for container_id in due:
@@ -293,6 +328,7 @@ class Node:
         facts.extend(self._second_chances(left, pods - self._named_pods, now))
         self._wait_longer(self._missing, due)
         self._wait_longer(self._missing_pods, due_pods)
+        facts += self._labels_now(now)
         return facts
 
     def _wait_longer(self, missing: dict[str, _Missing], due: dict[str, _Missing]) -> None:
@@ -344,6 +380,10 @@ class Node:
         if seen.pod_uid is not None and seen.pod is not None:
             self._named_pods.add(seen.pod_uid)
             self._missing_pods.pop(seen.pod_uid, None)
+        wanted = self._labels and seen.sandbox_id is not None
+        if wanted and seen.pod_uid is not None and seen.pod_uid not in self._labelled:
+            self._labelled.add(seen.pod_uid)
+            self._unlabelled[seen.pod_uid] = _Unlabelled(str(seen.sandbox_id))
 
     def _second_chances(
         self, containers: dict[str, str | None], pods: set[str], now: int, budget_ns: int | None = None

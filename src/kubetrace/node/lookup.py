@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.directories import Directories
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, OverlayGone, OverlaySeen, PodSeen
+from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, LabelsSeen, OverlayGone, OverlaySeen, PodSeen
 from kubetrace.errors import UsageError
 from kubetrace.node import containerd, kubelet
 from kubetrace.node.bolt import BoltError
@@ -61,7 +61,8 @@ class Lookup:
         self._directories = Directories()
         self._cgroups: list[CgroupSeen] = []
         self._pods: dict[tuple[str, str], dict[str, None]] = {}
-        self._node = Node(host, cri_socket=cri_socket)
+        self._labels: dict[str, tuple[str, ...]] = {}
+        self._node = Node(host, cri_socket=cri_socket, labels=True)
         self._memory_hierarchy = self._node.memory_hierarchy
         self._mounts = host.cgroup_mounts()
         for fact in self._node.scan():
@@ -73,6 +74,8 @@ class Lookup:
                 self._overlays.pop(fact.device, None)
             elif isinstance(fact, CgroupSeen):
                 self._cgroups.append(fact)
+            elif isinstance(fact, LabelsSeen):
+                self._labels[fact.pod_uid] = fact.labels
             elif isinstance(fact, PodSeen | ContainerSeen) and fact.namespace and fact.pod and fact.pod_uid:
                 self._pods.setdefault((fact.namespace, fact.pod), {})[fact.pod_uid] = None
 
@@ -86,7 +89,7 @@ class Lookup:
         )
         identities = [self._attributor.pod(uid) or Identity(kind="pod", pod_uid=uid) for uid in uids]
         return [
-            pod_files(scan, replace(identity, namespace=namespace, pod=pod, pod_uid=uid))
+            pod_files(scan, replace(identity, namespace=namespace, pod=pod, pod_uid=uid), self._labels.get(uid))
             for uid, identity in zip(uids, identities, strict=True)
         ]
 

@@ -72,9 +72,10 @@ class ContainerFiles:
 
 @dataclass(frozen=True, slots=True)
 class PodFiles:
-    """One pod; `identity` has its names and UID."""
+    """One pod; `identity` has its names and UID, `labels` are key=value each (None: not known)."""
 
     identity: Identity
+    labels: tuple[str, ...] | None
     cgroups: tuple[Cgroup, ...]
     directory: str | None
     volumes: tuple[Volume, ...]
@@ -93,7 +94,7 @@ class Scan:
     memory_hierarchy: int
 
 
-def pod_files(scan: Scan, identity: Identity) -> PodFiles:
+def pod_files(scan: Scan, identity: Identity, labels: tuple[str, ...] | None = None) -> PodFiles:
     """Of a pod whose `identity` has a UID. What cannot be read, or is gone meanwhile, is left out."""
     assert identity.pod_uid is not None
     own: list[Cgroup] = []
@@ -117,6 +118,7 @@ def pod_files(scan: Scan, identity: Identity) -> PodFiles:
     )
     return PodFiles(
         identity,
+        labels,
         tuple(sorted(own, key=lambda one: (one.hierarchy, one.path))),
         directory,
         tuple(_volumes(scan.host, directory)) if directory is not None else (),

@@ -107,15 +107,26 @@ class Attachment:
             unneeded=wiring.unneeded,
         )
 
-    def open(self, *, interval_s: float = 1.0, all_layers: bool = False) -> LiveSource:
+    def open(self, *, interval_s: float = 1.0, all_layers: bool = False, labels: bool = False) -> LiveSource:
         """The source of steps; not started yet. The words are those of stream.live.LiveSource.
+
+        `labels`: those of pods become known too, though nobody asks for them now.
 
         From here on this process's own container is left out, as what it writes says nothing of the node.
         """
+        from kubetrace.errors import NodeError
+        from kubetrace.node import containerd
         from kubetrace.node.files import Node
         from kubetrace.stream.live import LiveSource
 
-        files = Node(self.host, cri_socket=self._asked.cri_socket)
+        if self._asked.selection.by_labels and containerd.metadata_path(self.host) is None:
+            raise NodeError(
+                "the labels of this node's pods are not known.",
+                why="Only containerd's metadata has them, and there is none in its usual places.",
+                do="-n and -p instead of -l",
+                check="runtime",
+            )
+        files = Node(self.host, cri_socket=self._asked.cri_socket, labels=labels or self._asked.selection.by_labels)
         self._stack.callback(files.close)
         for tracer in self.tracers:
             kernel = self.kernels[tracer.name]

@@ -46,7 +46,7 @@ def run(chosen: Sequence[Tracer], asked: Attach, keep: Keep, last: Last, by: str
         for tracer in attachment.tracers:
             for notice in attachment.notices(tracer):
                 progress.say(f"{tracer.name}: {notice}")
-        source = attachment.open(all_layers=True)
+        source = attachment.open(all_layers=True, labels=True)
         recorder = Recorder(file, attachment.header(), force=keep.force, max_size=keep.max_size)
         attribution = attachment.context.attribution
 

@@ -16,6 +16,7 @@ from kubetrace.attribution.facts import (
     DirectorySeen,
     Fact,
     ImageSeen,
+    LabelsSeen,
     LayerSeen,
     MountGone,
     MountSeen,
@@ -45,6 +46,7 @@ KINDS: dict[type, st.SearchStrategy[Fact]] = {
         st.sampled_from(["config.json", "CRI"]),
         NUMBERS,
     ),
+    LabelsSeen: st.builds(LabelsSeen, NAMES, st.lists(NAMES, max_size=3).map(tuple), NUMBERS),
     PodSeen: st.builds(PodSeen, NAMES, st.none() | NAMES, NAMES, st.just("kubelet"), NUMBERS),
     OverlaySeen: st.builds(
         OverlaySeen,

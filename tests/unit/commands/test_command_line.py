@@ -173,6 +173,7 @@ def test_where_nothing_is_near_all_are_named(line: str) -> None:
         ("copyup -A -n shop", "-A and -n exclude one another."),
         ("copyup -o name", "there is no --output name here."),
         ("copyup -o json --columns pod", "--columns is for tables, lines and CSV."),
+        ("writes --columns pod,p99", "there is no column 'p99'."),
         (f"export {RECORDING}", "which format?"),
         (f"export {RECORDING} -o /tmp/x.pdf", "the format is not told by /tmp/x.pdf."),
     ],
@@ -305,12 +306,14 @@ def test_a_pods_files_are_found_by_its_name(tmp_path: Path) -> None:
     pod = root / "sys/fs/cgroup/kubepods/burstable/pod7cf5a5da-f0f8-45a3-a0e2-dabe5b08f504"
     cart = pod / "069e7402774378d3aaa893de9da0742afbdf3ad256829817b2f226644e6c2cd0"
     (cart / "cgroup.procs").write_text("971\n1013\n")
+    captured.database("meta.db", root / "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db")
     (root / "var/lib/kubelet/pods" / pod.name[3:] / "volumes/kubernetes.io~empty-dir/cache").mkdir(parents=True)
     (found,) = [
         json.loads(line)
         for line in run("who", "--host-root", root, "shop/cart-7d4b9c6f5d-x2x9z", "-o", "json").stdout.splitlines()
     ]
     assert [one["cgroup_id"] for one in found["cgroups"]] == [os.stat(pod).st_ino]
+    assert found["labels"] == {"app": "cart"}
     assert [one["kind"] for one in found["containers"]] == ["sandbox", "container"]
     container = found["containers"][1]
     assert (container["container"], container["pids"]) == ("cart", [971, 1013])

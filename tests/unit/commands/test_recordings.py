@@ -22,7 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubetrace import tracers
-from kubetrace.attribution.facts import CgroupSeen, Fact, MountGone, MountSeen, OverlayGone, OverlaySeen, to_json
+from kubetrace.attribution.facts import (
+    CgroupSeen,
+    Fact,
+    LabelsSeen,
+    MountGone,
+    MountSeen,
+    OverlayGone,
+    OverlaySeen,
+    to_json,
+)
 from kubetrace.attribution.selection import Both, Selection
 from kubetrace.attribution.whose import Attribution
 from kubetrace.commands.group import kubetrace
@@ -142,6 +151,19 @@ def test_from_and_to_are_offsets_or_wall_times(path: Path, options: list[str], e
     objects = [json.loads(line) for line in out.splitlines()]
     assert objects[-1]["events"] == events
     assert {o["pod"] for o in objects if o["type"] == "copyup" and o["cgroup_id"] == 21} <= {"web-0"}
+
+
+def test_pods_are_chosen_by_their_labels_on_replay(tmp_path: Path) -> None:
+    made = steps()
+    labels = LabelsSeen("uid-web-0", ("app=web", "tier=front"), 0)
+    made[0] = replace(made[0], facts=[*made[0].facts, labels])
+    record(tmp_path / "x", made)
+    for selector, events in (("app=web", 260), ("app=web,tier!=front", 0), ("app in (api)", 0), ("!canary", 260)):
+        out, _ = run("replay", tmp_path / "x", "--final", "-o", "json", "-l", selector)
+        *rows, summary = [json.loads(line) for line in out.splitlines()]
+        assert summary["events"] == events, selector
+        assert {row["pod"] for row in rows if row["type"] == "copyup"} <= {"web-0"}
+    assert "is not a selector of labels" in run("replay", tmp_path / "x", "-l", "a=b=c", ok=False)[1]
 
 
 def test_a_recorded_selection_still_holds(tmp_path: Path) -> None:

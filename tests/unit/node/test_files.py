@@ -15,6 +15,7 @@ from kubetrace.attribution.facts import (
     CgroupSeen,
     ContainerSeen,
     Fact,
+    LabelsSeen,
     MountGone,
     MountSeen,
     OverlayGone,
@@ -477,3 +478,28 @@ def test_a_line_that_one_read_passes_over_is_not_an_unmount(tmp_path: Path) -> N
         (OverlayGone, 90),
         (MountGone, 8 << 20 | 2),
     }
+
+
+def test_the_labels_of_pods_are_looked_for_only_where_they_are_wanted(tmp_path: Path) -> None:
+    root = captured.build("v2-cgroupfs-apiserver", tmp_path, directories=True)
+    database = root / "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db"
+    captured.database("meta.db", database)
+    # containerd's own record of the sandbox of shop/cart; those of other pods are not in this database
+    wanted = ("7cf5a5da-f0f8-45a3-a0e2-dabe5b08f504", ("app=cart",))
+    found = [fact for fact in Node(Host(root), labels=True).scan() if isinstance(fact, LabelsSeen)]
+    assert [(fact.pod_uid, fact.labels) for fact in found] == [wanted]
+    assert [from_json(to_json(fact)) for fact in found] == found
+    assert not [fact for fact in node_of(root).scan() if isinstance(fact, LabelsSeen)]
+    # and of a pod that begins: with its container, in one go
+    cart = next(cgroup for cgroup in captured.unified("v2-cgroupfs-apiserver") if cgroup.path.endswith("2cd0"))
+    facts = Node(Host(root), labels=True).cgroup_created(0, cart.cgroup_id, cart.path, 1_000)
+    assert [type(fact).__name__ for fact in facts] == ["CgroupSeen", "ContainerSeen", "LabelsSeen"]
+
+
+def test_labels_that_are_not_there_yet_are_looked_for_again(tmp_path: Path) -> None:
+    root = captured.build("v2-cgroupfs-apiserver", tmp_path, directories=True)
+    node = Node(Host(root), labels=True)
+    assert not [fact for fact in node.scan() if isinstance(fact, LabelsSeen)]
+    captured.database("meta.db", root / "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db")
+    assert [fact.labels for fact in node.resolve_again() if isinstance(fact, LabelsSeen)] == [("app=cart",)]
+    assert not [fact for fact in node.resolve_again() if isinstance(fact, LabelsSeen)]
