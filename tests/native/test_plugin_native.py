@@ -272,6 +272,34 @@ def test_objects_of_several_nodes_are_as_of_one(cluster: Cluster) -> None:
     assert sorted(rows) == sorted(wanted)
 
 
+def test_lost_events_are_status_3_here_too(cluster: Cluster) -> None:
+    # the recording has lost 17
+    cluster.has(n1={"run": REPLAY}, n2={"run": REPLAY})
+    assert cluster.run("copyup", "--all-nodes", "-o", "json").returncode == 0
+    for output in (["-o", "json"], ["--by", "pod"]):
+        done = cluster.run("copyup", "--all-nodes", "--strict", *output)
+        assert done.returncode == 3 and "events were lost" in done.stderr, done
+        assert '"type":"error"' not in done.stdout and "failed: " not in done.stdout
+
+
+def test_tables_as_objects_of_many_nodes_stay_objects(cluster: Cluster) -> None:
+    cluster.has(n1={"run": REPLAY}, n2={"run": REPLAY})
+    for name in ("json-tables", "windows"):
+        done = cluster.run("copyup", "--all-nodes", "-o", name)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        told = {(one["node"], one["type"]) for one in found}
+        assert told == {(node, kind) for node in ("n1", "n2") for kind in ("window", "summary")}
+
+
+def test_what_belongs_to_a_pod_is_asked_on_its_node(cluster: Cluster) -> None:
+    cluster.has({"shop/web-0": "n2"}, n1={}, n2={})
+    done = cluster.run("who", "shop/web-0")
+    # this machine has no such pod, and says so itself
+    assert done.returncode == 1 and "Nothing on this node is known as 'shop/web-0'" in done.stderr
+    (debug,) = cluster.calls("debug")
+    assert debug[1] == "node/n2" and debug[debug.index("--") + 1 :] == ["kubetrace", "who", "shop/web-0"]
+
+
 def test_columns_of_many_nodes_are_chosen_here(cluster: Cluster) -> None:
     cluster.has(n1={"run": REPLAY}, n2={"run": REPLAY})
     done = cluster.run("copyup", "--all-nodes", "--by", "pod", "--columns", "pod,errors", "--sort", "-copied")

@@ -5,8 +5,11 @@
     group.py     finds the tracers and the other commands
     trace.py     the command of a tracer
     options.py   options that several commands share
+    complete.py  what a shell completes: names of the node, of a tracer, of a recording
     exits.py     errors in words, exit statuses
-    plugin.py    kubectl kubetrace
+    version.py   what --version says
+    plugin.py    kubectl kubetrace; kubectl_group.py: its commands and options, for help and completion
+
 
 Nothing is imported here: --help has no time for it.
 """

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _MOST_NODES = 100
 _ROWS_EACH = 200
+_POD = re.compile(r"[a-z0-9.-]+/[a-z0-9.-]+")
 _OWN = ("--node", "--selector", "--image", "--debug-namespace", *KUBECTL)
 
 
@@ -171,6 +173,8 @@ def _start(asked: Asked) -> int:
     is_tracer = asked.command in tracers.names()
     if is_tracer and asked.words:
         _take_pod(asked, kubectl)
+    if asked.command == "who" and not _ways(asked) and _POD.fullmatch((asked.words or [""])[0]):
+        asked.pod = asked.words[0]  # where that is
     file = _file(asked) if asked.command == "record" else None
     asked.arguments += asked.words
     if asked.pod is not None:
@@ -232,13 +236,17 @@ def _options(asked: Asked) -> Mapping[str, Any]:
     return options
 
 
+def _ways(asked: Asked) -> int:
+    """In how many ways nodes are named."""
+    return sum([bool(asked.nodes), asked.pod is not None, asked.selector is not None, asked.all_nodes])
+
+
 def _nodes(asked: Asked, kubectl: Any) -> list[str]:
     from kubetrace.plugin.kubectl import check_name
 
-    ways = [bool(asked.nodes), asked.pod is not None, asked.selector is not None, asked.all_nodes]
-    if sum(ways) != 1:
+    if _ways(asked) != 1:
         raise UsageError(
-            "which nodes?" if not any(ways) else "the nodes are named in more than one way.",
+            "which nodes?" if not _ways(asked) else "the nodes are named in more than one way.",
             do="POD -n NAMESPACE, or one of --node NODE, --pod NAMESPACE/POD, -l LABELS, --all-nodes",
         )
     if asked.pod is not None:
@@ -392,7 +400,9 @@ def _status(failed: int, streams: Streams) -> int:
 
     for trouble in streams.troubles:
         click.echo(f"kubectl kubetrace: {escape(trouble)}", err=True)
-    return 1 if failed or streams.troubles else 0
+    if streams.lost:
+        click.echo("kubectl kubetrace: events were lost (--strict)", err=True)
+    return 1 if failed or streams.troubles else 3 if streams.lost else 0
 
 
 def _keys() -> Keys | None:
@@ -509,6 +519,10 @@ class _Lines:
         self._headers: set[str] = set()
         self._text = io.StringIO()
         self._objects = open_objects(self._text, output) if are_objects(output) else None
+        from kubetrace.session.options import WINDOWS
+
+        if output == WINDOWS:
+            self._objects = open_objects(self._text, "json")
 
     def failure(self, node: str, why: str) -> str:
         """What is said of a node that failed, among the objects."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import signal
 import subprocess
 import threading
@@ -31,6 +32,7 @@ END_S = 15.0
 _MOST_LINE_BYTES = 16 << 20
 _PIECE_BYTES = 1 << 16
 _EXIT_CODE_S = 3.0
+_LOSSES = re.compile(r"\d+ events? (?:was|were) lost\.")
 
 
 @dataclass
@@ -77,6 +79,8 @@ class Streams:
         self._asker: threading.Thread | None = None
         self.troubles: list[str] = []
         """What could not be cleared away."""
+        self.lost = False
+        """Whether a kubetrace ended so because of --strict (errors.EventsLost)."""
 
     def __enter__(self) -> Streams:
         """Start them. Raises ClusterError."""
@@ -170,6 +174,8 @@ class Streams:
         text = "\n".join(stream.words)
         # kubetrace's own first word, else kubectl's last; kubectl does not hand kubetrace's exit status on
         own = next((line.removeprefix("Error: ") for line in stream.words if line.startswith("Error: ")), "")
+        if _LOSSES.fullmatch(own):  # --strict: it ran, and has said all
+            self.lost, own, status = True, "", 0
         failed = own or (last_words(text).removeprefix("error: ") or f"kubectl: {status}" if status else "")
         return Said(stream.node, ended=True, failed=failed)
 
