@@ -18,7 +18,7 @@ import pytest
 
 from tests.nodes import captured
 
-from .conftest import DEADLINE_S
+from .conftest import DEADLINE_S, ROOT
 
 CART = "cart-7d4b9c6f5d-x2x9z"
 SHELLS = ("bash", "zsh", "fish")
@@ -58,13 +58,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 class Shell:
     """An interactive shell on a terminal of its own."""
 
-    def __init__(self, name: str, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, environment: dict[str, str], first: str = "") -> None:
         arguments = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-i"]}[name]
         self.pid, self.fd = pty.fork()
         if not self.pid:
             os.execvpe(arguments[0], arguments, environment)
         self.said = ""
-        self.run(STAND_IN[name])
+        self.run(first or STAND_IN[name])
 
     def write(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -155,6 +155,37 @@ def test_a_shell_completes_the_names_of_the_nodes_pods(completer: Completer, roo
 def test_a_long_option_is_completed_behind_its_equals_sign(completer: Completer, root: Path) -> None:
     copyup = f"copyup --host-root {root}"
     assert completer.completed(f"kubetrace {copyup} --namespace=sh") == f"{copyup} --namespace=shop"
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a wheel installs below a prefix."""
+    to = tmp_path_factory.mktemp("prefix")
+    subprocess.run([sys.executable, ROOT / "scripts" / "man_pages.py", "--out", to], check=True, capture_output=True)
+    return to / "share"
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_shell_finds_what_is_installed(name: str, environment: dict[str, str], prefix: Path, root: Path) -> None:
+    line = f"kubetrace who --host-root {root} shop/c"
+    whole = f"who --host-root {root} shop/{CART}"
+    said = {
+        "bash": 'kubetrace() { echo "GOT<$*>"; }; source /usr/share/bash-completion/bash_completion; PS1=',
+        "zsh": 'kubetrace() { echo "GOT<$*>" }; '
+        f"fpath=({prefix}/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -D; PS1=",
+        "fish": f"set -p fish_complete_path {prefix}/fish/vendor_completions.d; complete -C {line!r}",
+    }[name]
+    environment = {**environment, "BASH_COMPLETION_USER_DIR": f"{prefix}/bash-completion"}
+    if name == "fish":
+        command = ["fish", "--no-config", "-c", said]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=DEADLINE_S)
+        assert done.stdout.splitlines() == [whole.rpartition(" ")[2]]
+        return
+    shell = Shell(name, environment, said)
+    try:
+        assert shell.completed(line) == whole
+    finally:
+        shell.close()
 
 
 def test_a_shell_completes_files_where_files_are_meant(completer: Completer, tmp_path: Path) -> None:

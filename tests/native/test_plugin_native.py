@@ -507,6 +507,30 @@ def test_the_real_kubectl_makes_the_pod_that_is_meant(tmp_path: Path) -> None:
     assert sorted(api.deleted) == sorted(pod["metadata"]["name"] for pod in api.created) and api.pods == {}
 
 
+@pytest.mark.skipif(not _kubectl_can_debug_nodes(), reason="kubectl is missing or older than 1.30")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{.kind}/{.metadata.name}",
+        '{range .spec.template.spec.containers[*]}{.name}={.image}{"\\n"}{end}',
+        "{.spec.template.spec.containers[*].name} {.spec.template.spec.containers[-1].image}",
+        "{.spec.replicas} {.metadata.creationTimestamp}{.nothing.at.all} {.metadata['name']} {$.kind} {@.kind}",
+        "{.metadata.labels}",
+        "literal",
+    ],
+)
+def test_a_template_makes_what_kubectl_makes(template: str, tmp_path: Path) -> None:
+    from kubetrace.views.jsonpath import Template
+
+    command = ["kubectl", "create", "deployment", "web", "--image=a:1", "--image=b:2", "--dry-run=client", "-o"]
+
+    def kubectl(output: str) -> str:
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        return subprocess.run([*command, output], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert Template(template).text(json.loads(kubectl("json"))) == kubectl(f"jsonpath={template}")
+
+
 def _kubectl_completes_plugins() -> bool:
     with contextlib.suppress(OSError):
         done = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True, check=False)

@@ -4,8 +4,8 @@ r"""-o jsonpath=TEMPLATE, as kubectl has it: `{.namespace}/{.pod} {.path}{"\n"}`
     {range .key[*]} ... {end}                                        for each of them
     {"text\n"}                                                       a text
 
-What is not there is empty. Filters and .. are not done: `-o json` and jq do them. Names of others are escaped as in
-tables (views/text.py), objects and lists are JSON.
+What is not there is empty, null is `null`. Filters and .. are not done: `-o json` and jq do them. Names of others are
+escaped as in tables (views/text.py), objects and lists are JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Template:
         """Raises UsageError for what is not a template."""
         if not text or len(text) > _MOST_CHARACTERS:
             raise _wrong(text, "it is empty" if not text else "it is too long")
-        if "{" not in text and text[0] in ".[":  # as kubectl, which takes .key for {.key}
+        if "{" not in text and text[0] in ".[":  # as kubectl's --sort-by and custom-columns take .key for {.key}
             text = f"{{{text}}}"
         stack: list[list[_Part]] = [[]]
         at = 0
@@ -166,8 +166,6 @@ def _found(record: object, path: Sequence[str | int]) -> list[object]:
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return ""
     if isinstance(value, str | bytes):
         return escape(value)
     return json.dumps(value, separators=(",", ":"), default=lambda data: data.decode("utf-8", "surrogateescape"))

@@ -65,7 +65,8 @@ def _scalar(value: object) -> str:
     if isinstance(value, str):
         if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
             return value
-        return _PAIR.sub(_beyond, json.dumps(value))
+        # DEL is ASCII, but no character that YAML prints
+        return _PAIR.sub(_beyond, json.dumps(value)).replace("\x7f", "\\x7f")
     if isinstance(value, Mapping):
         return "{}"
     return json.dumps(value) if not isinstance(value, list | tuple) else "[]"

@@ -275,7 +275,7 @@ def test_objects_are_one_in_json_yaml_and_templates() -> None:
         assert run(*command, "-o", "jsonl").stdout == run(*command, "-o", "json").stdout
     rows = [row for row in as_json if row["type"] == "copyup" and "\x1b" not in row["path"]]
     shown = run("replay", RECORDING, "--final", "-o", "jsonpath={.pod} {.path}").stdout.splitlines()
-    assert [f"{row['pod'] or ''} {row['path']}" for row in rows] == [line for line in shown if "\\x1b" not in line]
+    assert [f"{row['pod'] or 'null'} {row['path']}" for row in rows] == [line for line in shown if "\\x1b" not in line]
 
 
 def test_the_old_name_of_the_tables_as_objects_still_works() -> None:
