@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
 import json
 import os
 import re
@@ -35,6 +38,18 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
+
+
+def answered(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process, where nothing is traced or shown in place."""
+    out, err = io.StringIO(), io.StringIO()
+    words = list(map(str, arguments))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        exits.run(lambda: kubetrace.main(words, prog_name="kubetrace", standalone_mode=False))
+    gc.enable()  # a run that had begun to attach has it off
+    status = ended.value.code
+    assert isinstance(status, int)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -148,7 +163,7 @@ def test_version_names_what_a_report_should() -> None:
     ],
 )
 def test_what_may_have_been_meant_is_said(line: str, meant: str, do: str) -> None:
-    done = run(*line.split())
+    done = answered(*line.split())
     what, why, try_ = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
     assert what.startswith("Error: ") and why.startswith(f"Did you mean {meant}") and try_ == f"Try:  {do}"
@@ -158,7 +173,7 @@ def test_what_may_have_been_meant_is_said(line: str, meant: str, do: str) -> Non
     "line", ["copyup --by xyzzy", "xyzzy", "copyup --sort xyzzy", "copyup -o xyzzy", "agent xyzzy"]
 )
 def test_where_nothing_is_near_all_are_named(line: str) -> None:
-    done = run(*line.split())
+    done = answered(*line.split())
     what, try_ = done.stderr.splitlines()
     assert done.returncode == 2 and "'xyzzy'" in what and try_.count("|") > 1
 
@@ -179,7 +194,7 @@ def test_where_nothing_is_near_all_are_named(line: str) -> None:
     ],
 )
 def test_what_was_asked_wrongly_is_said_in_one_form(line: str, what: str) -> None:
-    done = run(*line.split())
+    done = answered(*line.split())
     lines = done.stderr.splitlines()
     assert done.returncode == 2 and lines[0].startswith(f"Error: {what}") and lines[-1].startswith("Try:  ")
 
@@ -201,7 +216,7 @@ def test_what_was_asked_wrongly_is_said_in_one_form(line: str, what: str) -> Non
     ],
 )
 def test_a_missing_file_is_one_exit_status_everywhere(line: str, tmp_path: Path) -> None:
-    done = run(*line.replace("FILE", str(tmp_path / "nowhere")).split())
+    done = answered(*line.replace("FILE", str(tmp_path / "nowhere")).split())
     assert done.returncode == 1 and "nowhere" in done.stderr and done.stderr.startswith("Error: ")
 
 
