@@ -387,8 +387,9 @@ def _modules(code: str, **environment: str) -> int:
     [
         ("kubetrace ", "copyup", 4),
         ("kubetrace copyup --", "--events", 4),
-        ("kubetrace copyup --host-root ROOT -n ", "shop", 4),
-        ("kubetrace writes --host-root ROOT -n shop -p ", "web-0", 4),
+        # and pathlib for the node's root, difflib for any short option (click's parser)
+        ("kubetrace copyup --host-root ROOT -n ", "shop", 4.25),
+        ("kubetrace writes --host-root ROOT -n shop -p ", "web-0", 4.25),
         # it has the options of every tracer
         ("kubetrace replay ", "file", 4.5),
     ],
