@@ -140,6 +140,10 @@ def test_a_shell_completes_commands_options_and_choices(completer: Completer) ->
     assert completer.completed("kubetrace writes --columns pod,dest") == "writes --columns pod,destination"
     assert completer.completed("kubetrace writes -o cs") == "writes -o csv"
     assert completer.completed("kubetrace help doc") == "help doctor"
+    assert completer.completed("kubetrace record writes --by fi") == "record writes --by file"
+    replay = f"replay {ROOT / 'tests' / 'recordings' / 'writes-1.ktrace'}"
+    assert completer.completed(f"kubetrace {replay} --by dest") == f"{replay} --by destination"
+    assert completer.completed(f"kubetrace {replay} wr") == f"{replay} writes"
 
 
 def test_a_shell_completes_the_names_of_the_nodes_pods(completer: Completer, root: Path) -> None:

@@ -1,12 +1,14 @@
 """What a shell completes behind an option or as an argument: names of this node, of a tracer, of a recording.
 
-Called by click's completion (commands/completion.py prints the scripts). A shell waits for each of these, and shows
-whatever is printed in the middle of the user's line: nothing is imported before it is needed, and nothing is said.
+Called by click's completion (commands/completion.py prints the scripts); a context's `obj` are the line's words. A
+shell waits for each of these, and shows whatever is printed in the middle of the user's line: nothing is imported
+before it is needed, and nothing is said.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -109,11 +111,36 @@ def words(known: Callable[[], Sequence[str]], *, lists: bool = False) -> Complet
     return complete
 
 
-def heads(columns: Callable[[str | None], Sequence[str]], *, signs: str, lists: bool = False) -> Complete:
-    """A column by its head, as it is typed: in lower case unless the user began in upper; a sign in front stays.
+def _tracers(ctx: click.Context, tracer: Tracer | None) -> list[Tracer]:
+    """The command's own; else those that were named before, or those that the recording holds."""
+    from kubetrace import tracers
 
-    `columns` gives the heads for what --by was.
-    """
+    if tracer is not None:
+        return [tracer]
+    # click has no arguments where the line ends with an option that waits for its value
+    words: list[str] = ctx.obj or []
+    names = [word for word in words if word in tracers.names()]
+    if not names and (file := next((word for word in words[1:] if os.path.isfile(word)), None)):
+        from kubetrace.recording.reader import Recording
+
+        with Recording(file) as recording:
+            names = [item.name for item in recording.header.tracers]
+    return [tracers.find(name) for name in names if name in tracers.names()]
+
+
+def groupings(tracer: Tracer | None) -> Complete:
+    """--by."""
+
+    @_silent
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        names = dict.fromkeys(name for one in _tracers(ctx, tracer) for name in one.groupings)
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def heads(tracer: Tracer | None, *, signs: str, lists: bool = False) -> Complete:
+    """A column by its head, as it is typed: in lower case unless the user began in upper; a sign in front stays."""
 
     @_silent
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -121,7 +148,12 @@ def heads(columns: Callable[[str | None], Sequence[str]], *, signs: str, lists: 
         sign = last[:1] if last[:1] in signs else ""
         begun = last[len(sign) :]
         given = {word.lstrip(signs).lower() for word in before.split(",")}
-        heads = [head for head in columns(ctx.params.get("by")) if head.lower() not in given]
+        heads = [
+            head
+            for one in _tracers(ctx, tracer)
+            for head in columns_of(one, ctx.params.get("by"))
+            if head.lower() not in given
+        ]
         known = [head if begun.isupper() else head.lower() for head in heads]
         return [f"{before}{comma}{sign}{head}" for head in known if head.startswith(begun)]
 

@@ -20,7 +20,15 @@ from click.shell_completion import (
 from kubetrace.commands import help, options
 
 
-class _Bash(BashComplete):
+class _WithWords(ShellComplete):
+    """Lets completions see the line: of one that ends with an option click has no arguments."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+        self.ctx_args = {**self.ctx_args, "obj": args}
+        return super().get_completions(args, incomplete)
+
+
+class _Bash(_WithWords, BashComplete):
     """Bash breaks a word at = (COMP_WORDBREAKS): --namespace=sh comes as three."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
@@ -28,7 +36,7 @@ class _Bash(BashComplete):
         return [word for word in args if word != "="], "" if incomplete == "=" else incomplete
 
 
-class _Whole(ShellComplete):
+class _Whole(_WithWords):
     """Zsh and fish put what is printed in place of the whole word, of --namespace=sh too."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:

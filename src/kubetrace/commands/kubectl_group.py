@@ -245,7 +245,7 @@ def completions(words: Sequence[str]) -> list[str]:
     """
     from click.shell_completion import ShellComplete
 
-    shell = ShellComplete(kubectl_kubetrace, {}, "kubectl kubetrace", "")
+    shell = ShellComplete(kubectl_kubetrace, {"obj": list(words[:-1])}, "kubectl kubetrace", "")
     found = shell.get_completions(list(words[:-1]), words[-1] if words else "")
     lines = [f"{item.value}\t{item.help}" if item.help else str(item.value) for item in found if item.type == "plain"]
     return [*lines, ":0" if any(item.type != "plain" for item in found) else ":4"]

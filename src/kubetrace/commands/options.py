@@ -141,27 +141,24 @@ def showing(tracer: Tracer | None = None) -> list[click.Parameter]:
     first = next(iter(tracer.sorts)) if tracer is not None else "the first of the tracer"
     sorts = f": {', '.join(tracer.sorts)}, or any head" if tracer is not None else ""
 
-    def heads(by: str | None) -> list[str]:
-        return complete.columns_of(tracer, by) if tracer is not None else []
-
     return [
         click.Option(
             ["--by"],
             metavar="|".join(groupings) or "GROUP",
-            shell_complete=complete.words(lambda: groupings),
+            shell_complete=complete.groupings(tracer),
             help=f"One row for each of these.{by}",
         ),
         click.Option(
             ["--sort"],
             metavar="COLUMN",
-            shell_complete=complete.heads(heads, signs="+-"),
+            shell_complete=complete.heads(tracer, signs="+-"),
             help=f"Sort by a column of the table{sorts}. Numbers begin with the largest, names with a; "
             f"-COLUMN: the largest or z first, +COLUMN: the smallest or a.  [default: {first}]",
         ),
         click.Option(
             ["--columns"],
             metavar="COLUMN[,COLUMN...]",
-            shell_complete=complete.heads(heads, signs="+", lists=True),
+            shell_complete=complete.heads(tracer, signs="+", lists=True),
             help="Only these columns of a table, of --events or of CSV; +COLUMN adds one to the usual ones.  "
             "[default: the usual ones]",
         ),

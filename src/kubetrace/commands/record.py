@@ -35,8 +35,8 @@ def _run(what: tuple[str, ...], **given: Any) -> None:
     chosen = [tracers.find(name) for name in names]
     by = given["by"] or ""
     if by and not any(by in tracer.groupings for tracer in chosen):
-        known_by = dict.fromkeys(name for tracer in chosen for name in tracer.groupings)
-        raise UsageError(f"{' and '.join(names)} cannot group by {by!r}.", do=f"--by {'|'.join(known_by)}")
+        known_by = list(dict.fromkeys(name for tracer in chosen for name in tracer.groupings))
+        raise no_such(f"{' and '.join(names)} cannot group by {by!r}", by, known_by, option="--by")
     own = {name: value for tracer in chosen for name, value in own_options(tracer, given).items()}
     keep = Keep(Path(file), given["force"], options.max_size(given))
     options.lost(given, run(chosen, options.attached(given, own), keep, options.lasted(given), by))
@@ -69,7 +69,10 @@ def _command() -> click.Command:
         *options.selecting(),
         *options.of_tracers(tracers.find(name) for name in help.tracers()),
         click.Option(
-            ["--by"], metavar="GROUP", help="What counters tell apart: writes by file or process.  [default: neither]"
+            ["--by"],
+            metavar="GROUP",
+            shell_complete=complete.groupings(None),
+            help="What counters tell apart: writes by file or process.  [default: neither]",
         ),
         *options.lasting(),
         *options.keeping(),
