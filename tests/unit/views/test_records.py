@@ -47,7 +47,7 @@ def test_yaml_comes_back_as_it_was(records: list[dict[str, Any]]) -> None:
 def test_bytes_are_their_text() -> None:
     out = io.StringIO()
     YamlDocuments(out).write({"path": b"/a\xff"})
-    assert out.getvalue() == '---\npath: "/a\\udcff"\n'
+    assert out.getvalue() == '---\npath: "/a\\uDCFF"\n'
 
 
 RECORD = {"a": {"b": [1, "x y", None], "c-d": True}, "names": ["p", "q"], "n": 2.5, "evil": "\x1b[2J\n", "e": {}}
