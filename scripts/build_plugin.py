@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # What kubetrace.plugin imports, and what that imports.
-_LIBRARIES = ("click", "rich", "markdown-it-py", "mdurl", "pygments")
+_LIBRARIES = ("click", "rich", "markdown-it-py", "mdurl", "pygments", "pyyaml")
 _MAIN = b"from kubetrace.commands.plugin import main\nmain()\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
