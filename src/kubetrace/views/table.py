@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from kubetrace.views.columns import Column, Value
-from kubetrace.views.text import cut, cut_path, escape, visible, width
+from kubetrace.views.text import cut, cut_path, escape, last_name, visible, width
 from kubetrace.views.units import (
     format_bytes,
     format_clock,
@@ -33,6 +33,9 @@ Line = list[Segment]
 _PLAIN: Style = ""
 
 # Cells in which a name can be told from its like.
+# How a container of the node's own namespaces ends (kit/identity.py).
+_ON_HOST = " (host)"
+
 _DECENT = {"name": 24, "path": 32}
 
 _FORMATS: dict[str, Callable[[int], str]] = {
@@ -131,7 +134,7 @@ def render(
     `headers=False` leaves the rows alone, for scripts. `ascii` uses no character beyond ASCII. `keys` shows what the
     keys do. `widths` keeps columns steady from one call to the next.
     """
-    top = [*_flow(window.head, width, ascii)] if headers else []
+    top = [*_head(window.head, width, ascii)] if headers else []
     for notice in window.notices if headers else ():
         top.append([(_cut(visible(notice, ascii=ascii), width, ascii), "warn")])
     bottom = [*_flow(_foot(window), width, ascii)] if headers else []
@@ -186,6 +189,12 @@ def fit(column: Column, text: str, cells: int, *, mark: str = "…") -> str:
     """The cell's text cut to so many cells as its kind wants: paths keep the file's name, names both ends."""
     if column.kind == "path":
         return cut_path(text, cells, mark=mark)
+    if column.kind == "name" and text.endswith(_ON_HOST):
+        # of the name alone something is left
+        return cut(text.removesuffix(_ON_HOST), max(1, cells - len(_ON_HOST)), "middle", mark=mark) + _ON_HOST
+    if column.kind == "name" and text.startswith("/"):
+        # a unit of the node, by its own name
+        text = last_name(text) or text
     return cut(text, cells, "middle" if column.kind == "name" else "end", mark=mark)
 
 
@@ -200,6 +209,17 @@ def _foot(window: Window) -> list[Item]:
     elif window.lost is not None:
         items.insert(1, ("lost 0", ""))
     return [*items, *window.costs]
+
+
+def _head(items: Sequence[Item], cells: int | None, ascii: bool) -> list[Line]:
+    # On one line: the kernel goes first, then the hook and the grouping, then the node; never what is wrong.
+    kept = list(items)
+    while len(lines := _flow(kept, cells, ascii)) > 1:
+        spare = [at for at, item in enumerate(kept[1:-1], 1) if not isinstance(item, tuple) or item[1] in ("", "dim")]
+        if not spare:
+            break
+        del kept[next((at for at in spare if at > 1), spare[0])]
+    return lines
 
 
 def _flow(items: Iterable[Item], cells: int | None, ascii: bool, between: str = "") -> list[Line]:
@@ -235,7 +255,7 @@ def _table(
 ) -> list[Line]:
     chosen = [at for at, column in enumerate(window.columns) if wide or not column.wide]
     if cells is not None:
-        chosen = that_fit(window.columns, chosen, cells)
+        chosen = that_fit(window.columns, chosen, cells, sort=window.sort)
     columns = [window.columns[at] for at in chosen]
     if not columns:
         return [[] for _ in rows]
@@ -269,16 +289,25 @@ def _table(
     return lines
 
 
-def that_fit(columns: Sequence[Column], chosen: list[int], cells: int, *, gap: int = 1) -> list[int]:
+def that_fit(
+    columns: Sequence[Column], chosen: list[int], cells: int, *, gap: int = 1, sort: str | None = None
+) -> list[int]:
     """Those of the chosen columns that a line of so many cells has room for: spare ones are left out, the last first.
 
+    Where that is not enough, quantities are left out too, the last first, but for the one that rows are sorted by.
     Decided by what the columns declare, not by what is in them: a column must not come and go with the rows.
     """
 
     def least(at: int) -> int:
-        return max(len(columns[at].short or columns[at].title), columns[at].least)
+        title = len(columns[at].short or columns[at].title) + (columns[at].key == sort)
+        return max(title, columns[at].least)
 
-    for spare in [at for at in reversed(chosen) if columns[at].spare]:
+    spares = [at for at in reversed(chosen) if columns[at].spare and columns[at].key != sort]
+    if sort is not None:
+        spares += [
+            at for at in reversed(chosen) if columns[at].numeric and columns[at].key != sort and at not in spares
+        ]
+    for spare in spares:
         if sum(map(least, chosen)) + gap * (len(chosen) - 1) <= cells:
             break
         chosen = [at for at in chosen if at != spare]

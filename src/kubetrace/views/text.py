@@ -178,6 +178,11 @@ def cut_path(path: str, cells: int, *, mark: str = "…") -> str:
     return "/".join([*head, mark, *parts[last:]])
 
 
+def last_name(path: str) -> str:
+    """What is behind the last slash, without the marks that stood on the slash; "" if there is nothing."""
+    return _based(path.rpartition("/")[2])
+
+
 def wrapped(text: str, cells: int, *, indent: int) -> list[str]:
     """Lines of at most so many cells, broken between words, all but the first indented; a word too long stays whole.
 
@@ -216,6 +221,12 @@ def _tail(text: str, cells: int) -> str:
         if cells < 0:
             break
         start = at
-    while start < len(text) and category(text[start])[0] == "M":  # its base was cut off
+    return _based(text[start:])
+
+
+def _based(text: str) -> str:
+    # Without marks whose base was cut off.
+    start = 0
+    while start < len(text) and category(text[start])[0] == "M":
         start += 1
     return text[start:]

@@ -238,3 +238,44 @@ def test_a_spare_column_is_left_out_where_not_all_fit() -> None:
     # POD needs 6, DIRS 4, COPIES 6, and two gaps
     assert [plain(line) for line in render(window, 18)][:2] == ["POD    DIRS COPIES", "web-0     3     23"]
     assert [plain(line) for line in render(window, 17)][:2] == ["POD     COPIES", "web-0       23"]
+
+
+def lines_of(window: Window, cells: int) -> list[str]:
+    return [plain(line) for line in render(window, cells)]
+
+
+def test_the_column_that_rows_are_sorted_by_is_never_cut() -> None:
+    window = replace(WINDOW, sort="max_latency")
+    for cells in range(60, 130):
+        assert any("MAX-LAT▼" in line or "MAX-LATENCY▼" in line for line in lines_of(window, cells)), cells
+    header = lines_of(window, 60)[1]
+    assert "ERR" not in header and "COPIES" not in header and header.split()[-1] == "MAX-LAT▼"
+    assert {"NAMESPACE", "POD", "CONTAINER", "FILE"} <= set(header.split())
+
+
+def test_the_title_is_one_line_and_keeps_what_is_wrong() -> None:
+    assert lines_of(WINDOW, 61)[0] == "copyup · node worker-3 · Linux 6.1.0-18-amd64 · fentry · 0:42"
+    assert lines_of(WINDOW, 60)[0] == "copyup · node worker-3 · fentry · 0:42"
+    assert lines_of(WINDOW, 37)[0] == "copyup · node worker-3 · 0:42"
+    assert lines_of(WINDOW, 24)[0] == "copyup · 0:42"
+    failed = replace(WINDOW, head=(("copyup", "title"), "3 of 3 nodes", ("1 failed", "bad"), "0:42"))
+    assert lines_of(failed, 30)[0] == "copyup · 1 failed · 0:42"
+
+
+def test_the_nodes_own_keep_what_tells_them() -> None:
+    columns = (Column("container", "CONTAINER", "name"), Column("n", "N", "count"))
+    rows = (
+        ("/system.slice/containerd.service", 1),
+        ("/kubepods/é/́́evil", 2),
+        ("a-very-long-name-of-a-container (host)", 3),
+        ("/", 4),
+    )
+    window = Window(columns, rows, sort="n")
+    assert [line.split() for line in lines_of(window, 24)[-4:]] == [
+        ["containerd.service", "1"],
+        ["/kubepods/é/́́evil", "2"],
+        ["a-very-…tainer", "(host)", "3"],
+        ["/", "4"],
+    ]
+    assert lines_of(window, 13)[-4].split() == ["conta…vice", "1"]
+    assert lines_of(window, 13)[-2].split() == ["a…", "(host)", "3"]
