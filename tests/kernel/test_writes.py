@@ -550,3 +550,71 @@ def test_processes_that_write_the_same_new_files_share_a_counter_for_each(own_gr
     assert len(counted) == len(files)
     assert 0 <= 4 * len(files) - sum(event.count for event in counted) <= missed
     assert all(event.bytes == 7 * event.count and event.files == 1 for event in counted)
+
+
+# One thread calls, another puts a pipe in the place of its file meanwhile: at the return the number is the pipe's.
+REPLACED = """
+import errno, os, random, sys, threading
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+real = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+source = os.open(sys.argv[2] + ".source", os.O_RDWR | os.O_CREAT)
+os.ftruncate(source, 1 << 20)
+_, pipe = os.pipe()
+dice = random.Random(7)
+synced = 0
+for turn in range(60):
+    fd = os.dup(real)
+    begun = threading.Event()
+    wait = dice.random() * 0.004
+
+    def replace():
+        begun.wait()
+        threading.Event().wait(wait)
+        os.dup2(pipe, fd)
+
+    other = threading.Thread(target=replace)
+    other.start()
+    begun.set()
+    try:
+        if turn % 2:
+            os.fsync(fd)
+            synced += 1
+        else:
+            os.lseek(real, 0, os.SEEK_END)
+            os.set_blocking(pipe, False)
+            os.sendfile(fd, source, 0, 1 << 20)
+    except OSError as error:
+        # it was a pipe before the call began
+        assert error.errno in (errno.EINVAL, errno.EAGAIN), error
+    other.join()
+    os.close(fd)
+print(os.fstat(real).st_size, synced)
+"""
+
+
+@pytest.mark.one_kernel
+def test_a_file_that_is_replaced_during_the_call_is_counted(own_group: tuple[Path, bool], tmp_path: Path) -> None:
+    group, v2 = own_group
+    tracer = find("writes")
+    source = KernelSource(
+        "writes", tracer.streams, constants={"by_file": 1, "memory_on_v1": int(not v2)}, optional=tracer.optional
+    )
+    try:
+        command = ["python3", "-S", "-c", REPLACED, str(group), "/var/log/replaced"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+        size, synced = map(int, said.stdout.split())
+        inode = os.stat("/var/log/replaced").st_ino
+        counted = {
+            event.NAMES["operation"][event.operation]: event
+            for batch in source.read("writes")
+            for event in source.layouts["writes"].decode(batch.data)
+            if event.place & 0xFFFFFFFF == inode and (event.cgroup_id if v2 else event.memory_cgroup_id)
+        }
+        missed = source.losses()["missed_run"]
+    finally:
+        source.close()
+        os.unlink("/var/log/replaced")
+        os.unlink("/var/log/replaced.source")
+    assert size > 0 and synced > 0 and (missed == 0 or preemptible())
+    assert 0 <= size - counted["sendfile"].bytes <= missed << 20
+    assert 0 <= synced - counted["fsync"].count <= missed

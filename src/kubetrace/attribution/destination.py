@@ -256,10 +256,9 @@ class Destinations:
         if medium is None:
             return Destination("kernel", mounted.fstype)
         found = self._overlay(mounted) if mounted.fstype == "overlay" else None
-        if found is None and mounted.node and place is not None:
-            found = self._of_node(mounted, place)
-        elif found is None and not mounted.node:
-            found = self._of_container(mounted)
+        if found is None:
+            # a volume that is a file system of its own has no place, and is all of its mount
+            found = self._of_node(mounted, place or mounted.root) if mounted.node else self._of_container(mounted)
         return replace(found if found is not None else self._plain(mounted), medium=medium)
 
     def _overlay(self, mounted: Mounted) -> Destination | None:

@@ -433,7 +433,7 @@ class Writes(Fielded):
         return ", ".join(parts)
 
 
-# Programs at the entry of a function that are only there to take the time.
+# Programs at the entry of a function that are only there to take the time. That of sendfile takes the file, too.
 _TIMED = (
     *("write_begin", "writev_begin", "iouring_begin", "splice_begin", "copyrange_begin"),
     *("fallocate_begin", "truncate_begin", "truncatepath_begin", "fsync_begin"),

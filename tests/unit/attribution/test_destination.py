@@ -106,6 +106,12 @@ def test_what_the_node_writes_is_named_by_its_place(node: Destinations, place: s
     assert (found.text, found.medium) == (text, "disk")
 
 
+def test_what_the_node_writes_into_a_tmpfs_volume_is_named_by_it(node: Destinations) -> None:
+    # the kubelet fills a secret, which is a file system of its own
+    found = node.of(mounted(64, "tmpfs", "/", "/kubelet/pods/x", node=True), None)
+    assert (found.text, found.medium) == ("secret creds", "memory")
+
+
 def test_a_log_names_its_pod_and_container() -> None:
     found = by_path("/var/log/pods/kube-system_dns-7d9_0a-1/coredns/3.log", Directories())
     assert found == Destination("container log", owner=Owner("kube-system", "dns-7d9", "0a-1", "coredns"))
