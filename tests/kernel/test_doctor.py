@@ -93,9 +93,9 @@ def test_returns_are_followed_through_tracefs_where_it_takes_kprobes(tmp_path: P
     finally:
         running.send_signal(2)
         assert running.wait(DEADLINE_S) == 0
-    ours = [line for line in probes if f":kubetrace_{running.pid}_" in line]
+    ours = [line for line in probes if f"_{running.pid}_" in line and ":kubetrace_" in line]
     assert any(line.startswith("r") and line.endswith(" ovl_copy_up_one") for line in ours), probes
-    assert f"kubetrace_{running.pid}_" not in PROBES.read_text()
+    assert f"_{running.pid}_" not in PROBES.read_text()
 
 
 @pytest.mark.each_kernel

@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
+import time
 from collections.abc import Callable
 
 from kubetrace.engines import perf
@@ -23,6 +25,8 @@ _ROOTS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing", "/host/sys/kernel/
 _GROUP = "kubetrace_"
 # About 100 bytes each; the kernel allows 4096 (KRETPROBE_MAXACTIVE_MAX).
 _INSTANCES = 1024
+# Between making a probe and attaching to it there are milliseconds.
+_ATTACHED_AFTER_S = 60.0
 # include/uapi/linux/mount.h; the numbers of these calls are the same everywhere
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1
@@ -64,6 +68,13 @@ def tracepoint_id(category: str, name: str) -> int:
             os.close(mount)
 
 
+def _pid_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 class TracefsReturns:
     """This process's kretprobes in tracefs, under a group of its own; `close` after their links are destroyed."""
 
@@ -75,7 +86,10 @@ class TracefsReturns:
             with contextlib.suppress(OSError):
                 self._mount = mount_unseen()
                 self._root = f"/proc/self/fd/{self._mount}"
-        self._group = f"{_GROUP}{os.getpid()}_{id(self):x}"
+        # Of whom it is: a pid says that in its own namespace alone.
+        self._group = f"{_GROUP}{_pid_namespace()}_{os.getpid()}_{id(self):x}"
+        # kprobe_profile has no groups: names of nobody else's.
+        self._token = secrets.token_hex(6)
         self._events: list[str] = []
         if self._root is not None:
             self._remove_stale()
@@ -91,16 +105,34 @@ class TracefsReturns:
     def _remove_stale(self) -> None:
         with contextlib.suppress(OSError):
             for group in os.listdir(f"{self._root}/events"):
-                owner = group.removeprefix(_GROUP).partition("_")[0]
-                if group.startswith(_GROUP) and owner.isdecimal() and not os.path.exists(f"/proc/{owner}"):
-                    for event in os.listdir(f"{self._root}/events/{group}"):
-                        if os.path.isdir(f"{self._root}/events/{group}/{event}"):
-                            self._command(f"-:{group}/{event}")
+                if group.startswith(_GROUP) and self._is_stale(group):
+                    self._remove(group)
+
+    def _is_stale(self, group: str) -> bool:
+        namespace, _, rest = group.removeprefix(_GROUP).partition("_")
+        owner = rest.partition("_")[0]
+        if rest.count("_") == 1 and namespace == str(_pid_namespace()):
+            return owner.isdecimal() and not os.path.exists(f"/proc/{owner}")
+        # Of another namespace, or of a kubetrace of before: what is attached the kernel keeps (EBUSY), and what is not
+        # after so long never will be.
+        try:
+            return time.time() - os.stat(f"{self._root}/events/{group}").st_mtime > _ATTACHED_AFTER_S
+        except OSError:
+            return False
+
+    def _remove(self, group: str) -> None:
+        with contextlib.suppress(OSError):
+            for event in os.listdir(f"{self._root}/events/{group}"):
+                if os.path.isdir(f"{self._root}/events/{group}/{event}"):
+                    # one that is still attached (EBUSY) keeps none of the others
+                    with contextlib.suppress(OSError):
+                        self._command(f"-:{group}/{event}")
 
     def attach(self, name: str, function: str, attach: Callable[[int], int]) -> int:
         """A link made by `attach` from the perf event of a new kretprobe; 0 where tracefs cannot make one."""
         if self._root is None:
             return 0
+        name = f"{name}_{self._token}"
         try:
             self._command(f"r{_INSTANCES}:{self._group}/{name} {function}")
             self._events.append(name)
