@@ -139,8 +139,8 @@ class Counted:
                 event.device,
                 _text(event.type),
                 _text(event.source),
-                _path(event.root[: event.root_bytes], event.root_end),
-                _path(event.point[: event.point_bytes], event.point_end),
+                _path(event.root, event.root_bytes, event.root_end),
+                _path(event.point, event.point_bytes, event.point_end),
                 bool(event.in_node),
                 event.namespace == 0,
                 event.time,
@@ -151,7 +151,7 @@ class Counted:
         moved = set()
         for event in self._layouts[self._counters.places].decode(data):
             place = event.device, event.place
-            path = _path(event.path[: event.path_bytes], event.path_end)
+            path = _path(event.path, event.path_bytes, event.path_end)
             if self._places.get(place, path) != path:
                 moved.add(place)
             self._places[place] = path
@@ -573,7 +573,8 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _path(names: bytes, end: int) -> str:
-    # kt_path's form: leaf first, each name ended by NUL; `end` is an enum kt_path_end.
-    path = "/" + b"/".join(reversed(names.split(b"\0")[:-1])).decode("utf-8", "surrogateescape")
-    return CUT + path if end else path
+def _path(names: bytes, size: int, end: int) -> str:
+    # kt_path's form: leaf first, each name ended by NUL; `end` is an enum kt_path_end. A record has less room than the
+    # walk: of what is longer the names nearest to the root are missing.
+    path = "/" + b"/".join(reversed(names[:size].split(b"\0")[:-1])).decode("utf-8", "surrogateescape")
+    return CUT + path if end or size > len(names) else path

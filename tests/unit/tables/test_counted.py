@@ -401,11 +401,13 @@ def test_a_mount_of_a_container_that_looks_like_anothers_log_is_its_own() -> Non
     assert cells(made)[0][:2] == ("cart", f"hostPath /var/log{root}")
 
 
-def test_a_root_that_is_too_deep_for_the_kernels_program_names_nothing() -> None:
+@pytest.mark.parametrize(("above", "end"), [(0, 1), (1 << 10, 0)], ids=["the walk", "the record"])
+def test_a_root_that_is_too_deep_for_the_kernels_program_names_nothing(above: int, end: int) -> None:
+    """Of a long one the names nearest to the root are missing: what is left was named by whoever made it so deep."""
     made = counting(Node())
     root = names("/kubelet/pods/other/volumes/kubernetes.io~empty-dir/cache")
     event = {"time": 100, "mount": 2, "device": 5, "namespace": 1, "type": b"ext4"}
-    data = pack(MOUNT, **event, root=root, root_bytes=len(root), root_end=1)
+    data = pack(MOUNT, **event, root=root, root_bytes=len(root) + above, root_end=end)
     made.take([Batch("writes_mounts", data), counter(7, 70, mount=2)])
     assert cells(made)[0][:2] == ("cart", "volume")
 
