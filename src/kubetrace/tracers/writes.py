@@ -176,7 +176,8 @@ class Writes(Fielded):
         "(core dumps, NFS server, loop devices, swap) and inside virtual machines; with --all, what send, sendmsg and "
         "vmsplice send. A file that is renamed is told by its new path; one in a directory that is renamed, and one "
         "that is exchanged with another, by the old. Where the kernel may preempt a program, a second one counts what "
-        "the first misses meanwhile; what both miss is told as lost. --hook kprobe misses nothing, and costs more."
+        "the first misses meanwhile; what both miss is told as lost. --hook kprobe has not been seen to miss any, "
+        "and costs more; what it would miss Linux does not count before 6.7."
     )
     examples = (
         ("kubetrace writes", "every pod, every destination"),
