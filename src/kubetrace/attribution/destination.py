@@ -72,6 +72,8 @@ _CONTENT = re.compile(r"/io\.containerd\.content\.v1\.content(?:/|\Z)")
 _SNAPSHOTS = re.compile(r"/(?:io\.containerd\.snapshotter\.v1\.[^/]+|tmpmounts)(?:/|\Z)")
 _PLUGIN = re.compile(r"/io\.containerd\.[^/]+(?:/|\Z)")
 _POD = re.compile(r"/pods/[^/]")
+# A container's root that is not an overlay: a disk of its own, fuse, or a bind of a directory (native snapshotter).
+_BUNDLE = re.compile(r"/io\.containerd\.runtime\.v2\.task/[^/]+/[0-9a-f]{64}/rootfs(?:/|\Z)")
 _ROOTFS = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
 _SANDBOX = re.compile(r"/sandboxes/[0-9a-f]{64}/shm\Z")
 # How many mounts that are gone are passed over in search of the one of a time: a device number is not given again
@@ -168,6 +170,8 @@ def by_path(path: str, directories: Directories) -> Destination | None:
         match = _LOG.match(rest)
         return Destination("container log", owner=Owner(*match.groups())) if match else None
     if role == "containerd":
+        if _BUNDLE.match(rest):
+            return Destination("writable layer")
         if _CONTENT.match(rest):
             return Destination("content store")
         if _SNAPSHOTS.match(rest):

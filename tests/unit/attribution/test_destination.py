@@ -125,6 +125,23 @@ def test_a_containers_root_is_its_writable_layer(node: Destinations) -> None:
     assert node.of(mounted(root, "overlay", "/", "/rootfs", node=True), None).kind == "writable layer"
 
 
+@pytest.mark.parametrize(
+    ("device", "fstype", "root"),
+    [
+        (253 << 20 | 3, "ext4", "/"),
+        (45, "fuse.stargz", "/"),
+        (DISK, "ext4", "/containerd/io.containerd.snapshotter.v1.native/snapshots/6"),
+    ],
+)
+def test_a_containers_root_that_is_no_overlay_is_its_writable_layer(
+    node: Destinations, device: int, fstype: str, root: str
+) -> None:
+    point = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/" + "c" * 64 + "/rootfs"
+    node.learn(MountSeen(device, root, point, fstype, "/dev/mapper/x", 10))
+    found = node.of(mounted(device, fstype, root, "/"), None)
+    assert (found.text, found.counted_as_ephemeral) == ("writable layer", True)
+
+
 def test_a_bind_mount_of_the_nodes_own_overlay_is_a_host_path(node: Destinations) -> None:
     found = node.of(mounted(mountinfo.device_number(0, 43), "overlay", "/lib/data", "/data"), None)
     assert found.text == "hostPath /var/lib/data"
