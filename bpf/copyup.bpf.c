@@ -82,6 +82,40 @@ struct copyup_long_event {
 KT_STREAM(copyup, copyup_event, 4 * 1024 * 1024);
 KT_STREAM(copyup_long, copyup_long_event, 512 * 1024);
 
+/*
+ * Which overlay a device number is of, told once: by the upperdir that the kernel itself has for it. Numbers
+ * of overlays are given again as soon as they are free, and what the mount table shows a moment later may be
+ * the next one's.
+ */
+struct copyup_overlay_event {
+	kt_boot_ns time; /* from when on it is known */
+	kt_dev device;
+	__u16 upperdir_bytes; /* with its NUL; all of them: it is cut */
+	__u16 reserved;
+	char upperdir[1024 - 8 - 16];
+};
+KT_STREAM(copyup_overlays, copyup_overlay_event, 256 * 1024);
+
+struct copyup_overlay_key {
+	__u64 upper; /* number and generation of the upperdir's inode: its directory, and no later one */
+	kt_dev device;
+	__u32 reserved;
+};
+/* Those that were told; forgetting one tells it again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct copyup_overlay_key);
+	__type(value, __u8);
+} overlays SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, kt_copies);
+	__type(key, __u32);
+	__type(value, struct copyup_overlay_event);
+} overlay_scratch SEC(".maps");
+
 /* The overlay operation that a thread is in: set at its entry, deleted at its return. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -115,6 +149,7 @@ struct copyup_start {
 	__u64 copied_to; /* the offset up to which `copied` is counted; 0: not known */
 	struct kt_cgroups who;
 	kt_open_flags flags;
+	kt_dev device;
 	__u16 trigger;
 	__u16 layer_index;
 	bool upper; /* has its metadata in the writable layer already */
@@ -234,10 +269,43 @@ static __always_inline __u16 copyup_trigger_of(__u64 thread, int flags)
 	return flags & O_TRUNC ? copyup_open_truncate : copyup_open_write;
 }
 
+static __always_inline void copyup_tell_overlay(const struct super_block *sb, kt_dev device, kt_boot_ns now,
+						__u32 copy)
+{
+	struct copyup_overlay_key key = {.device = device};
+	struct copyup_overlay_event *event;
+	const struct dentry *upper;
+	const char *upperdir;
+	__u32 at = copy % kt_copies;
+	__u8 one = 1;
+	long bytes;
+
+	upper = kt_overlay_upper_dentry(BPF_CORE_READ(sb, s_root, d_inode));
+	if (!upper)
+		return;
+	key.upper = kt_file_number(BPF_CORE_READ(upper, d_inode));
+	if (bpf_map_lookup_elem(&overlays, &key))
+		return;
+	upperdir = kt_overlay_upperdir(sb);
+	event = bpf_map_lookup_elem(&overlay_scratch, &at);
+	if (!upperdir || !event)
+		return;
+	__builtin_memset(event, 0, sizeof(*event));
+	bytes = bpf_probe_read_kernel_str(event->upperdir, sizeof(event->upperdir), upperdir);
+	if (bytes <= 0)
+		return;
+	event->time = now;
+	event->device = key.device;
+	event->upperdir_bytes = bytes;
+	bpf_map_update_elem(&overlays, &key, &one, BPF_ANY);
+	kt_output(&copyup_overlays, event, sizeof(*event));
+}
+
 static __always_inline int copyup_enter(struct dentry *dentry, int flags, __u32 copy)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct copyup_start start = {};
+	const struct super_block *sb;
 	struct copyup_start *known;
 	bool data;
 
@@ -259,6 +327,9 @@ static __always_inline int copyup_enter(struct dentry *dentry, int flags, __u32 
 	start.layer_index = kt_overlay_layer(dentry);
 	kt_overlay_upper(BPF_CORE_READ(dentry, d_inode), &start.upper, &data);
 	start.time = bpf_ktime_get_boot_ns();
+	sb = BPF_CORE_READ(dentry, d_sb);
+	start.device = BPF_CORE_READ(sb, s_dev);
+	copyup_tell_overlay(sb, start.device, start.time, copy);
 	if (bpf_map_update_elem(&starts, &thread, &start, BPF_ANY))
 		kt_lost(kt_loss_map_full);
 	return 0;
@@ -340,7 +411,7 @@ static __always_inline int copyup_return(int result, __u32 copy)
 	event->size = start->size;
 	event->copied = start->copied;
 	event->cloned = start->cloned;
-	event->device = BPF_CORE_READ(dentry, d_sb, s_dev);
+	event->device = start->device;
 	event->pid = thread >> 32;
 	event->tid = thread;
 	event->flags = start->flags;

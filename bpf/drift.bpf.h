@@ -182,6 +182,15 @@ struct kt_ovl_inode_5_10 {
 	/* struct inode vfs_inode, struct dentry *__upperdentry */
 };
 
+struct kt_ovl_fs_5_10 {
+	__u32 numlayer, numfs;
+	void *layers, *fs, *workbasedir, *workdir, *indexdir;
+	long namelen;
+	struct {
+		const char *lowerdir, *upperdir;
+	} config;
+};
+
 static __always_inline bool kt_overlay_without_btf(void)
 {
 	return !bpf_core_type_exists(struct ovl_layer) && !kt_inode_operations_are_idmapped();
@@ -214,6 +223,21 @@ static __always_inline __u16 kt_overlay_layer(const struct dentry *dentry)
 	}
 	/* OVL_MAX_STACK is 500 */
 	return index > 0 && index <= 500 ? index : 0;
+}
+
+/* The upperdir that an overlay was mounted with, as show_options prints it; 0: it has none, or it cannot be
+ * told (without the kernel's BTF). */
+static __always_inline const char *kt_overlay_upperdir(const struct super_block *sb)
+{
+	const void *overlay = BPF_CORE_READ(sb, s_fs_info);
+	const char *upperdir = 0;
+
+	if (bpf_core_type_exists(struct ovl_fs))
+		upperdir = BPF_CORE_READ((const struct ovl_fs *)overlay, config.upperdir);
+	else if (kt_overlay_without_btf())
+		bpf_probe_read_kernel(&upperdir, sizeof(upperdir),
+				      &((const struct kt_ovl_fs_5_10 *)overlay)->config.upperdir);
+	return upperdir;
 }
 
 /* The object in the writable layer; 0: there is none. */

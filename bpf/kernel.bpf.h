@@ -124,6 +124,8 @@ struct super_block {
 	__u32 s_dev;
 	unsigned long s_magic;
 	struct file_system_type *s_type;
+	struct dentry *s_root;
+	void *s_fs_info;
 };
 struct inode {
 	__u16 i_mode;
@@ -213,6 +215,12 @@ struct ovl_inode {
 	unsigned long flags;
 	struct inode vfs_inode;
 	struct dentry *__upperdentry;
+};
+struct ovl_config {
+	char *upperdir;
+};
+struct ovl_fs {
+	struct ovl_config config;
 };
 enum ovl_inode_flag {
 	OVL_UPPERDATA = 3,

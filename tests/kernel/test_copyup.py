@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from kubetrace.attribution.mountinfo import told_directory
+from kubetrace.engines.source import KernelSource
+from kubetrace.tracers import find
 from tests.vm import cri, images
 
 from .conftest import SHELL, Case, Overlay, Tracer
@@ -267,3 +271,59 @@ def test_the_table_shows_the_pod_on_a_pipe(case: Case) -> None:
     # the marker of Case.run is the second copy-up
     assert row[:4] == ["shop", case.container.pod.name, case.container.name, "2"]
     assert "\x1b" not in out
+
+
+# Mounts an overlay in a namespace of its own, which no table of the node shows, and changes one file twice.
+ONE_OVERLAY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+base = sys.argv[1].encode()
+# CLONE_NEWNS; MS_REC | MS_PRIVATE
+assert not libc.unshare(0x20000)
+assert not libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None)
+for name in (b"lower", b"up:per", b"work", b"merged"):
+    os.makedirs(base + b"/" + name)
+for name in (b"one", b"two"):
+    open(base + b"/lower/" + name, "w").write("x")
+options = b"lowerdir=%s/lower,upperdir=%s/up\\\\:per,workdir=%s/work" % (base, base, base)
+assert not libc.mount(b"overlay", base + b"/merged", b"overlay", 0, options), os.strerror(ctypes.get_errno())
+device = os.stat(base + b"/merged").st_dev
+for name in (b"one", b"two"):
+    os.chmod(base + b"/merged/" + name, 0o600)
+assert not libc.umount(base + b"/merged")
+print(os.major(device) << 20 | os.minor(device))
+"""
+
+
+@pytest.mark.each_kernel
+def test_the_kernel_tells_which_overlay_a_device_number_is_of() -> None:
+    """Once for each, by its own upperdir, also where it has the number that the one before has let go."""
+    tracer = find("copyup")
+    source = KernelSource("copyup", {**tracer.streams, **tracer.overlays}, constants={}, optional=tracer.optional)
+    bases = [Path(f"/var/lib/kubelet/told-{number}") for number in range(3)]
+    try:
+        devices = []
+        for base in bases:
+            done = subprocess.run(["python3", "-S", "-c", ONE_OVERLAY, str(base)], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            devices.append(int(done.stdout))
+        told = [
+            event
+            for batch in source.read("copyup_overlays")
+            for event in source.layouts["copyup_overlays"].decode(batch.data)
+        ]
+        copied = [event for batch in source.read("copyup") for event in source.layouts["copyup"].decode(batch.data)]
+    finally:
+        source.close()
+        for base in bases:
+            shutil.rmtree(base, ignore_errors=True)
+    found = []
+    for event in told:
+        upperdir = os.fsdecode(event.upperdir[: event.upperdir_bytes - 1])
+        found.append((event.device, told_directory(upperdir)))
+    wanted = [(device, f"{base}/up:per") for device, base in zip(devices, bases, strict=True)]
+    assert [one for one in found if one in wanted] == wanted
+    # known before the first copy-up in it has ended
+    for (device, upperdir), event in zip(found, told, strict=True):
+        if (device, upperdir) in wanted:
+            assert any(other.device == device and other.time >= event.time for other in copied)

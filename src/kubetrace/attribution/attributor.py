@@ -28,6 +28,7 @@ from kubetrace.attribution.facts import (
     MountSeen,
     OverlayGone,
     OverlaySeen,
+    OverlayTold,
     PodSeen,
     Source,
 )
@@ -161,6 +162,9 @@ class Attributor:
         self._container_paths: dict[str, CgroupPath] = {}
         self._pods: dict[str, PodSeen] = {}
         self._overlays: dict[int, list[_Mounted]] = {}
+        # Overlays by their upperdir, which is nobody else's; device number -> when the kernel told which it is of.
+        self._uppers: dict[str, list[_Mounted]] = {}
+        self._told: dict[int, list[OverlayTold]] = {}
         self._layers: dict[str, LayerSeen] = {}
         self._images: dict[str, ImageSeen] = {}
         # Chain id -> images that have it, and which of their layers it is.
@@ -191,6 +195,8 @@ class Attributor:
             mounts = self._overlays.get(fact.device)
             if mounts and mounts[-1].until_ns is None and mounts[-1].seen_ns <= fact.time_ns:
                 mounts[-1].until_ns = fact.time_ns
+        elif isinstance(fact, OverlayTold):
+            self._told.setdefault(fact.device, []).append(fact)
         elif isinstance(fact, LayerSeen):
             self._layers[fact.lowerdir] = fact
             self._layer_answers.clear()
@@ -204,13 +210,21 @@ class Attributor:
             assert isinstance(fact, MountSeen | MountGone | DirectorySeen | LabelsSeen)
 
     def identify(
-        self, *, cgroup_id: int, memory_cgroup_id: int, memory_hierarchy: int, device: int | None, time_ns: int
+        self,
+        *,
+        cgroup_id: int,
+        memory_cgroup_id: int,
+        memory_hierarchy: int,
+        device: int | None,
+        time_ns: int,
+        copied_up: bool = False,
     ) -> Identity:
         """The owner of an event.
 
         `cgroup_id` is bpf_get_current_cgroup_id() (v2); `memory_cgroup_id` the kernfs id of the task's memory css, 0 if
         it was not read, and `memory_hierarchy` that controller's hierarchy (0: v2); `device` the dev_t of the overlay
-        that was written to, None if there is none; `time_ns` the event's CLOCK_BOOTTIME.
+        that was written to, None if there is none; `time_ns` the event's CLOCK_BOOTTIME. `copied_up`: by a copy-up,
+        whose overlay the kernel tells (OverlayTold).
 
         In this order: a container by the v2 id, a container by the memory controller's id (pure v1: the v2 id is always
         1; old runc on a hybrid node: the v2 id is the shim's), a pod by either, the container whose root the overlay
@@ -225,9 +239,9 @@ class Attributor:
                 self._overlay_answers.clear()
                 self._readers.clear()
             identity = self._conclude(key)
-        if device is None or identity.kind in _OWNED or device not in self._overlays:
+        if device is None or identity.kind in _OWNED or (device not in self._overlays and device not in self._told):
             return identity
-        container_id = self._container_at(device, time_ns)
+        container_id = self._container_at(device, time_ns, copied_up=copied_up)
         return identity if container_id is None else self._through_overlay(key, identity, container_id)
 
     def container(self, container_id: str) -> Identity | None:
@@ -253,12 +267,12 @@ class Attributor:
         return [self._containers[container_id] for container_id in self._of_pods.get(pod_uid, ())]
 
     def layer(self, device: int, layer_index: int, time_ns: int, container_id: str | None = None) -> Layer | None:
-        """The layer of the overlay that had this device number at that time, by the kernel's index of it.
+        """The layer of the overlay that had this device number at a copy-up's time, by the kernel's index of it.
 
         Of several overlays in question the one of `container_id` counts; the overlay's own container goes before
         `container_id` otherwise (a process of another container can write there). None if the overlay is not known.
         """
-        found = self._mounted_at(device, time_ns)
+        found = self._copied_up_in(device, time_ns)
         if len(found) > 1:
             found = [mounted for mounted in found if container_id is not None and mounted.container_id == container_id]
         if len(found) != 1:
@@ -384,15 +398,16 @@ class Attributor:
                 last.container_id = fact.container_id
                 return
             last.until_ns = fact.time_ns
-        mounts.append(
-            _Mounted(
-                fact.container_id,
-                min(fact.since_ns, fact.time_ns),
-                fact.time_ns,
-                fact.upperdir,
-                absolute_lowerdirs(fact.lowerdirs, fact.upperdir, fact.workdir),
-            )
+        mounted = _Mounted(
+            fact.container_id,
+            min(fact.since_ns, fact.time_ns),
+            fact.time_ns,
+            fact.upperdir,
+            absolute_lowerdirs(fact.lowerdirs, fact.upperdir, fact.workdir),
         )
+        mounts.append(mounted)
+        if fact.upperdir is not None:
+            self._uppers.setdefault(fact.upperdir, []).append(mounted)
 
     def _learn_image(self, fact: ImageSeen) -> None:
         known = self._images.get(fact.image_id)
@@ -429,8 +444,18 @@ class Attributor:
             elif len(kept) < len(mounts):
                 self._overlays[device] = kept
         for mounted in gone:
+            if mounted.upperdir is not None:
+                left = [other for other in self._uppers[mounted.upperdir] if other is not mounted]
+                self._uppers[mounted.upperdir] = left
+                if not left:
+                    del self._uppers[mounted.upperdir]
             if mounted.container_id is not None and mounted.container_id not in self._holders:
                 self._drop_container(mounted.container_id)
+        for device, told in list(self._told.items()):
+            # the last one holds until the next
+            self._told[device] = [fact for fact in told[:-1] if fact.time_ns >= until_ns] + told[-1:]
+            if device not in self._overlays and told[-1].time_ns < until_ns:
+                del self._told[device]
         if gone:
             self._layer_answers = {key: layer for key, layer in self._layer_answers.items() if key[0] not in gone}
 
@@ -535,9 +560,18 @@ class Attributor:
             names_from=named.source if named is not None else None,
         )
 
-    def _container_at(self, device: int, time_ns: int) -> str | None:
-        found = {mounted.container_id for mounted in self._mounted_at(device, time_ns)}
+    def _container_at(self, device: int, time_ns: int, *, copied_up: bool) -> str | None:
+        at = self._copied_up_in if copied_up else self._mounted_at
+        found = {mounted.container_id for mounted in at(device, time_ns)}
         return found.pop() if len(found) == 1 else None
+
+    def _copied_up_in(self, device: int, time_ns: int) -> list[_Mounted]:
+        # By the kernel's own word where there is one: a device number may be another overlay's already in what the
+        # mount table shows. One that it never showed is not known.
+        for told in islice(reversed(self._told.get(device, ())), _MOST_PASSED):
+            if told.time_ns <= time_ns:
+                return self._uppers.get(told.upperdir, [])[-1:]
+        return self._mounted_at(device, time_ns)
 
     def _mounted_at(self, device: int, time_ns: int) -> list[_Mounted]:
         # Newest first, the overlay whose time under this number holds the event's. Between the last look that showed

@@ -112,6 +112,18 @@ class OverlayGone:
 
 
 @dataclass(frozen=True, slots=True)
+class OverlayTold:
+    """The kernel itself told which overlay a device number is of, at the first copy-up in it: the one of this upperdir.
+
+    As show_options prints it. It holds for copy-ups from `time_ns` on, until the kernel tells another.
+    """
+
+    device: int
+    upperdir: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSeen:
     """A lower directory of an overlay, and the layer of images that was unpacked there.
 
@@ -188,6 +200,7 @@ Fact = (
     | LabelsSeen
     | OverlaySeen
     | OverlayGone
+    | OverlayTold
     | LayerSeen
     | ImageSeen
     | MountSeen

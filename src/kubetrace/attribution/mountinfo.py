@@ -133,6 +133,11 @@ def overlay_options(super_options: str) -> Overlay:
     return Overlay(tuple(lower + data), upperdir, workdir)
 
 
+def told_directory(option: str) -> str:
+    """A directory as overlayfs keeps the option of mount(2): a backslash quotes what would end it."""
+    return _unquote(option)
+
+
 def absolute_lowerdirs(lowerdirs: Sequence[str], upperdir: str | None, workdir: str | None) -> tuple[str, ...]:
     """The lower directories as absolute paths, as far as that can be known.
 

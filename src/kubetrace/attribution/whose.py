@@ -79,6 +79,7 @@ class Attribution:
             memory_hierarchy=event.memory_hierarchy,
             device=event.device,
             time_ns=event.time,
+            copied_up=hasattr(event, "layer_index"),
         )
 
     @property

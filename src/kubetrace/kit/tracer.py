@@ -155,6 +155,10 @@ class Tracer:
     counters: Counters
     """For a counted table."""
 
+    overlays: Mapping[str, str] = {}
+    """A stream that tells which overlay a device number is of -> the struct of its records: time, device,
+    upperdir_bytes and upperdir. It becomes facts (OverlayTold), and is in no recording itself."""
+
     def options(self) -> Sequence[click.Option]:
         """The tracer's own options."""
         return ()

@@ -96,7 +96,7 @@ class Attachment:
         filtered = int(bool(asked.selection) or bool(self.host.own_cgroups()))
         return KernelSource(
             tracer.name,
-            tracer.streams,
+            {**tracer.streams, **tracer.overlays},
             constants={**self._constants[tracer.name], **wiring.constants, "filter_by_cgroup": filtered},
             optional=tracer.optional,
             hook=asked.hook,
@@ -135,7 +135,14 @@ class Attachment:
             tracer.prepare(kernel.store, files)
             if (gauges := tracer.gauges(self.host)) is not None:
                 self._gauges[tracer.name] = gauges
-        return LiveSource(self.kernels, files, self._gauges, interval_s=interval_s, all_layers=all_layers)
+        return LiveSource(
+            self.kernels,
+            files,
+            self._gauges,
+            interval_s=interval_s,
+            all_layers=all_layers,
+            overlays={tracer.name: list(tracer.overlays) for tracer in self.tracers},
+        )
 
     def _exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         for kernel in self.kernels.values():

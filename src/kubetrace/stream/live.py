@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from kubetrace.attribution.facts import OverlaySeen
+from kubetrace.attribution import mountinfo
+from kubetrace.attribution.facts import OverlaySeen, OverlayTold
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick, split, stream_key
 
@@ -124,11 +125,13 @@ class LiveSource:
         *,
         interval_s: float = 1.0,
         all_layers: bool = False,
+        overlays: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`kernels`: tracer -> what is attached for it. `files` stay the caller's to close.
 
         `gauges`: tracer -> what is read for it once an `interval_s`. `all_layers`: look up the image layers of every
-        container's overlay, not only where an event asks for them (a recorder does not decode events).
+        container's overlay, not only where an event asks for them (a recorder does not decode events). `overlays`:
+        tracer -> its streams that tell which overlay a device number is of; they become facts.
         """
         self._all_layers = all_layers
         self._overlays: list[int] = []
@@ -141,8 +144,9 @@ class LiveSource:
             stream_key(tracer, stream): layout
             for tracer, kernel in kernels.items()
             for stream, layout in kernel.layouts.items()
-            if stream != _BIRTHS
+            if stream != _BIRTHS and stream not in (overlays or {}).get(tracer, ())
         }
+        self._told_overlays = dict(overlays or {})
         self._counters = {
             stream_key(tracer, stream) for tracer, kernel in kernels.items() for stream in kernel.counters
         }
@@ -206,9 +210,10 @@ class LiveSource:
                 kernel.hurry()
         # Events first: whatever they are about was born before them, and its birth is read now.
         read = {
-            tracer: list(kernel.read(*(stream for stream in kernel.layouts if stream != _BIRTHS)))
+            tracer: list(kernel.read(*(s for s in kernel.layouts if stream_key(tracer, s) in self.layouts)))
             for tracer, kernel in self._kernels.items()
         }
+        self._look_at_overlays()
         self._look_at_births()
         if self._mounts_changed:
             self._mounts()
@@ -262,6 +267,17 @@ class LiveSource:
         # A full node's files take longer than a container may live.
         for kernel in self._kernels.values():
             self._births(kernel)
+
+    def _look_at_overlays(self) -> None:
+        # Told before the first event of each: what has been read is explained by what is there now.
+        for tracer, streams in self._told_overlays.items():
+            kernel = self._kernels[tracer]
+            for batch in kernel.read(*streams):
+                for event in kernel.layouts[batch.stream].decode(batch.data):
+                    # one that fills its member is cut
+                    if event.upperdir_bytes < len(event.upperdir):
+                        told = mountinfo.told_directory(os.fsdecode(event.upperdir[: event.upperdir_bytes - 1]))
+                        self._facts.append(OverlayTold(event.device, told, event.time))
 
     def _look_at_layers(self) -> None:
         # A few at a time: the rings go on filling meanwhile.

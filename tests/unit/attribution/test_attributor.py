@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.facts import (
     KEPT_NS,
@@ -12,6 +14,7 @@ from kubetrace.attribution.facts import (
     Kind,
     OverlayGone,
     OverlaySeen,
+    OverlayTold,
     PodSeen,
     Source,
 )
@@ -350,3 +353,45 @@ def test_the_root_does_not_remember_every_cgroup_of_v1() -> None:
         attributor.learn(CgroupGone(5, 100 + number, now + 1))
     kept_s = KEPT_NS // 10**9
     assert kept_s <= len(attributor._readers["cgroup", 0, 1]) <= kept_s * 11 // 10 + 2
+
+
+def test_the_kernels_word_goes_before_what_the_mount_table_shows() -> None:
+    """Two containers that exit at once: the table showed the second only, which had taken the first one's number."""
+
+    def seen(container_id: str, time_ns: int, since_ns: int) -> OverlaySeen:
+        upper = f"/snapshots/{container_id[:1]}/fs"
+        return OverlaySeen(149, container_id, f"/run/{container_id}/rootfs", upper, None, ("/l",), time_ns, since_ns)
+
+    def at(attributor: Attributor, time_ns: int, *, copied_up: bool = True) -> str | None:
+        return attributor.identify(
+            cgroup_id=40,
+            memory_cgroup_id=0,
+            memory_hierarchy=0,
+            device=149,
+            time_ns=time_ns,
+            copied_up=copied_up,
+        ).container_id
+
+    told = (OverlayTold(149, "/snapshots/a/fs", 100), OverlayTold(149, "/snapshots/b/fs", 200))
+    attributor = knowing(CgroupSeen(0, 40, "/system.slice/x", 1), *told, seen(OTHER, 300, 50))
+    # the first was never seen: it is not known, and not the second
+    assert (at(attributor, 150), at(attributor, 250)) == (None, OTHER)
+    assert (attributor.layer(149, 1, 150), attributor.layer(149, 1, 250) is not None) == (None, True)
+    # what the kernel told is of copy-ups alone: for others the table says when which was mounted
+    assert at(attributor, 150, copied_up=False) == OTHER
+    # seen later under its old number, or another one: it is the same overlay
+    attributor.learn(replace(seen(CART, 350, 300), device=150))
+    assert (at(attributor, 150), at(attributor, 250)) == (CART, OTHER)
+
+
+def test_an_overlay_that_the_kernel_told_is_forgotten_with_its_container() -> None:
+    attributor = Attributor()
+    for number in range(1, 400):
+        now = number * KEPT_NS // 40
+        upper = f"/snapshots/{number}/fs"
+        attributor.learn(OverlaySeen(number, f"{number:064x}", f"/r/{number}", upper, None, (), now, now))
+        attributor.learn(OverlayTold(number, upper, now))
+        attributor.learn(CgroupSeen(0, number, f"/kubepods/{number:064x}", now))
+        attributor.learn(OverlayGone(number, now + 1))
+        attributor.learn(CgroupGone(0, number, now + 2))
+    assert len(attributor._told) < 200 and len(attributor._uppers) < 200

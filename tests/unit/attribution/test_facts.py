@@ -22,6 +22,7 @@ from kubetrace.attribution.facts import (
     MountSeen,
     OverlayGone,
     OverlaySeen,
+    OverlayTold,
     PodSeen,
     from_json,
     to_json,
@@ -60,6 +61,7 @@ KINDS: dict[type, st.SearchStrategy[Fact]] = {
         NUMBERS,
     ),
     OverlayGone: st.builds(OverlayGone, NUMBERS, NUMBERS),
+    OverlayTold: st.builds(OverlayTold, NUMBERS, NAMES, NUMBERS),
     LayerSeen: st.builds(LayerSeen, NAMES, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES, NUMBERS),
     ImageSeen: st.builds(
         ImageSeen,

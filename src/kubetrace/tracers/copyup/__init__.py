@@ -192,6 +192,7 @@ class Copyup(Fielded):
         ("kubetrace copyup -o json -d 60 > copyups.jsonl", "one minute, for a script"),
     )
     streams: Mapping[str, str] = {"copyup": "copyup_event", "copyup_long": "copyup_long_event"}
+    overlays: Mapping[str, str] = {"copyup_overlays": "copyup_overlay_event"}
     optional: Mapping[str, str] = {
         "target": "parent directories are not told from what they were copied up for",
         **{
