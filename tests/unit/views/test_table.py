@@ -278,4 +278,4 @@ def test_the_nodes_own_keep_what_tells_them() -> None:
         ["/", "4"],
     ]
     assert lines_of(window, 13)[-4].split() == ["conta…vice", "1"]
-    assert lines_of(window, 13)[-2].split() == ["a…", "(host)", "3"]
+    assert lines_of(window, 13)[-2].split() == ["a…r", "(host)", "3"]
