@@ -7,7 +7,6 @@ UTF-8 are kept as surrogates (os.fsdecode). Times are nanoseconds of CLOCK_BOOTT
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from typing import Final, Literal, get_args
 
@@ -236,6 +235,8 @@ def to_json(fact: Fact) -> str:
     name = type(fact).__name__
     values: dict[str, object] = {"fact": name}
     values.update((field, getattr(fact, field)) for field in _FIELDS[name])
+    import json  # here: tracers import this module, and --help them
+
     return json.dumps(values, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -251,6 +252,8 @@ def from_json(text: str | bytes) -> Fact:
 
     ValueError if the text is not a fact: not JSON, an unknown kind of fact, a field missing or of another type.
     """
+    import json
+
     try:
         values = json.loads(text)
     except RecursionError as error:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kubetrace.commands import help
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -165,10 +167,8 @@ def tracers_and_file(ctx: click.Context, param: click.Parameter, incomplete: str
     """Of `record`: TRACER... FILE."""
     from click.shell_completion import CompletionItem
 
-    from kubetrace import tracers
-
     given = ctx.params.get(str(param.name)) or ()
-    found: list[Any] = [name for name in tracers.names() if name.startswith(incomplete) and name not in given]
+    found: list[Any] = [name for name in help.tracers() if name.startswith(incomplete) and name not in given]
     return found if found else [CompletionItem(incomplete, type="file")]
 
 

@@ -5,6 +5,7 @@ Only click is imported at once (start.py answers --help without it); everything 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import click
 
 from kubetrace.commands import help
-from kubetrace.commands.exits import run
 from kubetrace.errors import no_such
 
 _OTHERS = [name for commands in help.OTHERS.values() for name in commands]
@@ -90,16 +90,23 @@ kubetrace = Commands(
 
 def main() -> None:
     """The console script."""
+    from kubetrace.commands.exits import run
+
     run(_attended)
 
 
-def _attended() -> object:
-    if help.COMPLETION in os.environ:
-        from kubetrace.commands.completion import register
+def complete() -> None:
+    """Answer a shell that completes a line (commands/completion.py): in silence, whatever goes wrong."""
+    from kubetrace.commands.completion import register
 
-        register()
-    elif "KUBETRACE_ATTENDED" in os.environ:
+    register()
+    with contextlib.suppress(Exception):
+        kubetrace.main(prog_name="kubetrace", standalone_mode=False, complete_var=help.COMPLETION)
+
+
+def _attended() -> object:
+    if "KUBETRACE_ATTENDED" in os.environ:
         from kubetrace.plugin import attended
 
         attended.begin()
-    return kubetrace.main(prog_name="kubetrace", standalone_mode=False, complete_var=help.COMPLETION)
+    return kubetrace.main(prog_name="kubetrace", standalone_mode=False)

@@ -16,7 +16,12 @@ def main() -> int:
     """The exit status: 0; 2 where a command is missing. Whatever is not a call for help is group.py's."""
     _open_closed()
     asked = sys.argv[1:]
-    if asked in ([], ["-h"], ["--help"], ["help"]) and COMPLETION not in os.environ:
+    if COMPLETION in os.environ:
+        from kubetrace.commands.group import complete
+
+        complete()
+        return 0
+    if asked in ([], ["-h"], ["--help"], ["help"]):
         return _help(0 if asked else 2)
     import signal
 

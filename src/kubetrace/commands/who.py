@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kubetrace.attribution.attributor import Layer
 from kubetrace.commands import complete, options
 from kubetrace.errors import KubetraceError
-from kubetrace.node.host import Host
-from kubetrace.node.lookup import ID_PREFIX, Lookup
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
-    from kubetrace.node.lookup import Answer
+    from kubetrace.node.lookup import Answer, Lookup
     from kubetrace.node.pod_files import Cgroup, PodFiles
 
 # A path begins with a slash; a container id as kubectl prints it (containerd://ID) has two.
@@ -28,6 +25,8 @@ _POD = re.compile(r"([^/\s:]{1,253})/([^/\s:]{1,253})")
 
 
 def _run(queries: tuple[str, ...], output: str, host_root: str | None, cri_socket: str | None) -> None:
+    from kubetrace.node.host import Host
+    from kubetrace.node.lookup import Lookup
     from kubetrace.views.records import are_objects, open_objects
 
     host = Host.find(host_root)
@@ -88,6 +87,8 @@ def _names(identities: Iterable[Identity]) -> Iterator[str]:
 
 def _records(answers: Sequence[Answer], node: str) -> Iterator[dict[str, object]]:
     # The keys are a contract.
+    from kubetrace.attribution.attributor import Layer
+
     for answer in answers:
         who = answer.identity
         layer = answer.layer if answer.layer is not None else Layer(0)
@@ -196,6 +197,8 @@ def _cgroup_lines(cgroups: Sequence[Cgroup]) -> Iterator[str]:
 
 def _table(answers: Sequence[Answer], *, wide: bool) -> Iterator[str]:
     # Every cell is from the node or the user: escaped, and measured in terminal cells.
+    from kubetrace.attribution.attributor import Layer
+    from kubetrace.node.lookup import ID_PREFIX
     from kubetrace.views.text import escape, width
 
     rows = [["QUERY", "KIND", "NAMESPACE", "POD", "CONTAINER", "FOUND BY"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -303,7 +302,7 @@ class Writes(Fielded):
         return {
             "all_files": int(options["all_files"]),
             "latency": int(options["latency"]),
-            "page_bytes": mmap.PAGESIZE,
+            "page_bytes": os.sysconf("SC_PAGESIZE"),
         }
 
     def with_options(self, options: Mapping[str, Any]) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
     from kubetrace.views.columns import Value
+
+# signal(7), the same everywhere
+_SIGKILL = 9
 
 _STATE = Column("state", "STATE", "text", min_width=7, help="running, frozen, or how its first process ended")
 _QOS = Column("qos_class", "QOS", "text", min_width=10, spare=True, help="quality of service class of the pod")
@@ -112,6 +114,8 @@ def _signal(event: Any) -> str | None:
     number = event.status & 0x7F
     if not number:
         return None
+    import signal
+
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -350,7 +354,7 @@ class CgroupsBoard:
         elif what == "exit":
             number = event.status & 0x7F
             unit.status = _signal(event) or f"exit {event.status >> 8 & 0xFF}"
-            if number == signal.SIGKILL and event.pid in unit.oom_pids:
+            if number == _SIGKILL and event.pid in unit.oom_pids:
                 unit.status = "OOMKilled"
             unit.ended_ns = event.time
         elif what == "oom_kill":
