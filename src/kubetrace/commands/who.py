@@ -18,7 +18,7 @@ from kubetrace.errors import KubetraceError
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.node.lookup import Answer, Lookup
-    from kubetrace.node.pod_files import Cgroup, PodFiles
+    from kubetrace.node.pod_files import Cgroup, Mount, PodFiles
 
 # A path begins with a slash; a container id as kubectl prints it (containerd://ID) has two.
 _POD = re.compile(r"([^/\s:]{1,253})/([^/\s:]{1,253})")
@@ -54,7 +54,7 @@ def _run(queries: tuple[str, ...], output: str, host_root: str | None, cri_socke
     else:
         lines = list(_table(found, wide=output == "wide")) if found else []
         for one in pods:
-            lines += [*([""] if lines else []), *_pod_lines(one)]
+            lines += [*([""] if lines else []), *_pod_lines(one, wide=output == "wide")]
         for line in lines:
             click.echo(line)
     if missing:
@@ -158,14 +158,14 @@ def _cgroup_record(cgroup: Cgroup) -> dict[str, object]:
     return {"hierarchy": cgroup.hierarchy, "cgroup_id": cgroup.cgroup_id, "path": cgroup.path}
 
 
-def _pod_lines(pod: PodFiles) -> Iterator[str]:
+def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
     from kubetrace.views.text import escape
 
     who = pod.identity
     name, uid = escape(f"{who.namespace}/{who.pod}"), escape(who.pod_uid or "-")
     yield f"Pod:        {name}, uid {uid}, {who.qos_class or '-'}"
-    if pod.labels:
-        yield f"Labels:     {escape(', '.join(pod.labels))}"
+    labels = "not known: containerd's metadata has none of its sandbox" if pod.labels is None else ", ".join(pod.labels)
+    yield f"Labels:     {escape(labels) or '-'}"
     yield from _cgroup_lines(pod.cgroups)
     if pod.directory is not None:
         yield f"Directory:  {escape(pod.directory)}"
@@ -179,12 +179,24 @@ def _pod_lines(pod: PodFiles) -> Iterator[str]:
         yield from _cgroup_lines(one.cgroups)
         yield f"Pids:       {' '.join(map(str, one.pids)) or '-'}"
         if one.root is not None:
-            yield f"Root:       {escape(one.root)}, an overlay of {one.lowerdirs} layers"
+            yield f"Root:       {escape(one.root)}, an overlay of {one.lowerdirs} layer{'s' * (one.lowerdirs != 1)}"
             yield f"Writable:   {escape(one.upperdir or '-')}"
-        for number, mount in enumerate(one.mounts):
-            what = f"volume {escape(mount.volume)}" if mount.volume else escape(mount.source)
-            only = ", read-only" if mount.read_only else ""
-            yield f"{'Mounts:' if not number else '':<12}{escape(mount.at)}  {what}{only}"
+        mounts = [mount for mount in one.mounts if wide or not _is_everywhere(mount, pod)]
+        lines = [
+            f"{escape(mount.at)}  {f'volume {escape(mount.volume)}' if mount.volume else escape(mount.source)}"
+            + (", read-only" if mount.read_only else "")
+            for mount in mounts
+        ]
+        if left := len(one.mounts) - len(mounts):
+            lines.append(f"{'and ' if lines else ''}{left} that every container has, such as /etc/hosts (-o wide)")
+        for number, line in enumerate(lines):
+            yield f"{'Mounts:' if not number else '':<12}{line}"
+
+
+def _is_everywhere(mount: Mount, pod: PodFiles) -> bool:
+    """Whether it is a file that the kubelet or the runtime gives each container."""
+    own = f"{pod.directory}/" if pod.directory is not None else "/var/lib/kubelet/pods/"
+    return mount.volume is None and (mount.source.startswith(own) or "/io.containerd.grpc.v1.cri/" in mount.source)
 
 
 def _cgroup_lines(cgroups: Sequence[Cgroup]) -> Iterator[str]:
@@ -253,8 +265,8 @@ command = click.Command(
         click.Argument(["queries"], nargs=-1, required=True, metavar="QUERY...", shell_complete=complete.queries),
         options.output(
             ("table", "wide", "json", "yaml", "name"),
-            "table and wide are for people; json, yaml and jsonpath= have an object for each answer; name is "
-            "NAMESPACE/pod/NAME.",
+            "table and wide are for people (wide has ids, and all mounts); json, yaml and jsonpath= have an object for "
+            "each answer; name is NAMESPACE/pod/NAME.",
             elsewhere={},
         ),
         *options.finding_node(),

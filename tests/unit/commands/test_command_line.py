@@ -339,6 +339,17 @@ def test_a_pods_files_are_found_by_its_name(tmp_path: Path) -> None:
     assert [(one["kind"], one["name"]) for one in found["volumes"]] == [("empty-dir", "cache")]
     names = run("who", "--host-root", root, "shop/cart-7d4b9c6f5d-x2x9z", "-o", "name").stdout
     assert names == "shop/pod/cart-7d4b9c6f5d-x2x9z\n"
+    shown = run("who", "--host-root", root, "shop/cart-7d4b9c6f5d-x2x9z").stdout
+    assert "Labels:     app=cart\n" in shown and "Pids:       971 1013\n" in shown
+    assert (
+        "            /etc/one.conf  volume conf, read-only\n" in shown
+        and "            /hl  /run/disk/hostdata\n" in shown
+    )
+    # /etc/hosts, hostname and resolv.conf, the log of its end, /dev/shm
+    assert "            and 5 that every container has, such as /etc/hosts (-o wide)\n" in shown
+    wide = run("who", "--host-root", root, "shop/cart-7d4b9c6f5d-x2x9z", "-o", "wide").stdout
+    assert "            /etc/hosts  /var/lib/kubelet/pods/" in wide and "that every container" not in wide
+    assert "Labels:     not known" in run("who", "--host-root", root, "shop/web-node1").stdout
     done = run("who", "--host-root", root, "shop/cart-7d4b9c6f5d-x2x9")
     assert done.returncode == 1 and "Did you mean 'shop/cart-7d4b9c6f5d-x2x9z'?" in done.stderr
 
