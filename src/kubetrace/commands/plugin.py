@@ -212,10 +212,7 @@ def _take_pod(asked: Asked, kubectl: Any) -> None:
     if slash and kind not in ("pod", "pods", "po"):
         asked.pod = f"{kind}/{name}"
         return
-    made = group.kubetrace.get_command(click.Context(group.kubetrace), asked.command)
-    assert made is not None
-    ctx = made.make_context(asked.command, list(asked.arguments))
-    given = ctx.params["namespace"]
+    given = _parsed(asked)["namespace"]
     if len(given) > 1 or any(letter in "".join(given) for letter in ",!*?["):
         raise UsageError(f"-n has to name the one namespace of {name!r}.", do=f"{name} -n NAMESPACE")
     asked.pod = f"{given[0] if given else kubectl.namespace()}/{name}"
@@ -228,12 +225,22 @@ def _options(asked: Asked) -> Mapping[str, Any]:
                 f"{name} would write in the debug pod, which is deleted at the end.",
                 do=f"kubectl kubetrace record {asked.command} FILE, or -o json > FILE",
             )
-    command = group.kubetrace.get_command(click.Context(group.kubetrace), asked.command)
-    assert command is not None
-    options = command.make_context(f"kubectl kubetrace {asked.command}", list(asked.arguments)).params
+    options = _parsed(asked)
     if asked.command in tracers.names():
         shown(tracers.find(asked.command), options)
     return options
+
+
+def _parsed(asked: Asked) -> Mapping[str, Any]:
+    """What the node's kubetrace will understand. Raises click's errors, which name the plugin's options too."""
+    command = group.kubetrace.get_command(click.Context(group.kubetrace), asked.command)
+    ours = command_of(asked.command)
+    assert command is not None and ours is not None
+    try:
+        return command.make_context(f"kubectl kubetrace {asked.command}", list(asked.arguments)).params
+    except click.NoSuchOption as error:
+        error.ctx = click.Context(ours, info_name=f"kubectl kubetrace {asked.command}", **ours.context_settings)
+        raise
 
 
 def _ways(asked: Asked) -> int:

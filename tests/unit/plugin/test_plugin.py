@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kubetrace import tracers
+from kubetrace.commands import exits
 from kubetrace.commands.kubectl_group import commands, completions
 from kubetrace.commands.plugin import parse, run
 from kubetrace.errors import UsageError
@@ -140,12 +141,22 @@ def test_no_image_is_said_with_where_to_name_it(monkeypatch: pytest.MonkeyPatch)
     assert "KUBETRACE_IMAGE" in caught.value.do
 
 
-def test_kubetraces_own_options_are_checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubetraces_own_options_are_checked_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import click
 
     monkeypatch.setenv("KUBECTL", "/nonexistent/kubectl")
     with pytest.raises(click.UsageError, match="--bye"):
         run(["copyup", "--node", "a", "--image", "i", "--bye"])
+    # the plugin's own are suggested as well
+    with pytest.raises(SystemExit):
+        exits.run(lambda: run(["copyup", "--nod", "a", "--image", "i"]))
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: kubectl kubetrace copyup has no option '--nod'.",
+        "Did you mean '--node' or '--pod'?",
+        "Try:  kubectl kubetrace copyup --node",
+    ]
     with pytest.raises(UsageError, match="cannot group by 'nothing'"):
         run(["copyup", "--node", "a,b", "--image", "i", "--by", "nothing"])
 
