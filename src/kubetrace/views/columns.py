@@ -89,11 +89,13 @@ class Chosen:
     added: Sequence[str] = ()
 
     def places(self, columns: Sequence[Column], *, wide: bool) -> list[int]:
-        """The places of the chosen ones among `columns`; those that are not among these are left out."""
+        """The places of the chosen ones among `columns`; those that are not among these are left out.
+
+        If none is (a live table was grouped by something else), the usual ones are shown.
+        """
         order = {column.key: at for at, column in reversed(list(enumerate(columns)))}
-        if self.only:
-            places = [order[key] for key in self.only if key in order]
-        else:
+        places = [order[key] for key in self.only if key in order]
+        if not places:
             places = [at for at, column in enumerate(columns) if wide or not column.wide]
         return list(dict.fromkeys([*places, *(order[key] for key in self.added if key in order)]))
 

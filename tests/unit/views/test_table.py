@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
-from kubetrace.views.columns import Column, Value, describe
+from kubetrace.views.columns import Chosen, Column, Value, describe, find
 from kubetrace.views.table import Line, Widths, plain, render
 from kubetrace.views.text import width
 from kubetrace.views.window import Window
@@ -279,3 +279,31 @@ def test_the_nodes_own_keep_what_tells_them() -> None:
     ]
     assert lines_of(window, 13)[-4].split() == ["conta…vice", "1"]
     assert lines_of(window, 13)[-2].split() == ["a…r", "(host)", "3"]
+
+
+def test_columns_are_chosen_by_name_in_the_order_that_was_asked_for() -> None:
+    columns = [
+        Column("pod", "POD"),
+        Column("path", "FILE"),
+        Column("size", "SIZE", wide=True),
+        Column("n", "N", spare=True),
+    ]
+
+    def titles(chosen: Chosen, *, wide: bool = False) -> list[str]:
+        return [column.title for column in chosen.of(columns, chosen.places(columns, wide=wide))]
+
+    assert titles(Chosen(["path", "pod"])) == ["FILE", "POD"]
+    assert titles(Chosen((), ["size"])) == ["POD", "FILE", "N", "SIZE"]
+    assert titles(Chosen((), ["size"]), wide=True) == ["POD", "FILE", "SIZE", "N"]
+    assert titles(Chosen(["n"], ["size", "n"])) == ["N", "SIZE"]
+    # of another grouping
+    assert titles(Chosen(["layer"])) == ["POD", "FILE", "N"]
+    # what was asked for is neither left out on a narrow terminal, nor without -o wide
+    assert not any(column.wide or column.spare for column in Chosen(["size", "n"]).of(columns, [2, 3]))
+
+
+@pytest.mark.parametrize("name", ["MAX-LATENCY", "max-latency", "max_duration_ns", "Max-Lat", "max_latency"])
+def test_a_column_is_found_by_what_the_user_sees(name: str) -> None:
+    column = Column("max_duration_ns", "MAX-LATENCY", "duration", short="MAX-LAT")
+    assert find([Column("pod", "POD"), column], name) is column
+    assert find([column], "") is None and find([column], "latency") is None
