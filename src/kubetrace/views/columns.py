@@ -39,6 +39,8 @@ class Column:
     """Shown with -o wide only."""
     spare: bool = False
     """Left out where the terminal is too narrow for all columns."""
+    kept: bool = False
+    """Shown however narrow the terminal is."""
     weight: int = 1
     """Share of the room among names and paths where not everything fits."""
     alarm: bool = False
@@ -103,7 +105,10 @@ class Chosen:
         """The columns at these places: what was asked for by name is shown however narrow the terminal is."""
         named = {*self.only, *self.added}
         return [
-            replace(columns[at], wide=False, spare=columns[at].spare and columns[at].key not in named) for at in places
+            replace(columns[at], wide=False, kept=True)
+            if columns[at].key in named
+            else replace(columns[at], wide=False)
+            for at in places
         ]
 
 

@@ -302,11 +302,10 @@ def that_fit(
         title = len(columns[at].short or columns[at].title) + (columns[at].key == sort)
         return max(title, columns[at].least)
 
-    spares = [at for at in reversed(chosen) if columns[at].spare and columns[at].key != sort]
+    free = [at for at in reversed(chosen) if columns[at].key != sort and not columns[at].kept]
+    spares = [at for at in free if columns[at].spare]
     if sort is not None:
-        spares += [
-            at for at in reversed(chosen) if columns[at].numeric and columns[at].key != sort and at not in spares
-        ]
+        spares += [at for at in free if columns[at].numeric and not columns[at].spare]
     for spare in spares:
         if sum(map(least, chosen)) + gap * (len(chosen) - 1) <= cells:
             break
