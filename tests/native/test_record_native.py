@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -214,3 +215,14 @@ def test_two_tracers_share_a_file_and_keep_apart(
     assert [o for o in both if o["type"] == "cgroup"] == cgroups
     asked = subprocess.run([*KUBETRACE, "replay", str(file)], env=environment, capture_output=True, check=False)
     assert asked.returncode == 2 and b"holds copyup and cgroups" in asked.stderr
+
+
+def test_a_recording_goes_to_a_pipe(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kubetrace", "record", "cgroups", "-", "-d", "0.5"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=DEADLINE_S)
+    file = tmp_path / "x.ktrace"
+    file.write_bytes(done.stdout)
+    # what is said is not among it
+    assert re.search(rb"^Recorded \d+ events? in .* to stdout\.$", done.stderr, re.MULTILINE)
+    info = [sys.executable, "-m", "kubetrace", "info", str(file), "-o", "jsonpath={.complete} {.bytes}"]
+    assert subprocess.run(info, capture_output=True, text=True, check=True).stdout == f"true {len(done.stdout)}\n"

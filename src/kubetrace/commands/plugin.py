@@ -507,7 +507,7 @@ def _record(file: Path, asked: Asked, kubectl: Any, nodes: Sequence[str], image:
                         _tell_failure(said.node, streams)
                         continue
                     path = files[said.node]
-                    what = told.removeprefix("Recorded ").partition(" to -")[0]
+                    what = told.removeprefix("Recorded ").partition(" to stdout")[0]
                     size = format_bytes(brought.sizes[said.node])
                     click.echo(f"{said.node}: {escape(what)}, {size} in {escape(str(path))}.")
                     click.echo(f"View it: kubetrace replay {escape(str(path))}")

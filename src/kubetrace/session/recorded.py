@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kubetrace.recording.private import STDOUT
 from kubetrace.views.text import escape
 from kubetrace.views.units import format_duration
 
@@ -24,7 +25,9 @@ def recorded(recorder: Recorder) -> str:
             f"{recorder.dropped} events are not in {path}.\n"
             f"What is there can be read: {shown}"
         )
+    to_stdout = recorder.path == STDOUT
     return (
         f"Recorded {rows - recorder.dropped} event{'s' * (rows != 1)} in {format_duration(recorder.last.elapsed_ns)}"
-        f" to {path}{f' ({lost} lost)' if lost else ''}. View it: {shown}"
+        f" to {'stdout' if to_stdout else path}{f' ({lost} lost)' if lost else ''}."
+        + ("" if to_stdout else f" View it: {shown}")
     )
