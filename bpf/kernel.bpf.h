@@ -57,7 +57,8 @@ struct bpf_raw_tracepoint_args {
 };
 
 /* include/uapi/asm-generic/fcntl.h */
-#define O_TRUNC 00001000
+#define O_WRONLY 00000001
+#define O_TRUNC	 00001000
 
 /* include/linux/fs.h: what struct iattr.ia_valid says is to be changed */
 #define ATTR_MODE      (1 << 0)

@@ -296,7 +296,8 @@ static __always_inline int writes_aio_begin(const void *request)
 	start.time = bpf_ktime_get_boot_ns();
 	start.thread = bpf_get_current_pid_tgid();
 	kt_current_cgroups(&start.who);
-	bpf_map_update_elem(&requests, &request, &start, BPF_ANY);
+	if (bpf_map_update_elem(&requests, &request, &start, BPF_ANY))
+		kt_lost(kt_loss_map_full);
 	return 0;
 }
 

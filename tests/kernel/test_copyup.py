@@ -327,3 +327,42 @@ def test_the_kernel_tells_which_overlay_a_device_number_is_of() -> None:
     for (device, upperdir), event in zip(found, told, strict=True):
         if (device, upperdir) in wanted:
             assert any(other.device == device and other.time >= event.time for other in copied)
+
+
+@pytest.mark.one_kernel
+def test_an_operation_whose_return_was_missed_does_not_explain_a_later_open() -> None:
+    """The program at the return of ovl_setattr is left out: what a chmod began never ends."""
+    tracer = find("copyup")
+    base = Path("/var/lib/kubelet/missed")
+    for name in ("lower", "upper", "work", "merged"):
+        (base / name).mkdir(parents=True)
+    for name in ("one", "two", "three", "four"):
+        (base / "lower" / name).write_text("x")
+    options = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(base / "merged")], check=True)
+    code = (
+        "import os, sys\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.chmod('one', 0o600)\n"
+        "os.close(os.open('two', os.O_WRONLY | os.O_APPEND))\n"
+        "os.close(os.open('three', os.O_RDWR | os.O_TRUNC))\n"
+        "os.truncate('four', 0)\n"
+    )
+    try:
+        ends = ("setattr_end__fentry", "setattr_end_backup__fentry", "setattr_end__kprobe")
+        source = KernelSource("copyup", tracer.streams, constants={}, optional=tracer.optional, unneeded=ends)
+        try:
+            subprocess.run(["python3", "-S", "-c", code, str(base / "merged")], check=True)
+            events = [event for batch in source.read("copyup") for event in source.layouts["copyup"].decode(batch.data)]
+        finally:
+            source.close()
+    finally:
+        subprocess.run(["umount", str(base / "merged")], check=True)
+        shutil.rmtree(base)
+    found = {
+        event.path.partition(b"\0")[0]: event.NAMES["trigger"][event.trigger].removeprefix("copyup_")
+        for event in events
+        if event.path.partition(b"\0")[0] in (b"one", b"two", b"three", b"four")
+    }
+    expected = {b"one": "chmod", b"two": "open-write", b"three": "open-truncate", b"four": "truncate"}
+    assert {name: trigger.replace("_", "-") for name, trigger in found.items()} == expected

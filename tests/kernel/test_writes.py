@@ -616,5 +616,7 @@ def test_a_file_that_is_replaced_during_the_call_is_counted(own_group: tuple[Pat
         os.unlink("/var/log/replaced")
         os.unlink("/var/log/replaced.source")
     assert size > 0 and synced > 0 and (missed == 0 or preemptible())
-    assert 0 <= size - counted["sendfile"].bytes <= missed << 20
+    # The file is looked up at the entry by our program, and a moment later by the kernel: between the two it may become
+    # the pipe, which takes its 64 KiB once.
+    assert -(64 << 10) <= size - counted["sendfile"].bytes <= missed << 20
     assert 0 <= synced - counted["fsync"].count <= missed
