@@ -141,7 +141,7 @@ def test_a_full_disk_is_an_error_not_a_traceback(environment: dict[str, str], tm
         (["-d", "soon"], 2, "soon"),
         (["-i", "1ms"], 2, "--interval 1ms is too short to read."),
         (["-n", "a,,b"], 2, "holds an empty name"),
-        (["-o", "yaml"], 2, "yaml"),
+        (["-o", "xml"], 2, "xml"),
         (["--host-root", "/nonexistent"], 1, "/nonexistent"),
         (["--ready-file", "/nonexistent/x"], 1, "/nonexistent/x"),
     ],
