@@ -405,6 +405,7 @@ def _modules(code: str, **environment: str) -> int:
         ("kubetrace who --host-root ROOT sh", "shop/web-0"),
         ("kubetrace replay ", "file"),
         ("kubetrace record wr", "writes"),
+        ("kubetrace agent ", "copyup"),
     ],
 )
 def test_help_and_completion_import_little(words: str, completes: str, tmp_path: Path) -> None:
