@@ -69,7 +69,8 @@ _VOLUME = re.compile(r"/pods/([^/]+)/volumes/([^/]+)/([^/]+)")
 _SUBPATH = re.compile(r"/pods/([^/]+)/volume-subpaths/([^/]+)")
 _LOG = re.compile(r"/([^/_]+)_([^/_]+)_([^/_]+)(?:/([^/]+))?(?:/|\Z)")
 _CONTENT = re.compile(r"/io\.containerd\.content\.v1\.content(?:/|\Z)")
-_SNAPSHOTS = re.compile(r"/(?:io\.containerd\.snapshotter\.v1\.[^/]+|tmpmounts)(?:/|\Z)")
+# Beside the snapshots a snapshotter has its metadata.db, which every container that is made or removed changes.
+_SNAPSHOTS = re.compile(r"/(?:io\.containerd\.snapshotter\.v1\.[^/]+/snapshots|tmpmounts)(?:/|\Z)")
 _PLUGIN = re.compile(r"/io\.containerd\.[^/]+(?:/|\Z)")
 _POD = re.compile(r"/pods/[^/]")
 # A container's root that is not an overlay: a disk of its own, fuse, or a bind of a directory (native snapshotter).
@@ -121,7 +122,8 @@ class Destination:
         text = words.get(self.kind, self.kind)
         if self.name is not None:
             text += f"{'/' if self.kind == 'emptyDir' else ' '}{self.name}"
-        if self.medium == "memory" and self.kind == "emptyDir":
+        # these may be either, and are two rows where they are both
+        if self.medium == "memory" and self.kind in ("emptyDir", "containerd", "kubelet"):
             text += " (memory)"
         return text
 

@@ -54,6 +54,9 @@ _MAX_WAIT = 64
 # How often mountinfo is read before a mount that is missing in it is taken for gone.
 _READS = 2
 
+# Directories of snapshotters below containerd's root, and how many of them are looked at.
+_SNAPSHOTTER = "io.containerd.snapshotter.v1."
+_MOST_SNAPSHOTTERS = 16
 _CONTAINER_ROOT = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
 
 
@@ -563,14 +566,23 @@ class Node:
     def anchors(self) -> list[tuple[int, int, int]]:
         """(device number, inode number, levels): directories whose files are told apart by so many levels below them.
 
-        /var/log/pods/POD/CONTAINER, <kubelet root>/pods/UID/volumes/PLUGIN/NAME, <containerd root>/PLUGIN; those that
-        exist.
+        /var/log/pods/POD/CONTAINER, <kubelet root>/pods/UID/volumes/PLUGIN/NAME, <containerd root>/PLUGIN and its
+        snapshotters' snapshots; those that exist.
         """
         levels = {directories.LOGS: 2}
         for root in directories.KUBELET:
             levels |= {root: 0, f"{root}/pods": 4}
         levels |= dict.fromkeys((*directories.CONTAINERD, *directories.CONTAINERD_STATE), 1)
+        levels |= {path: 1 for root in directories.CONTAINERD for path in self._snapshotters(root)}
         return [(device, inode, levels[path]) for path, (device, inode) in self._inodes(levels).items()]
+
+    def _snapshotters(self, root: str) -> list[str]:
+        # The kernel's map of anchors has room for more of them than there are snapshotters.
+        try:
+            names = sorted(name for name in os.listdir(self.host.path(root)) if name.startswith(_SNAPSHOTTER))
+        except OSError:
+            return []
+        return [f"{root}/{name}" for name in names[:_MOST_SNAPSHOTTERS]]
 
     def _inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
         # The device is the superblock's, from the mount that a path is on: on btrfs st_dev is another one.

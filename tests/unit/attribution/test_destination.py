@@ -92,7 +92,10 @@ def test_a_tmpfs_is_named_by_where_the_node_has_it(
     ("place", "text"),
     [
         ("/containerd/io.containerd.content.v1.content", "content store (image download)"),
-        ("/containerd/io.containerd.snapshotter.v1.overlayfs", "snapshotter (image unpack)"),
+        ("/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots", "snapshotter (image unpack)"),
+        ("/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/8/fs/bin", "snapshotter (image unpack)"),
+        # where its metadata.db is
+        ("/containerd/io.containerd.snapshotter.v1.overlayfs", "containerd"),
         ("/containerd/tmpmounts", "snapshotter (image unpack)"),
         ("/containerd/io.containerd.metadata.v1.bolt", "containerd"),
         ("/kubelet", "kubelet"),

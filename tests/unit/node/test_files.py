@@ -239,6 +239,14 @@ def test_writable_layer_and_lower_layers_of_the_cart_container(tmp_path: Path) -
     assert cart[0].since_ns == 0
 
 
+def test_snapshots_are_told_apart_from_what_a_snapshotter_knows_of_them(tmp_path: Path) -> None:
+    root = captured.build("v2-cgroupfs-apiserver", tmp_path)
+    made = root / "var/lib/containerd/io.containerd.snapshotter.v1.native"
+    made.mkdir(parents=True)
+    levels = {inode: levels for _, inode, levels in node_of(root).anchors()}
+    assert levels[made.stat().st_ino] == levels[made.parent.stat().st_ino] == 1
+
+
 def test_device_number_given_to_the_next_container_at_once_names_the_right_one(tmp_path: Path) -> None:
     root = captured.build("v2-cgroupfs-apiserver", tmp_path)
     node = node_of(root)
