@@ -145,6 +145,23 @@ struct ovl_entry {
 	struct ovl_path __lowerstack[];
 };
 #endif
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+struct ovl_config {
+	char *lowerdir;
+	char *upperdir;
+};
+struct ovl_fs {
+	unsigned int numlayer;
+	unsigned int numfs;
+	const struct ovl_layer *layers;
+	void *fs;
+	struct dentry *workbasedir;
+	struct dentry *workdir;
+	struct dentry *indexdir;
+	long namelen;
+	struct ovl_config config;
+};
+#endif
 struct ovl_inode {
 	void *cache;
 	const char *redirect;

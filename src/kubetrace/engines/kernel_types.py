@@ -79,6 +79,9 @@ class Blob:
         found = set()
         wanted, blob = b"\0" + name.encode() + b"\0", self
         while blob is not None:
+            # a module's own strings begin with no NUL
+            if blob.strings.startswith(wanted[1:]):
+                found.add(blob.first_string)
             at = blob.strings.find(wanted)
             while at >= 0:
                 found.add(blob.first_string + at + 1)

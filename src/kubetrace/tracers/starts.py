@@ -279,8 +279,8 @@ class Starts(Fielded):
         "first_write. A step's time is what passed since the step before it, so that the steps of the sandbox and of a "
         "container add up to the time from the pod's first step to the entrypoint. A pulled image is part of "
         "prepared.\n\n"
-        "Not seen: what happens before the first of these steps, and mounts made through the new mount API "
-        "(move_mount)."
+        "Not seen: what happens before the first of these steps, mounts made through the new mount API (move_mount), "
+        "and a first write by a child of the entrypoint: only the entrypoint's own process counts."
     )
     examples = (
         ("kubetrace starts", "each pod that starts from now on"),
