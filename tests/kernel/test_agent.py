@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,5 +78,5 @@ def test_least_rights_attach_and_count_exactly(agent: Agent, node: cri.Node) -> 
     (hook,) = [own["hook"] for own, _ in agent.samples("kubetrace_tracer_up") if own["tracer"] == "copyup"]
     assert "kprobe" in hook
     assert os.path.exists("/sys/kernel/tracing/kprobe_events")
-    ours = f"kubetrace_{agent.process.pid}_"
-    assert ours in Path("/sys/kernel/tracing/kprobe_events").read_text()
+    ours = rf":kubetrace_\d+_{agent.process.pid}_"
+    assert re.search(ours, Path("/sys/kernel/tracing/kprobe_events").read_text())

@@ -56,7 +56,7 @@ def test_hooks_are_what_the_kernel_lets_others_do(said: dict[str, Any]) -> None:
     assert facts["tracefs"] == "/sys/kernel/tracing" and status(said, "tracefs") == "ok"
     # the doctor has left no probe behind: what there is belongs to a living tracer
     assert "doctor" not in PROBES.read_text()
-    owners = re.findall(r":kubetrace_(\d+)_", PROBES.read_text())
+    owners = re.findall(r":kubetrace_\d+_(\d+)_", PROBES.read_text())
     assert all(os.path.exists(f"/proc/{owner}") for owner in owners)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_kretprobes_can_follow_as_many_sleepers_as_come(tracer: Tracer, tmp_path
 
     def own() -> list[str]:
         lines = Path("/sys/kernel/tracing/kprobe_events").read_text().splitlines()
-        return [line for line in lines if f":kubetrace_{forced.pid}_" in line]
+        return [line for line in lines if re.search(rf":kubetrace_\d+_{forced.pid}_", line)]
 
     made = own()
     forced.end()
