@@ -17,7 +17,7 @@ from typing import Literal
 from kubetrace.attribution.directories import CONTAINERD, CONTAINERD_STATE
 from kubetrace.attribution.facts import ContainerSeen, Source
 from kubetrace.node.bolt import Bucket, read
-from kubetrace.node.host import Host, read_regular
+from kubetrace.node.host import Host, listed, read_regular
 
 _TASKS = ("io.containerd.runtime.v2.task", "io.containerd.runtime.v1.linux")
 # CRI-O keeps bundles with containers/storage; known from its documentation, not tested on a node.
@@ -47,7 +47,7 @@ def bundle_directories(host: Host) -> list[str]:
     found = [f"{CONTAINERD_STATE[0]}/{_TASKS[0]}/k8s.io"]
     for state in CONTAINERD_STATE:
         for tasks in _TASKS:
-            for name in _names(host.path(f"{state}/{tasks}")):
+            for name in listed(host.path(f"{state}/{tasks}")):
                 directory = f"{state}/{tasks}/{name}"
                 if directory not in found:
                     found.append(directory)
@@ -58,7 +58,7 @@ def bundle_directories(host: Host) -> list[str]:
 
 def bundle_ids(host: Host, directory: str) -> Iterator[str]:
     """The container ids that have a bundle in a directory; ids of other lengths are not Kubernetes'."""
-    for name in _names(host.path(directory)):
+    for name in listed(host.path(directory)):
         if _CONTAINER_ID.fullmatch(name):
             yield name
 
@@ -357,10 +357,3 @@ def _database(host: Host, name: str) -> str | None:
         if os.path.isfile(path):
             return path
     return None
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
-    except (OSError, ValueError):
-        return []

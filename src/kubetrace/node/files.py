@@ -33,6 +33,7 @@ from kubetrace.attribution.facts import (
 from kubetrace.errors import NodeError
 from kubetrace.node import containerd, cri, kubelet, logs
 from kubetrace.node.bolt import BoltError
+from kubetrace.node.host import listed
 from kubetrace.node.layers import Layers
 
 if TYPE_CHECKING:
@@ -578,10 +579,7 @@ class Node:
 
     def _snapshotters(self, root: str) -> list[str]:
         # The kernel's map of anchors has room for more of them than there are snapshotters.
-        try:
-            names = sorted(name for name in os.listdir(self.host.path(root)) if name.startswith(_SNAPSHOTTER))
-        except OSError:
-            return []
+        names = [name for name in listed(self.host.path(root)) if name.startswith(_SNAPSHOTTER)]
         return [f"{root}/{name}" for name in names[:_MOST_SNAPSHOTTERS]]
 
     def _inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:

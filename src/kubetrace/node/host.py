@@ -281,6 +281,14 @@ def read_regular(path: str, limit: int) -> bytes:
         os.close(descriptor)
 
 
+def listed(directory: str) -> list[str]:
+    """The names in a directory, sorted; [] if it cannot be read."""
+    try:
+        return sorted(os.listdir(directory))
+    except (OSError, ValueError):
+        return []
+
+
 def _directory_key(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     # What makes two paths the same directory; None if it cannot be looked at.
     try:

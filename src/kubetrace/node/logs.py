@@ -8,12 +8,12 @@ directories /var/log/pods/<namespace>_<pod>_<uid> are there from before the sand
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from kubetrace.attribution.facts import ContainerSeen, PodSeen
+from kubetrace.node.host import listed
 
 if TYPE_CHECKING:
     from kubetrace.node.host import Host
@@ -29,7 +29,7 @@ _DIRECTORY = re.compile(r"([^_]+)_([^_]+)_([^_]+)", re.DOTALL)
 
 def containers(host: Host, wanted: Container[str], time_ns: int) -> Iterator[ContainerSeen]:
     """The containers among `wanted` ids that have a log link; nothing if the directory cannot be read."""
-    for name in _names(host, LINKS):
+    for name in listed(host.path(LINKS)):
         # Thousands on a large node, and cgroup_created() waits: the id before ".log" decides first.
         if name[-68:-4] in wanted and (match := _LINK.fullmatch(name)):
             pod, namespace, container, container_id = match.groups()
@@ -40,13 +40,6 @@ def containers(host: Host, wanted: Container[str], time_ns: int) -> Iterator[Con
 
 def pods(host: Host, time_ns: int, wanted: Container[str] | None = None) -> Iterator[PodSeen]:
     """The pods (among `wanted` UIDs, or all) that have a log directory; nothing if there is no such directory."""
-    for name in _names(host, DIRECTORIES):
+    for name in listed(host.path(DIRECTORIES)):
         if (wanted is None or name.rpartition("_")[2] in wanted) and (match := _DIRECTORY.fullmatch(name)):
             yield PodSeen(match[3], match[1], match[2], "log directories", time_ns)
-
-
-def _names(host: Host, directory: str) -> list[str]:
-    try:
-        return os.listdir(host.path(directory))
-    except OSError:
-        return []

@@ -6,9 +6,10 @@ the runtime is (logs.py), and anybody may list it. Where no kubelet made it, the
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
+
+from kubetrace.node.host import listed
 
 if TYPE_CHECKING:
     from kubetrace.node.host import Host
@@ -32,9 +33,9 @@ def names(host: Host) -> Names:
 def _of_logs(host: Host) -> Names:
     found: Names = {}
     directory = host.path(_LOGS)
-    for name in _listed(directory):
+    for name in listed(directory):
         if match := _DIRECTORY.fullmatch(name):
-            found[match[1], match[2]] = [one for one in _listed(f"{directory}/{name}") if _CONTAINER.fullmatch(one)]
+            found[match[1], match[2]] = [one for one in listed(f"{directory}/{name}") if _CONTAINER.fullmatch(one)]
     return found
 
 
@@ -55,10 +56,3 @@ def _of_bundles(host: Host) -> Names:
                 if seen.container:
                     containers.append(seen.container)
     return found
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (OSError, ValueError):
-        return []

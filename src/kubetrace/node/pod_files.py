@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kubetrace.attribution import cgroup_path
 from kubetrace.attribution.directories import KUBELET
 from kubetrace.node import containerd, kubelet
-from kubetrace.node.host import read_regular
+from kubetrace.node.host import listed, read_regular
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Attributor, Identity
@@ -183,15 +183,8 @@ def _mount(mount: Mapping[str, object]) -> Mount | None:
 
 def _volumes(host: Host, directory: str) -> list[Volume]:
     found = []
-    for plugin in _listed(host.path(f"{directory}/volumes")):
-        for name in _listed(host.path(f"{directory}/volumes/{plugin}")):
+    for plugin in listed(host.path(f"{directory}/volumes")):
+        for name in listed(host.path(f"{directory}/volumes/{plugin}")):
             # kubernetes.io~empty-dir: the plugin's name with '/' written as '~'
             found.append(Volume(name, plugin.rpartition("~")[2], f"{directory}/volumes/{plugin}/{name}"))
     return found[:_MOST_VOLUMES]
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (OSError, ValueError):
-        return []
