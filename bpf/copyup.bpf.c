@@ -510,48 +510,12 @@ KT_ENTRY(target, "ovl_copy_up_flags", copyup_begin(dentry, copy), struct dentry 
 	KT_ENTRY(group, function, copyup_operation(trigger, kt_backed_up_##group, copy))                     \
 	COPYUP_OPERATION_END(group, function)
 
-/* The object and the attributes that ovl_setattr is given. */
-static __always_inline void *copyup_object(unsigned long long *ctx)
-{
-	__u64 object;
-
-	if (!kt_inode_operations_are_idmapped())
-		return (void *)ctx[0];
-	object = ctx[1];
-	/* or clang computes the address of ctx[0 or 1], which is refused */
-	asm volatile("" : "+r"(object));
-	return (void *)object;
-}
-static __always_inline void *copyup_object_in(struct pt_regs *ctx)
-{
-	__u64 first = PT_REGS_PARM1(ctx), second = PT_REGS_PARM2(ctx);
-
-	/* both are read first: clang would compute the member's address, and ctx allows no arithmetic */
-	asm volatile("" : "+r"(first), "+r"(second));
-	return (void *)(kt_inode_operations_are_idmapped() ? second : first);
-}
-static __always_inline void *copyup_attributes(unsigned long long *ctx)
-{
-	__u64 attributes;
-
-	if (!kt_inode_operations_are_idmapped())
-		return (void *)ctx[1];
-	attributes = ctx[2];
-	/* or clang computes the address of ctx[1 or 2], which is refused */
-	asm volatile("" : "+r"(attributes));
-	return (void *)attributes;
-}
-static __always_inline void *copyup_attributes_in(struct pt_regs *ctx)
-{
-	__u64 second = PT_REGS_PARM2(ctx), third = PT_REGS_PARM3(ctx);
-
-	/* both are read first: clang would compute the member's address, and ctx allows no arithmetic */
-	asm volatile("" : "+r"(second), "+r"(third));
-	return (void *)(kt_inode_operations_are_idmapped() ? third : second);
-}
-KT_FENTRY(setattr, "ovl_setattr", copyup_setattr(copyup_object(ctx), copyup_attributes(ctx), copy))
+/* ovl_setattr(idmap, dentry, attributes) */
+KT_FENTRY(setattr, "ovl_setattr",
+	  copyup_setattr(KT_BEHIND_IDMAP(ctx[0], ctx[1]), KT_BEHIND_IDMAP(ctx[1], ctx[2]), copy))
 KT_KPROBE(setattr__kprobe, "ovl_setattr", kt_only,
-	  copyup_setattr(copyup_object_in(ctx), copyup_attributes_in(ctx), copy))
+	  copyup_setattr(KT_BEHIND_IDMAP(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx)),
+			 KT_BEHIND_IDMAP(PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx)), copy))
 COPYUP_OPERATION_END(setattr, "ovl_setattr")
 
 COPYUP_OPERATION(rename, "ovl_rename", copyup_rename)

@@ -43,6 +43,22 @@ static __always_inline bool kt_inode_operations_are_idmapped(void)
 	       bpf_core_field_exists(((struct vfsmount___idmap *)0)->mnt_idmap);
 }
 
+/* An argument that is at `one` place or, behind that leading one, at the `next`; for all hooks. Without asm
+ * clang computes an address in ctx, which the verifier refuses. */
+#define KT_BEHIND_IDMAP(one, next)                                                                           \
+	({                                                                                                   \
+		__u64 argument;                                                                              \
+                                                                                                             \
+		if (kt_inode_operations_are_idmapped()) {                                                    \
+			argument = (next);                                                                   \
+			asm volatile("" : "+r"(argument));                                                   \
+		} else {                                                                                     \
+			argument = (one);                                                                    \
+			asm volatile("" : "+r"(argument));                                                   \
+		}                                                                                            \
+		(void *)argument;                                                                            \
+	})
+
 /*
  * What an io_uring request came to: in io_kiocb.cqe since 5.19 (cef216fc32d7), in io_kiocb.result before,
  * which Debian's 5.10 has too (its io_uring is that of 5.15). Holds the requested length while the request is

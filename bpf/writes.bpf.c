@@ -237,38 +237,20 @@ WRITES_OPERATION(truncatepath, "vfs_truncate", writes_truncate, path,
 
 static __always_inline int writes_truncate_end(unsigned long long *ctx, __u32 room)
 {
-	__u64 file, result;
+	struct file *file = KT_BEHIND_IDMAP(ctx[3], ctx[4]);
+	int result = (__u64)KT_BEHIND_IDMAP(ctx[4], ctx[5]);
 
-	/* one argument more since idmapped mounts; asm, or clang computes an address, which is refused */
-	if (kt_inode_operations_are_idmapped()) {
-		file = ctx[4];
-		asm volatile("" : "+r"(file));
-		result = ctx[5];
-		asm volatile("" : "+r"(result));
-	} else {
-		file = ctx[3];
-		asm volatile("" : "+r"(file));
-		result = ctx[4];
-		asm volatile("" : "+r"(result));
-	}
 	/* without a file it is truncate(2): vfs_truncate has the path */
-	return file ? writes_count_file(writes_truncate, (void *)file, (int)result,
-					writes_duration(writes_other), room, false)
+	return file ? writes_count_file(writes_truncate, file, result, writes_duration(writes_other), room,
+					false)
 		    : 0;
-}
-
-static __always_inline void *writes_truncated(struct pt_regs *ctx)
-{
-	__u64 fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
-
-	asm volatile("" : "+r"(fourth), "+r"(fifth));
-	return (void *)(kt_inode_operations_are_idmapped() ? fifth : fourth);
 }
 
 /* do_truncate inside vfs_truncate must not end what that began: an operation of its own. */
 WRITES_FEXIT(truncate, "do_truncate", writes_truncate_end(ctx, room))
 WRITES_FENTRY(truncate_begin, "do_truncate", writes_begin(writes_other, 0, false))
-WRITES_KPROBE(truncate_begin, "do_truncate", writes_begin(writes_other, writes_truncated(ctx), false))
+WRITES_KPROBE(truncate_begin, "do_truncate",
+	      writes_begin(writes_other, KT_BEHIND_IDMAP(PT_REGS_PARM4(ctx), PT_REGS_PARM5(ctx)), false))
 WRITES_RETURN(truncate, "do_truncate", writes_other,
 	      writes_count_file(writes_truncate, object, result, duration, room, false), int result)
 
