@@ -89,10 +89,11 @@ def event(
     is_parent: bool = False,
     pid: int = 10,
     trigger: int = 2,
+    comm: bytes = b"sh",
 ) -> bytes:
     names = b"".join(name + b"\0" for name in reversed(path.strip(b"/").split(b"/")))
     numbers = struct.pack("<8Q6i", time, cgroup, 0, 5, copied, copied, 0, 11, 0, device, pid, pid, 1, error)
-    rest = struct.pack("<3H16s64s", mode, len(names), 0, b"sh", names)
+    rest = struct.pack("<3H16s64s", mode, len(names), 0, comm, names)
     return bytes(8) + numbers + rest + struct.pack("<QIIHHI", 100 * parents, trigger, 0, 3, parents, is_parent)
 
 
@@ -564,6 +565,20 @@ def counted(steps: Iterable[Step], *, fold_ended: bool = True) -> Pipeline:
     for step in steps:
         made.take(step)
     return made
+
+
+def test_what_the_runtime_does_is_one_row_and_no_advice() -> None:
+    (start, *_) = churn(6)
+    init, hostile = b"runc:[2:INIT]", b"runc:[\x1b[2J"
+    records = [event(number, 101, b"/etc/%d" % number, 5, pid=number, comm=init) for number in range(1, 8)]
+    records += [event(9, 101, b"/etc/x", 3, comm=b"runcible"), event(10, 101, b"/etc/y", 2, comm=hostile)]
+    made = counted([start, Step([], [Batch("copyup/copyup", b"".join(records))], {}, Tick(20, 20, 0))])
+    table = made.table.rows("file")
+    at = [[column.key for column in table.columns].index(key) for key in ("path", "copies", "copied_bytes")]
+    rows = [tuple(row[i] for i in at) for row in table.rows("copied_bytes", None)]
+    # by the name that the process has, whoever gave it that
+    assert rows[:3] == [(b"(by runc:[2:INIT])", 7, 35), (b"/etc/x", 1, 3), (b"(by %s)" % hostile, 1, 2)]
+    assert [remedy.record()["copied_bytes"] for remedy in made.table.remedies()[1]] == [3]
 
 
 def test_what_is_folded_is_no_word_in_a_column_of_numbers() -> None:

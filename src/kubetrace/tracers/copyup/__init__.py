@@ -84,12 +84,10 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "unknown")
 
 
-# A path begins with a slash, or an ellipsis: no file can be called so.
-_RUNTIMES_OWN = "(by the container runtime)"
-
-
-def _shown_path(event: Any) -> bytes | str:
-    return _RUNTIMES_OWN if is_runtime(event.comm) else shown_path(event)
+def _shown_path(event: Any) -> bytes:
+    # Whoever calls itself as the runtime does is told by that name. A path begins with a slash, or an ellipsis: no file
+    # can be called so.
+    return b"(by %s)" % text_of(event.comm) if is_runtime(event.comm) else shown_path(event)
 
 
 def _trigger(event: Any) -> str:
@@ -336,7 +334,7 @@ class Copyup(Fielded):
         return event.pid, event.comm, event.trigger, event.cgroup_id, event.memory_cgroup_id, said
 
     def cells_of(self, event: Any) -> Mapping[str, Value]:
-        """The path; what the runtime does while it makes a container is one row."""
+        """The path; what the runtime does while it makes a container is one row, by the name of its process."""
         return {"path": _shown_path(event)}
 
     def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
@@ -346,7 +344,7 @@ class Copyup(Fielded):
         cells["pid"] = event.pid
         cells["comm"] = text_of(event.comm)
         cells["node"] = context.node
-        cells["trigger"] = "runtime" if is_runtime(event.comm) else _trigger(event)
+        cells["trigger"] = _trigger(event)
         layer = context.layer(event, identity)
         if layer is None:
             cells["layer"] = cells["created_by"] = None
