@@ -8,6 +8,7 @@ as JSON what the calls returned, what /proc/self/io counted and how large the fi
 
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -114,6 +115,15 @@ def work(directory: str) -> dict[str, object]:
     done["splice"] = [os.splice(read_end, spliced, 811)]
     copied = create("copy")
     done["copy-file-range"] = [os.copy_file_range(source, copied, 907, 0, 0)]
+    # from another file system: kernels from 5.19 on refuse it, and cp reads and writes then
+    done["refused-exdev"] = []
+    elsewhere = os.memfd_create("elsewhere")
+    os.write(elsewhere, b"e" * 17)
+    try:
+        done["copy-file-range"].append(os.copy_file_range(elsewhere, copied, 17, 0, 0))
+    except OSError as error:
+        assert error.errno == errno.EXDEV, error
+        done["refused-exdev"].append(0)
     done["fallocate"] = []
     # posix_fallocate of glibc falls back to pwrite; the syscall does not
     for size in (4001, 4003):
