@@ -37,6 +37,8 @@ enum copyup_trigger {
 	copyup_create,
 	copyup_chmod_same, /* to the mode that it has */
 	copyup_chown_same, /* to the owner that it has, or to none */
+	copyup_chattr,
+	copyup_file_handle,
 };
 
 /* Which part was copied: with metacopy=on the metadata comes first, and the data with the first write. */
@@ -183,7 +185,11 @@ static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
 	X(link) X(link_end)                                                                                  \
 	X(xattr) X(xattr_end)                                                                                \
 	X(unlink) X(unlink_end)                                                                              \
-	X(create) X(create_end)
+	X(create) X(create_end)                                                                              \
+	X(tmpfile) X(tmpfile_end)                                                                            \
+	X(acl) X(acl_end)                                                                                    \
+	X(chattr) X(chattr_end)                                                                              \
+	X(handle) X(handle_end)
 /* clang-format on */
 KT_GROUPS(COPYUP_GROUPS);
 
@@ -212,7 +218,8 @@ static __always_inline int copyup_operation_end(__u32 group, __u32 copy)
 /*
  * What notify_change() is asked to change (fs/attr.c). It adds ATTR_MODE where a chown or truncate takes the
  * set-uid bit away, so mode comes last. chown(path, -1, -1) asks for a new ctime only, and for the bits to
- * go; so does a write, with ATTR_FORCE.
+ * go; so does a write, with ATTR_FORCE. Until 6.1 an ACL may ask for the set-gid bit to go, and for nothing
+ * else (ovl_posix_acl_xattr_set).
  */
 static __always_inline __u32 copyup_setattr_trigger(struct dentry *dentry, const struct iattr *attributes)
 {
@@ -237,6 +244,8 @@ static __always_inline __u32 copyup_setattr_trigger(struct dentry *dentry, const
 	}
 	if (valid & (ATTR_ATIME | ATTR_MTIME))
 		return copyup_utimes;
+	if (valid == ATTR_KILL_SGID)
+		return copyup_xattr;
 	return (valid & (ATTR_CTIME | ATTR_FORCE)) == ATTR_CTIME ? copyup_chown_same : copyup_other;
 }
 
@@ -501,14 +510,28 @@ KT_KRETPROBE(cloned__kprobe_vfs, "vfs_clone_file_range", kt_only, copyup_cloned(
  * parents. */
 KT_ENTRY(target, "ovl_copy_up_flags", copyup_begin(dentry, copy), struct dentry *dentry)
 
-/* An operation that copies its objects up itself: entry says which, return forgets it. */
-#define COPYUP_OPERATION_END(group, function)                                                                \
-	KT_FEXIT(group##_end, function, copyup_operation_end(kt_backed_up_##group##_end, copy))              \
-	KT_KRETPROBE(group##_end__kprobe, function, kt_only,                                                 \
+/*
+ * An operation that copies its objects up itself: entry says which, return forgets it. Below are all
+ * functions that call ovl_copy_up and its like, of 5.10 to 7.2 (tests/kernel/test_triggers.py reads that off
+ * the module); the others open files, or are called by these.
+ */
+#define COPYUP_OPERATION_END_AS(group, fentry, kprobe, function)                                             \
+	KT_BACKED_UP(group##_end, fentry, "fexit/" function,                                                 \
+		     copyup_operation_end(kt_backed_up_##group##_end, copy))                                 \
+	KT_KRETPROBE(group##_end__##kprobe, function, kt_only,                                               \
 		     copyup_operation_end(kt_backed_up_##group##_end, copy), int result)
+#define COPYUP_OPERATION_AS(group, fentry, kprobe, function, trigger)                                        \
+	KT_BACKED_UP(group, fentry, "fentry/" function,                                                      \
+		     copyup_operation(trigger, kt_backed_up_##group, copy))                                  \
+	KT_KPROBE(group##__##kprobe, function, kt_only,                                                      \
+		  copyup_operation(trigger, kt_backed_up_##group, copy))                                     \
+	COPYUP_OPERATION_END_AS(group, fentry, kprobe, function)
+#define COPYUP_OPERATION_END(group, function) COPYUP_OPERATION_END_AS(group, fentry, kprobe, function)
 #define COPYUP_OPERATION(group, function, trigger)                                                           \
-	KT_ENTRY(group, function, copyup_operation(trigger, kt_backed_up_##group, copy))                     \
-	COPYUP_OPERATION_END(group, function)
+	COPYUP_OPERATION_AS(group, fentry, kprobe, function, trigger)
+/* One that has another name on older kernels. */
+#define COPYUP_OPERATION_OLD(group, function, trigger)                                                       \
+	COPYUP_OPERATION_AS(group, fentry_old, kprobe_old, function, trigger)
 
 /* ovl_setattr(idmap, dentry, attributes) */
 KT_FENTRY(setattr, "ovl_setattr",
@@ -522,6 +545,20 @@ COPYUP_OPERATION(rename, "ovl_rename", copyup_rename)
 COPYUP_OPERATION(link, "ovl_link", copyup_link)
 COPYUP_OPERATION(xattr, "ovl_xattr_set", copyup_xattr)
 COPYUP_OPERATION(unlink, "ovl_do_remove", copyup_unlink)
+/*
+ * 6.1 does not have it (9a87907de359); there, no overlay makes such files, and this is `create` once more. Of
+ * a group, the program whose section comes first in the object is tried first, so `create` is behind it.
+ */
+COPYUP_OPERATION(tmpfile, "ovl_tmpfile", copyup_create)
+COPYUP_OPERATION_OLD(tmpfile, "ovl_create_object", copyup_create)
 COPYUP_OPERATION(create, "ovl_create_object", copyup_create)
+/* since 6.2 (0e641857322f); before, ACLs were set through ovl_xattr_set */
+COPYUP_OPERATION(acl, "ovl_set_acl", copyup_xattr)
+COPYUP_OPERATION_OLD(acl, "ovl_posix_acl_xattr_set", copyup_xattr)
+/* since 5.13 (66dbfabf10ed) */
+COPYUP_OPERATION(chattr, "ovl_fileattr_set", copyup_chattr)
+COPYUP_OPERATION_OLD(chattr, "ovl_ioctl_set_flags", copyup_chattr)
+/* name_to_handle_at(2) and NFS servers, on overlays with nfs_export=on */
+COPYUP_OPERATION(handle, "ovl_encode_fh", copyup_file_handle)
 
 #endif

@@ -168,7 +168,7 @@ class LoadedObject(Attached):
             # the name behind raw_tp is a tracepoint's, and no function
             if p.hook != "raw_tp" and len({q.function for q in programs}) > 1
         }
-        absent = support.functions_absent(several)
+        absent = support.functions_absent(several, of_modules=True)
         self._close_object()
         module_functions().tell_of(sections)
         return {

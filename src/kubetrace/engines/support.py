@@ -176,15 +176,19 @@ def check_btf() -> None:
         )
 
 
-def functions_absent(names: Collection[str]) -> set[str]:
+def functions_absent(names: Collection[str], *, of_modules: bool = False) -> set[str]:
     """Those of `names` that the kernel's BTF does not mention: a hint of what not to try, not a decision.
 
-    A search of the string table: parsing 5 MB of BTF would cost more than the wrong try that it saves.
+    With `of_modules`, that of overlayfs' module is looked through for what the kernel's does not have; kernels before
+    5.11 have none. A search of the string table: parsing 5 MB of BTF would cost more than the wrong try that it saves.
     """
-    if not names:
-        return set()
-    table = VMLINUX_BTF.read_bytes()
-    return {name for name in names if b"\0" + name.encode() + b"\0" not in table}
+    absent = set(names)
+    for path in (VMLINUX_BTF, *([VMLINUX_BTF.parent / "overlay"] if of_modules else ())):
+        if absent and (path == VMLINUX_BTF or path.exists()):
+            # a module's strings begin without a NUL
+            table = b"\0" + path.read_bytes()
+            absent = {name for name in absent if b"\0" + name.encode() + b"\0" not in table}
+    return absent
 
 
 def preemptible() -> bool:

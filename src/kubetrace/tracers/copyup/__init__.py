@@ -195,7 +195,10 @@ class Copyup(Fielded):
         "target": "parent directories are not told from what they were copied up for",
         **{
             f"{operation}{end}": f"WHY does not tell {operation}"
-            for operation in ("setattr", "rename", "link", "xattr", "unlink", "create")
+            for operation in (
+                *("setattr", "rename", "link", "xattr", "unlink", "create"),
+                *("tmpfile", "acl", "chattr", "handle"),
+            )
             for end in ("", "_end")
         },
         "cloned": "reflinked bytes are not seen",

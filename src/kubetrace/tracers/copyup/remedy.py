@@ -37,10 +37,11 @@ _VERBS: Final = {
     "rename": "rename",
     "link": "make a hard link to",
     "xattr": "set an extended attribute of",
+    "chattr": "set attributes (chattr) of",
     "unlink": "remove",
 }
 # What changes metadata only is to be made in the image: nothing of the file's content is needed for it.
-_METADATA: Final = frozenset({"chmod", "chmod-same", "chown", "chown-same", "utimes", "link", "xattr"})
+_METADATA: Final = frozenset({"chmod", "chmod-same", "chown", "chown-same", "utimes", "link", "xattr", "chattr"})
 
 # By how the kernel names their processes (comm, 15 bytes): how it begins.
 _PACKAGES: Final = (
