@@ -272,13 +272,13 @@ WRITES_OPERATION(iouring, "io_write", writes_io_uring, request,
 
 static __always_inline int writes_aio_begin(const void *request)
 {
-	struct writes_start start = {};
+	struct writes_request begun = {};
 
-	start.object = BPF_CORE_READ((struct kiocb *)request, ki_filp);
-	start.time = bpf_ktime_get_boot_ns();
-	start.thread = bpf_get_current_pid_tgid();
-	kt_current_cgroups(&start.who);
-	if (bpf_map_update_elem(&requests, &request, &start, BPF_ANY))
+	begun.file = BPF_CORE_READ((struct kiocb *)request, ki_filp);
+	begun.time = bpf_ktime_get_boot_ns();
+	begun.thread = bpf_get_current_pid_tgid();
+	kt_current_cgroups(&begun.who);
+	if (bpf_map_update_elem(&requests, &request, &begun, BPF_ANY))
 		kt_lost(kt_loss_map_full);
 	return 0;
 }
@@ -286,17 +286,17 @@ static __always_inline int writes_aio_begin(const void *request)
 static __always_inline int writes_aio_end(const void *request, __s64 result, __u32 room, __u32 group,
 					  __u32 copy)
 {
-	struct writes_start *start = bpf_map_lookup_elem(&requests, &request);
+	struct writes_request *begun = bpf_map_lookup_elem(&requests, &request);
 	struct writes_operand operand = {.result = result, .room = room};
 	struct kt_cgroups who;
 	struct file *file;
 
-	if (!start)
+	if (!begun)
 		return 0;
-	file = start->object;
-	who = start->who;
-	operand.duration = bpf_ktime_get_boot_ns() - start->time;
-	operand.thread = start->thread;
+	file = begun->file;
+	who = begun->who;
+	operand.duration = bpf_ktime_get_boot_ns() - begun->time;
+	operand.thread = begun->thread;
 	/* another program may have done that: aio_end's other copy, which an interrupt may run at any time */
 	if (bpf_map_delete_elem(&requests, &request))
 		return 0;

@@ -16,17 +16,25 @@
 struct writes_start {
 	void *object; /* file, path or request */
 	kt_boot_ns time;
-	struct kt_cgroups who;
-	__u64 thread;
 	__u64 nested; /* a call by a stacking file system is under way inside */
 };
-/* An operation that a thread is in. LRU: a return that the kernel missed must not fill the map. */
+/*
+ * An operation that a thread is in. What finds no room is told as lost: an LRU map would drop one that is
+ * under way, unsaid. An entry whose return the kernel missed (which is counted) stays until the thread begins
+ * another such operation.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64); /* pid_tgid | operation << 56 */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768); /* threads in operations at one time */
+	__type(key, __u64);	    /* pid_tgid | operation << 56 */
 	__type(value, struct writes_start);
 } starts SEC(".maps");
+struct writes_request {
+	struct file *file;
+	kt_boot_ns time;
+	struct kt_cgroups who;
+	__u64 thread;
+};
 /*
  * An aio request on its way. What finds no room is told as lost; LRU maps drop what is in flight unsaid, and
  * on many CPUs long before they are full. One whose completion was missed is overwritten when its memory is
@@ -36,7 +44,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536); /* fs.aio-max-nr's default */
 	__type(key, __u64);	    /* struct kiocb * */
-	__type(value, struct writes_start);
+	__type(value, struct writes_request);
 } requests SEC(".maps");
 
 static __always_inline __u64 writes_thread(__u32 operation)
@@ -58,7 +66,8 @@ static __always_inline int writes_begin(__u32 operation, const void *object, boo
 		return 0;
 	}
 	start.time = bpf_ktime_get_boot_ns();
-	bpf_map_update_elem(&starts, &thread, &start, BPF_ANY);
+	if (bpf_map_update_elem(&starts, &thread, &start, BPF_ANY))
+		kt_lost(kt_loss_map_full);
 	return 0;
 }
 

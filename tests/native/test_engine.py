@@ -287,6 +287,24 @@ def test_what_two_copies_missed_is_what_neither_ran_for(order: tuple[int, int], 
         assert told == neither if not idle else neither <= told <= min(missed)
 
 
+def test_no_lru_map_is_smaller_than_what_the_cpus_take_for_themselves() -> None:
+    (first, _, last) = Path("/sys/devices/system/cpu/possible").read_text().strip().partition("-")
+    cpus = int(last or first) + 1
+    found = 0
+    with LoadedObject(object_path("copyup"), hook="kprobe", optional=OPTIONAL, attach=False):
+        for number in os.listdir("/proc/self/fdinfo"):
+            try:
+                text = Path("/proc/self/fdinfo", number).read_text()
+            except FileNotFoundError:
+                continue  # the list's own
+            told = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+            if told.get("map_type") == "9":
+                found += 1
+                # `handled` has 4,096 in the object
+                assert int(told["max_entries"]) >= 128 * (cpus + 32)
+    assert found == 3
+
+
 def test_an_object_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(LibraryMissing, match=r"copyup.bpf.o is not installed"):
         LoadedObject(tmp_path / "copyup.bpf.o")

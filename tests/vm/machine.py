@@ -127,6 +127,7 @@ class Options:
     command: list[str]
     cache: Path
     count_instructions: bool = False
+    possible_cpus: int | None = None
     image: bool = False
     accel: str = "auto"
     explain: bool = False
@@ -182,6 +183,12 @@ def parse(arguments: list[str]) -> Options:
         action="store_true",
         help="when the command fails, show the ends of the kernel's and containerd's logs, and the node's pods",
     )
+    parser.add_argument(
+        "--possible-cpus",
+        type=int,
+        metavar="N",
+        help="CPUs that the kernel is ready for (nr_cpu_ids), of which the machine has two: what is kept for each is",
+    )
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="time for it all (default 900)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
     given = parser.parse_args(arguments)
@@ -204,6 +211,7 @@ def parse(arguments: list[str]) -> Options:
         command=command,
         cache=cache,
         count_instructions=given.count_instructions,
+        possible_cpus=given.possible_cpus,
         image=given.image,
         accel=given.accel,
         explain=given.explain,
@@ -264,6 +272,7 @@ def qemu_command(
     log: Path,
     *,
     count_instructions: bool = False,
+    possible_cpus: int | None = None,
     kvm: bool = False,
 ) -> list[str]:
     """The QEMU command line for this kernel, as vng's virtme-run composes it, with our disks and port."""
@@ -298,6 +307,7 @@ def qemu_command(
         *("--kopt", "oops=panic"),
         # Cgroups and namespaces come and go in three quarters of the time. What that takes varies: not where it counts.
         *(() if count_instructions else ("--kopt", "rcupdate.rcu_expedited=1")),
+        *(("--kopt", f"possible_cpus={possible_cpus}", "--kopt", "preempt=full") if possible_cpus else ()),
         *("--script-sh", BOOT_SCRIPT),
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -679,7 +689,15 @@ def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, 
     choice = accel.choose(accel.gather(options.accel, options.count_instructions, memory.recall))
 
     def start(choice: accel.Choice, on_boot: Callable[[], None]) -> int:
-        qemu = qemu_command(kernel, run, disks, log, count_instructions=options.count_instructions, kvm=choice.kvm)
+        qemu = qemu_command(
+            kernel,
+            run,
+            disks,
+            log,
+            count_instructions=options.count_instructions,
+            possible_cpus=options.possible_cpus,
+            kvm=choice.kvm,
+        )
         note(f"booting Linux {kernel.release} {choice.explained} ...")
         return Session(options, kernel, run, log, choice, on_boot).run(qemu)
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 # include/uapi/linux/bpf.h
 MAP_TYPE_ARRAY = 2
+MAP_TYPE_LRU_HASH = 9
+# kernel/bpf/bpf_lru_list.c: so many free entries each CPU takes for itself at once (LOCAL_FREE_TARGET).
+_LRU_TAKEN_AT_ONCE = 128
+# Shares beside those of the CPUs: what there is to evict from.
+_LRU_SPARE = 32
 _STATS_RUN_TIME = 0
 # A group whose programs back up those of the group named so without it (hooks.bpf.h).
 _BACKUP = "_backup"
@@ -91,6 +96,15 @@ def missed_by_both(misses: int, backup_misses: int, done: int, backup_done: int)
     misses(first) - done(other) is the number, and the same taken the other way round never more.
     """
     return min(misses, backup_misses, max(0, misses - backup_done, backup_misses - done))
+
+
+def lru_entries(entries: int, possible_cpus: int) -> int:
+    """How many entries an LRU map is made with that is to keep `entries`, whichever CPUs ask.
+
+    A CPU that has no free entry takes 128 for itself. Where the map has not so many for each CPU, the last ones take
+    what others have just put in (bpf_common_lru_pop_free), so that the newest may go while most of the map is free.
+    """
+    return max(entries, _LRU_TAKEN_AT_ONCE * (possible_cpus + _LRU_SPARE))
 
 
 @dataclass(frozen=True, slots=True)

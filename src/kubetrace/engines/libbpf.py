@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from kubetrace.engines import support
-from kubetrace.engines.attached import FOR_BACKUPS, Attached, Map, Program, attach_order
+from kubetrace.engines.attached import (
+    FOR_BACKUPS,
+    MAP_TYPE_LRU_HASH,
+    Attached,
+    Map,
+    Program,
+    attach_order,
+    lru_entries,
+)
 from kubetrace.engines.btf import Btf
 from kubetrace.engines.library import library
 from kubetrace.engines.module_functions import module_functions
@@ -186,10 +194,13 @@ class LoadedObject(Attached):
             self._library.bpf_program__set_autoload(program.pointer, program.name in wanted)
         for name, entries in self._sizes.items():
             self._library.bpf_map__set_max_entries(self._map(name), entries)
-        if not support.preemptible():
-            for name, pointer in self._maps():
-                if name.endswith(FOR_BACKUPS):
-                    self._library.bpf_map__set_max_entries(pointer, 1)
+        preemptible, cpus = support.preemptible(), self._library.libbpf_num_possible_cpus()
+        for name, pointer in self._maps():
+            if name.endswith(FOR_BACKUPS) and not preemptible:
+                self._library.bpf_map__set_max_entries(pointer, 1)
+            elif self._library.bpf_map__type(pointer) == MAP_TYPE_LRU_HASH:
+                entries = lru_entries(self._library.bpf_map__max_entries(pointer), cpus)
+                self._library.bpf_map__set_max_entries(pointer, entries)
         self._write_constants()
         code = -self._library.bpf_object__load(self._object)
         if code:

@@ -25,7 +25,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from kubetrace.engines import perf, support
-from kubetrace.engines.attached import FOR_BACKUPS, MAP_TYPE_ARRAY, Attached, Map, Program, attach_order
+from kubetrace.engines.attached import (
+    FOR_BACKUPS,
+    MAP_TYPE_ARRAY,
+    MAP_TYPE_LRU_HASH,
+    Attached,
+    Map,
+    Program,
+    attach_order,
+    lru_entries,
+)
 from kubetrace.engines.bcc import cache, headers
 from kubetrace.engines.bcc.translate import FIRST_MAP, Translated, translate
 from kubetrace.engines.btf import Btf
@@ -218,6 +227,8 @@ class BccObject(Attached):
         for name in self._translated.maps:
             given = {"key": 0, "value": 0, "map_flags": 0, **self.btf.definition(f"kt_map_{name}")}
             entries = 1 if name.endswith(FOR_BACKUPS) else sizes.get(name, given["max_entries"])
+            if given["type"] == MAP_TYPE_LRU_HASH:
+                entries = lru_entries(entries, self._library.libbpf_num_possible_cpus())
             self._create(name, given["type"], given["key"], given["value"], entries, given["map_flags"])
         for name in self._translated.values:
             self._create(name, MAP_TYPE_ARRAY, 4, 8, 1, 0)
