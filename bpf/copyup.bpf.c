@@ -545,12 +545,8 @@ COPYUP_OPERATION(rename, "ovl_rename", copyup_rename)
 COPYUP_OPERATION(link, "ovl_link", copyup_link)
 COPYUP_OPERATION(xattr, "ovl_xattr_set", copyup_xattr)
 COPYUP_OPERATION(unlink, "ovl_do_remove", copyup_unlink)
-/*
- * 6.1 does not have it (9a87907de359); there, no overlay makes such files, and this is `create` once more. Of
- * a group, the program whose section comes first in the object is tried first, so `create` is behind it.
- */
+/* 6.1 does not have it (9a87907de359): there, no overlay makes such files */
 COPYUP_OPERATION(tmpfile, "ovl_tmpfile", copyup_create)
-COPYUP_OPERATION_OLD(tmpfile, "ovl_create_object", copyup_create)
 COPYUP_OPERATION(create, "ovl_create_object", copyup_create)
 /* since 6.2 (0e641857322f); before, ACLs were set through ovl_xattr_set */
 COPYUP_OPERATION(acl, "ovl_set_acl", copyup_xattr)

@@ -78,15 +78,27 @@ static __always_inline __s32 kt_io_uring_result(const void *request)
 /* The function of a syscall, which finds its arguments in the registers that its own first argument points
  * to. */
 #if defined(__TARGET_ARCH_x86)
-#define KT_SYSCALL(name) "__x64_sys_" #name
+#define KT_SYSCALL(name)   "__x64_sys_" #name
+#define KT_SYSCALL32(name) "__ia32_sys_" #name
 #else
-#define KT_SYSCALL(name) "__arm64_sys_" #name
+#define KT_SYSCALL(name)   "__arm64_sys_" #name
+#define KT_SYSCALL32(name) "__arm64_compat_sys_" #name /* there are few: most are those of 64 bits */
 #endif
 
 static __always_inline __u64 kt_syscall_argument(const void *registers)
 {
 #if defined(__TARGET_ARCH_x86)
 	return BPF_CORE_READ((const struct pt_regs *)registers, di);
+#else
+	return BPF_CORE_READ((const struct user_pt_regs *)registers, regs[0]);
+#endif
+}
+
+/* The same of a 32-bit program. */
+static __always_inline __u32 kt_syscall32_argument(const void *registers)
+{
+#if defined(__TARGET_ARCH_x86)
+	return BPF_CORE_READ((const struct pt_regs *)registers, bx);
 #else
 	return BPF_CORE_READ((const struct user_pt_regs *)registers, regs[0]);
 #endif

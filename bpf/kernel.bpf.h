@@ -103,7 +103,7 @@ struct kt_id {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long cx, dx, si, di, r8, r9, r10, ax, ip, sp, bp, orig_ax;
+	unsigned long bx, cx, dx, si, di, r8, r9, r10, ax, ip, sp, bp, orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {

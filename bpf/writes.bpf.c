@@ -17,6 +17,7 @@
  *   fallocate          vfs_fallocate
  *   truncate           do_truncate with a file (ftruncate, O_TRUNC), vfs_truncate (truncate)
  *   fsync, msync       vfs_fsync_range; of directories too
+ *   fsync by aio       aio_fsync
  *   sync_file_range    the system call
  *   mmap               fault_dirty_shared_page: a page of a shared file mapping becomes dirty
  *
@@ -328,17 +329,30 @@ KT_ENTRY(aio_end, "aio_complete_rw",
  * both of them (6.1: into fdatasync): what did not pass vfs_fsync_range is counted at the return of the
  * system call.
  */
-#define WRITES_SYNC(group, function, operation)                                                              \
-	WRITES_CALL(group, function, operation, writes_file_of(kt_syscall_argument(registers)),              \
+#define WRITES_SYNC(group, function, operation, argument)                                                    \
+	WRITES_CALL(group, function, operation, writes_file_of(argument(registers)),                         \
 		    writes_fsync_end(object, result, duration, room), __s64 result,                          \
 		    struct pt_regs *registers)
-WRITES_SYNC(fsynced, KT_SYSCALL(fsync), writes_syncing)
-WRITES_SYNC(fdatasynced, KT_SYSCALL(fdatasync), writes_syncing)
+WRITES_SYNC(fsynced, KT_SYSCALL(fsync), writes_syncing, kt_syscall_argument)
+WRITES_SYNC(fdatasynced, KT_SYSCALL(fdatasync), writes_syncing, kt_syscall_argument)
+WRITES_SYNC(fsynced32, KT_SYSCALL32(fsync), writes_syncing, kt_syscall32_argument)
+WRITES_SYNC(fdatasynced32, KT_SYSCALL32(fdatasync), writes_syncing, kt_syscall32_argument)
 /* does not pass vfs_fsync_range */
-WRITES_SYNC(rangesynced, KT_SYSCALL(sync_file_range), writes_range_syncing)
+WRITES_SYNC(rangesynced, KT_SYSCALL(sync_file_range), writes_range_syncing, kt_syscall_argument)
+WRITES_SYNC(rangesynced32, KT_SYSCALL32(ia32_sync_file_range), writes_range_syncing, kt_syscall32_argument)
 /* is counted in vfs_fsync_range, which asks whether it is in this */
 WRITES_CALL(msynced, KT_SYSCALL(msync), writes_msyncing, registers, 0, __s64 result,
 	    struct pt_regs *registers)
+WRITES_CALL(msynced32, KT_SYSCALL32(msync), writes_msyncing, registers, 0, __s64 result,
+	    struct pt_regs *registers)
+
+/*
+ * An fsync by aio (IOCB_CMD_FSYNC, IOCB_CMD_FDSYNC) is queued here, for a worker of the kernel that calls
+ * vfs_fsync: counted as asked for, for whom asks, without the time that it will take. Every kind of aio
+ * request begins with its file (union in struct aio_kiocb, fs/aio.c).
+ */
+WRITES_CALL(aiosynced, "aio_fsync", writes_aio_syncing, BPF_CORE_READ((struct kiocb *)request, ki_filp),
+	    writes_fsync_end(object, result, writes_no_duration, room), int result, void *request)
 
 static __always_inline int writes_page_dirtied(const struct vm_fault *fault, __u32 room)
 {

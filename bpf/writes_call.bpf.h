@@ -12,6 +12,7 @@
 #define writes_range_syncing 66
 #define writes_renaming	     67
 #define writes_renaming_over 68 /* in an overlay, which renames in the file system below */
+#define writes_aio_syncing   69
 
 struct writes_start {
 	void *object; /* file, path or request */

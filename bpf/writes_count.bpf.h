@@ -21,6 +21,9 @@ struct {
 	__type(value, __u8);
 } files SEC(".maps");
 
+/* Of an operation that goes on where it is not seen. */
+#define writes_no_duration ((kt_duration_ns)-1)
+
 /* What an operation was about, and how it ended. */
 struct writes_operand {
 	struct file *given; /* 0: dentry is known */
@@ -200,7 +203,7 @@ static __always_inline void writes_send(const struct writes_key *key, __u32 oper
 	event->pid = operand->thread >> 32;
 	event->tid = operand->thread;
 	event->bytes = bytes;
-	event->duration = operand->duration;
+	event->duration = operand->duration == writes_no_duration ? 0 : operand->duration;
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
@@ -380,7 +383,7 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 			__sync_fetch_and_add(&entry->files, 1);
 	}
 	/* a page that becomes dirty takes no time that could be told from the fault's */
-	if (latency && operation != writes_mmap)
+	if (latency && operation != writes_mmap && operand->duration != writes_no_duration)
 		writes_measure(index, number, operand->duration);
 	return 0;
 }

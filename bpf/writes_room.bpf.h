@@ -13,11 +13,11 @@
 #define WRITES_COUNTING_GROUPS(X)                                                                            \
 	X(write) X(writev) X(aio) X(aio_end) X(iouring) X(sendfile) X(splice) X(copyrange) X(fallocate)      \
 	X(truncate) X(truncatepath) X(fsync) X(fsynced) X(fdatasynced) X(rangesynced) X(mmap)     \
-	X(renamed)
+	X(fsynced32) X(fdatasynced32) X(rangesynced32) X(aiosynced) X(renamed)
 #define WRITES_BEGIN_GROUPS(X)                                                                               \
 	X(write_begin) X(writev_begin) X(aio_begin) X(iouring_begin) X(sendfile_begin) X(splice_begin)       \
 	X(copyrange_begin) X(fallocate_begin) X(truncate_begin) X(truncatepath_begin) X(fsync_begin)         \
-	X(fsynced_begin) X(fdatasynced_begin) X(rangesynced_begin) X(msynced_begin) X(msynced)    \
+	X(fsynced_begin) X(fdatasynced_begin) X(rangesynced_begin) X(msynced_begin) X(msynced) X(fsynced32_begin) X(fdatasynced32_begin) X(rangesynced32_begin) X(msynced32_begin) X(msynced32) X(aiosynced_begin)    \
 	X(renamed_begin)
 /* clang-format on */
 #define WRITES_GROUPS(X) WRITES_COUNTING_GROUPS(X) WRITES_BEGIN_GROUPS(X)

@@ -29,6 +29,17 @@ def syscall(number: int, *arguments: object) -> int:
     return result
 
 
+def completed(context: ctypes.c_ulong) -> int:
+    """The result of the next request that ends; what a ring of io_uring left to do may interrupt the waiting."""
+    event = ctypes.create_string_buffer(32)
+    while True:
+        try:
+            syscall(IO_GETEVENTS, context, ctypes.c_long(1), ctypes.c_long(1), event, None)
+        except InterruptedError:
+            continue
+        return int(struct.unpack("<QQqq", event.raw)[2])
+
+
 def aio(fd: int, sizes: list[int]) -> list[int]:
     """IOCB_CMD_PWRITE of each size; what io_getevents says."""
     context = ctypes.c_ulong()
@@ -42,10 +53,37 @@ def aio(fd: int, sizes: list[int]) -> list[int]:
         )
         pointer = ctypes.c_void_p(ctypes.addressof(iocb))
         syscall(IO_SUBMIT, context, ctypes.c_long(1), ctypes.byref(pointer))
-        event = ctypes.create_string_buffer(32)
-        syscall(IO_GETEVENTS, context, ctypes.c_long(1), ctypes.c_long(1), event, None)
-        results.append(struct.unpack("<QQqq", event.raw)[2])
+        results.append(completed(context))
     return results
+
+
+def aio_syncs(fd: int, operations: list[int]) -> None:
+    """IOCB_CMD_FSYNC (2) and IOCB_CMD_FDSYNC (3), one after the other."""
+    context = ctypes.c_ulong()
+    syscall(IO_SETUP, 8, ctypes.byref(context))
+    for operation in operations:
+        iocb = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", 0, 0, 0, operation, 0, fd, *[0] * 6))
+        pointer = ctypes.c_void_p(ctypes.addressof(iocb))
+        syscall(IO_SUBMIT, context, ctypes.c_long(1), ctypes.byref(pointer))
+        assert completed(context) == 0
+
+
+def syscall32(number: int, *arguments: int) -> int:
+    """A system call as a 32-bit program makes it: int 0x80, with the arguments in ebx, ecx, edx, esi, edi, ebp."""
+    values = [*arguments, *[0] * (6 - len(arguments))]
+    code = b"\x53\x55"  # push rbx, rbp
+    # mov eax, NUMBER; mov ebx, ...
+    for register, value in zip(b"\xb8\xbb\xb9\xba\xbe\xbf\xbd", [number, *values], strict=True):
+        code += bytes([register]) + struct.pack("<I", value)
+    code += b"\xcd\x80\x5d\x5b\xc3"  # int 0x80; pop rbp, rbx; ret
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as memory:
+        memory.write(code)
+        first = ctypes.c_char.from_buffer(memory)
+        result = int(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(first))())
+        del first
+    if result < 0:
+        raise OSError(-result, f"32-bit syscall {number}: {os.strerror(-result)}")
+    return result
 
 
 def io_uring(fd: int, sizes: list[int], flags: int) -> list[int]:
@@ -139,6 +177,11 @@ def work(directory: str) -> dict[str, object]:
     os.fsync(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
     syscall(277, fd, ctypes.c_long(0), ctypes.c_long(0), 2)  # sync_file_range, SYNC_FILE_RANGE_WRITE
     done["fsync"] = [0] * 6
+    aio_syncs(fd, [2, 2, 3])
+    for number in (118, 118, 148):  # fsync, fdatasync
+        syscall32(number, fd)
+    syscall32(314, fd, 0, 0, 0, 0, 2)  # sync_file_range
+    done["fsync"] += [0] * 7
     with contextlib.suppress(OSError):
         syscall(285, copied, 0x1000, ctypes.c_long(0), ctypes.c_long(1))  # fallocate with a mode that nobody has
     mapped = create("mmap")
@@ -151,6 +194,11 @@ def work(directory: str) -> dict[str, object]:
         memory.flush()  # msync
         memory.flush()
         done["fsync"] += [0, 0]
+    libc.mmap.restype = ctypes.c_void_p
+    low = libc.mmap(None, mmap.PAGESIZE, 3, mmap.MAP_SHARED | 0x40, mapped, ctypes.c_long(0))  # MAP_32BIT
+    syscall32(144, low, mmap.PAGESIZE, 4)  # msync, MS_SYNC
+    libc.munmap(ctypes.c_void_p(low), mmap.PAGESIZE)
+    done["fsync"].append(0)
     failed = os.open(f"{directory}/source", os.O_RDONLY)
     with contextlib.suppress(OSError):
         os.write(failed, b"x")

@@ -135,8 +135,18 @@ class Attached(ABC):
         self._rings: list[Ring | CounterMap] = []
         self._stats_fd = -1
         self._alone: dict[str, tuple[int, int, int, int]] = {}
+        self._optional: dict[str, str | None] = {}
         self.hooks = {}
         self.missing = {}
+
+    def _may_have_none(self, program: Program) -> bool:
+        """Whether a kernel without this program's function has nothing for its group to see."""
+        return self._optional.get(program.backs_up or program.group, "") is None
+
+    def _miss(self, group: str) -> None:
+        """An optional group could not be attached, though the kernel has its function."""
+        what = self._optional[group]
+        self.missing[group] = f"{group} is not seen" if what is None else what
 
     @abstractmethod
     def map(self, name: str) -> Map:

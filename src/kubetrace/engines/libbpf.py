@@ -73,7 +73,7 @@ class LoadedObject(Attached):
         *,
         constants: Mapping[str, int] | None = None,
         hook: str = "auto",
-        optional: Mapping[str, str] | None = None,
+        optional: Mapping[str, str | None] | None = None,
         unneeded: Collection[str] = (),
         sizes: Mapping[str, int] | None = None,
         attach: bool = True,
@@ -155,7 +155,7 @@ class LoadedObject(Attached):
                 del programs[0]
             if not programs:
                 if not backup:
-                    self.missing[group] = self._optional[group]
+                    self._miss(group)
                 del candidates[group]
 
     def _candidates(self, hook: str) -> dict[str, list[_Program]]:
@@ -174,7 +174,7 @@ class LoadedObject(Attached):
             for programs in found.values()
             for p in programs
             # the name behind raw_tp is a tracepoint's, and no function
-            if p.hook != "raw_tp" and len({q.function for q in programs}) > 1
+            if p.hook != "raw_tp" and (len({q.function for q in programs}) > 1 or self._may_have_none(p))
         }
         absent = support.functions_absent(several, of_modules=True)
         self._close_object()
@@ -182,6 +182,7 @@ class LoadedObject(Attached):
         return {
             group: [p for p in programs if p.function not in absent] or [programs[-1]]
             for group, programs in found.items()
+            if not (self._may_have_none(programs[0]) and all(p.function in absent for p in programs))
         }
 
     def _try(self, chosen: Mapping[str, str]) -> tuple[str | None, int]:

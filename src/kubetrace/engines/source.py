@@ -88,7 +88,7 @@ class KernelSource:
         streams: Mapping[str, str],
         *,
         constants: Mapping[str, int],
-        optional: Mapping[str, str],
+        optional: Mapping[str, str | None],
         unneeded: Collection[str] = (),
         sizes: Mapping[str, int] | None = None,
         hook: str = "auto",

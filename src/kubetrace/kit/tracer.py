@@ -117,8 +117,9 @@ class Tracer:
     """(command line, what it shows)."""
     streams: Mapping[str, str]
     """Ring buffer -> event struct."""
-    optional: Mapping[str, str] = {}
-    """Program groups that may be missing -> what is then not seen."""
+    optional: Mapping[str, str | None] = {}
+    """Program groups that may be missing -> what is then not seen. None: where the kernel has no such function, there
+    is nothing to be seen either."""
     groupings: Mapping[str, Grouping]
     """--by NAME -> what makes a row; the first is the default."""
     measures: Sequence[Column]

@@ -195,7 +195,7 @@ class Writes(Fielded):
     }
     counters = _Counters()
     _latency = False
-    optional: Mapping[str, str] = {
+    optional: Mapping[str, str | None] = {
         group + part: what
         for group, what in {
             "writev": "writev and pwritev2 are not seen",
@@ -213,6 +213,12 @@ class Writes(Fielded):
             "fdatasynced": "some calls of fdatasync are not seen",
             "rangesynced": "sync_file_range is not seen",
             "msynced": "msync on a writable layer is not seen",
+            # kernels that run no 32-bit programs have none of these
+            "fsynced32": None,
+            "fdatasynced32": None,
+            "rangesynced32": None,
+            "msynced32": None,
+            "aiosynced": "fsync by aio is not seen",
             "renamed": "a file that is renamed keeps the path it was first seen with",
             "mmap": "stores to shared mappings are not seen",
         }.items()

@@ -189,7 +189,7 @@ class BccObject(Attached):
         *,
         constants: Mapping[str, int] | None = None,
         hook: str = "auto",
-        optional: Mapping[str, str] | None = None,
+        optional: Mapping[str, str | None] | None = None,
         unneeded: Collection[str] = (),
         sizes: Mapping[str, int] | None = None,
         attach: bool = True,
@@ -275,7 +275,8 @@ class BccObject(Attached):
             self._attempts += [f"{program.name}: {os.strerror(code)}", *log.splitlines()]
         if group not in self._optional:
             raise self._refusal(programs[-1].name, code, log)
-        self.missing[group] = self._optional[group]
+        if code != errno.ENOENT or not self._may_have_none(programs[0]):
+            self._miss(group)
 
     def _load(self, program: _Program) -> tuple[int, str]:
         """The errno, and what the verifier says."""
