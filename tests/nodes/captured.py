@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,20 @@ def layered(root: Path) -> Path:
     (root / "proc/1/mountinfo").write_bytes(cgroup + (source / "mountinfo").read_bytes())
     (root / "sys/fs/cgroup").mkdir(parents=True)
     return root
+
+
+MODERN = ("containerd-1.6", "containerd-2.1", "crio")
+
+
+def modern(name: str, root: Path) -> list[dict[str, Any]]:
+    """Make `root` one of the nodes of modern/make.py, with its pods' cgroups; what was made there."""
+    with tarfile.open(HERE / "modern" / f"{name}.tar.xz") as tar:
+        tar.extractall(root)
+    truth: list[dict[str, Any]] = json.loads((root / "truth.json").read_text())
+    for one in truth:
+        (root / one["queries"]["cgroup"].lstrip("/")).mkdir(parents=True)
+        # where the layers are there is no need of what is in them
+        for kind in ("root", "writable", "volume", "log"):
+            if one[kind] is not None:
+                (root / one[kind].lstrip("/")).mkdir(parents=True, exist_ok=True)
+    return truth

@@ -34,13 +34,42 @@ import grpc
 
 from tests.vm import guest, images
 
-SOCKET = "/run/containerd/containerd.sock"
-CONFIG = "/run/containerd/config.toml"
-TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
-KUBELET_PODS = "/var/lib/kubelet/pods"
-POD_LOGS = "/var/log/pods"
 CONTAINER_LOGS = "/var/log/containers"
 CONTAINERD_LOG = "/var/log/containerd.log"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node's containerd and kubelet keep what, as their distribution has it."""
+
+    name: str = "default"
+    root: str = "/var/lib/containerd"
+    state: str = "/run/containerd"
+    kubelet: str = "/var/lib/kubelet"
+    logs: str = "/var/log/pods"
+
+    @property
+    def socket(self) -> str:
+        """Where containerd is asked."""
+        return f"{self.state}/containerd.sock"
+
+    @property
+    def tasks(self) -> str:
+        """The bundles of what runs."""
+        return f"{self.state}/io.containerd.runtime.v2.task/k8s.io"
+
+    @property
+    def pods(self) -> str:
+        """The kubelet's directories of pods."""
+        return f"{self.kubelet}/pods"
+
+
+DEFAULT = Place()
+SOCKET = DEFAULT.socket
+CONFIG = f"{DEFAULT.state}/config.toml"
+TASKS = DEFAULT.tasks
+KUBELET_PODS = DEFAULT.pods
+POD_LOGS = DEFAULT.logs
 
 _PLUGINS = {
     "empty-dir": "kubernetes.io~empty-dir",
@@ -50,9 +79,7 @@ _PLUGINS = {
 }
 
 _CONFIG = f"""version = 2
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.native",
-  "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp"]
+disabled_plugins = [DISABLED]
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{images.PAUSE}"
   # Debian's kernels have AppArmor, but the guest has no profile to load.
@@ -60,7 +87,30 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   # A machine without CAP_SYS_RESOURCE cannot lower it, as the kubelet asks for sandboxes.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
+    snapshotter = "SNAPSHOTTER"
+"""
+_DISABLED = (
+    *("snapshotter.v1.aufs", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs"),
+    *("tracing.processor.v1.otlp", "nri.v1.nri"),
+)
+# A runtime handler of its own for each snapshotter (since containerd 1.7).
+_HANDLER = """
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.NAME]
+      runtime_type = "io.containerd.runc.v2"
+      snapshotter = "NAME"
+"""
+# Pods in a network of their own, which those with a user namespace are, without any network plugin of a distribution.
+_CNI = """
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "STATE/cni/bin"
+    conf_dir = "STATE/cni/net.d"
+"""
+_CNI_PLUGIN = """#!/bin/sh
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","sandbox":"'"$CNI_NETNS"'"}],
+  "ips":[{"version":"4","interface":0,"address":"10.9.0.2/16"}]}' ;;
+VERSION) echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0","1.0.0"]}' ;;
+esac
 """
 
 
@@ -82,20 +132,20 @@ class Volume:
     files: Mapping[str, str] = field(default_factory=dict)
     host_path: str = ""
 
-    def directory(self, pod_uid: str) -> str:
-        """The volume's directory on the node."""
+    def directory(self, pod_uid: str, pods: str = KUBELET_PODS) -> str:
+        """The volume's directory on the node; `pods` is the kubelet's directory of pods."""
         if self.kind == "host-path":
             return self.host_path
-        return f"{KUBELET_PODS}/{pod_uid}/volumes/{_PLUGINS[self.kind]}/{self.name}"
+        return f"{pods}/{pod_uid}/volumes/{_PLUGINS[self.kind]}/{self.name}"
 
     @property
     def read_only(self) -> bool:
         """Whether containers can only read it."""
         return self.kind in ("configmap", "secret")
 
-    def set_up(self, pod_uid: str) -> None:
+    def set_up(self, pod_uid: str, pods: str = KUBELET_PODS) -> None:
         """Make the volume as the kubelet does before it starts a sandbox."""
-        directory = self.directory(pod_uid)
+        directory = self.directory(pod_uid, pods)
         os.makedirs(directory, exist_ok=True)
         if self.kind in ("memory", "secret"):
             guest.mount("tmpfs", directory, "tmpfs")
@@ -108,10 +158,10 @@ class Volume:
                 guest.write_text(f"{directory}/{stamp}/{name}", text)
                 os.symlink(f"..data/{name}", f"{directory}/{name}")
 
-    def tear_down(self, pod_uid: str) -> None:
+    def tear_down(self, pod_uid: str, pods: str = KUBELET_PODS) -> None:
         """Unmount what `set_up` mounted."""
         if self.kind in ("memory", "secret"):
-            subprocess.run(["umount", self.directory(pod_uid)], check=False)
+            subprocess.run(["umount", self.directory(pod_uid, pods)], check=False)
 
 
 # What the runtimes hide of /proc and /sys from containers that are not privileged (moby's and the kubelet's defaults).
@@ -159,8 +209,28 @@ class Security:
 class Node:
     """The guest as a Kubernetes node: its container runtime and its pods."""
 
-    def __init__(self, socket: str = SOCKET) -> None:
-        self._socket = socket
+    def __init__(
+        self,
+        place: Place = DEFAULT,
+        *,
+        path: str | None = None,
+        snapshotter: str = "overlayfs",
+        handlers: Sequence[str] = (),
+        enabled: Sequence[str] = (),
+        cni: bool = False,
+        configured: bool = False,
+        more: str = "",
+    ) -> None:
+        """`path` is that of containerd's and runc's directories (None: as the caller's PATH has them).
+
+        `handlers`: snapshotters that have a runtime handler of their name. `cni`: pods may have a network of their own.
+        `configured`: root and state are in the configuration file, not among the arguments. `more` is added to it.
+        """
+        self.place, self._path, self._snapshotter = place, path, snapshotter
+        self._handlers, self._cni, self._configured, self._more = tuple(handlers), cni, configured, more
+        self._disabled = [name for name in _DISABLED if name not in enabled]
+        self._socket = place.socket
+        self._pid: int | None = None
         self._channel: Any = None
 
     @classmethod
@@ -213,20 +283,51 @@ class Node:
 
     def spawn_containerd(self) -> None:
         """Start containerd without waiting for it."""
-        os.makedirs(os.path.dirname(CONFIG), exist_ok=True)
-        guest.write_text(CONFIG, _CONFIG)
+        state = self.place.state
+        os.makedirs(state, exist_ok=True)
+        config = f"{state}/config.toml"
+        guest.write_text(config, self._config())
+        if self._cni:
+            for name in ("made-up", "loopback"):
+                os.makedirs(f"{state}/cni/bin", exist_ok=True)
+                guest.write_text(f"{state}/cni/bin/{name}", _CNI_PLUGIN)
+                os.chmod(f"{state}/cni/bin/{name}", 0o755)
+            os.makedirs(f"{state}/cni/net.d", exist_ok=True)
+            net = {"cniVersion": "0.4.0", "name": "made-up", "plugins": [{"type": "made-up"}]}
+            guest.write_text(f"{state}/cni/net.d/10-made-up.conflist", json.dumps(net))
+        options = "" if self._configured else f" --root {self.place.root} --state {state} --address {self._socket}"
+        if self.place == DEFAULT:
+            options = ""
+        environment = os.environ | ({"PATH": self._path} if self._path is not None else {})
         groups = " ".join(f"{path}/cgroup.procs" for path in guest.make_cgroup("system.slice/containerd.service"))
         # A shell enters the cgroups, rather than a preexec_fn: gRPC's threads do not survive a fork of this process.
-        script = f'for procs in {groups}; do echo 0 > "$procs"; done; exec containerd --config {CONFIG}'
+        script = f'for procs in {groups}; do echo 0 > "$procs"; done; exec containerd --config {config}{options}'
         with open(CONTAINERD_LOG, "ab") as log:
-            subprocess.Popen(
-                ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            self._pid = subprocess.Popen(
+                ["sh", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
+            ).pid
+
+    def _config(self) -> str:
+        disabled = ", ".join(f'"io.containerd.{name}"' for name in self._disabled)
+        text = _CONFIG.replace("DISABLED", disabled).replace("SNAPSHOTTER", self._snapshotter)
+        text += "".join(_HANDLER.replace("NAME", name) for name in self._handlers)
+        if self._cni:
+            text += _CNI.replace("STATE", self.place.state)
+        if self._configured:
+            where = f'root = "{self.place.root}"\nstate = "{self.place.state}"\n'
+            text = text.replace("disabled_plugins", where + "disabled_plugins", 1)
+            text += f'[grpc]\n  address = "{self._socket}"\n'
+        return text + self._more
 
     def stop_containerd(self) -> None:
         """Stop containerd as its service does; the containers and their shims keep running."""
         self.close()
-        pid = self.containerd_pid
+        pid = self._pid if self._pid is not None else self.containerd_pid
         if pid is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -255,13 +356,17 @@ class Node:
         uid: str = "",
         host_namespaces: bool = False,
         privileged: bool = False,
+        handler: str = "",
+        user_namespace: bool = False,
     ) -> "Pod":
         """Start a pod's sandbox, with its directories, volumes and cgroup parent; `qos` is the class in lower case.
 
         `host_namespaces`: it shares the node's processes and IPC too. `privileged`: a container of it will be.
+        `handler` is the runtime handler's name; `user_namespace`: as with hostUsers: false (containerd 2).
         """
         pod = Pod(self, namespace, name, uid or str(uuid.uuid4()), qos, tuple(volumes), dict(labels or {}))
         pod.host_namespaces, pod.privileged = host_namespaces, privileged
+        pod.handler, pod.user_namespace = handler, user_namespace
         pod.run()
         return pod
 
@@ -280,7 +385,7 @@ class Node:
         )
         pods = []
         for item in sandboxes.items:
-            with open(f"{TASKS}/{item.id}/config.json") as file:
+            with open(f"{self.place.tasks}/{item.id}/config.json") as file:
                 parent = os.path.dirname(json.load(file)["linux"]["cgroupsPath"])
             qos = next((name for name in ("burstable", "besteffort") if f"/{name}/" in parent), "guaranteed")
             own = {key: value for key, value in item.labels.items() if not key.startswith("io.kubernetes.")}
@@ -318,7 +423,8 @@ class Pod:
         self.node, self.namespace, self.name, self.uid, self.qos = node, namespace, name, uid, qos
         self.volumes, self.labels = volumes, labels
         self.sandbox_id = ""
-        self.host_namespaces = self.privileged = False
+        self.host_namespaces = self.privileged = self.user_namespace = False
+        self.handler = ""
         self.containers: list[Container] = []
         self._lock = threading.Lock()
 
@@ -330,12 +436,12 @@ class Pod:
     @property
     def log_directory(self) -> str:
         """Where the containers' logs are."""
-        return f"{POD_LOGS}/{self.namespace}_{self.name}_{self.uid}"
+        return f"{self.node.place.logs}/{self.namespace}_{self.name}_{self.uid}"
 
     @property
     def directory(self) -> str:
         """The kubelet's directory of the pod."""
-        return f"{KUBELET_PODS}/{self.uid}"
+        return f"{self.node.place.pods}/{self.uid}"
 
     @property
     def identity_labels(self) -> dict[str, str]:
@@ -350,7 +456,11 @@ class Pod:
     def namespace_options(self) -> Any:
         """Which namespaces its containers share, and with whom."""
         pid, ipc = (cri_pb2.NODE, cri_pb2.NODE) if self.host_namespaces else (cri_pb2.CONTAINER, cri_pb2.POD)
-        return cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=pid, ipc=ipc)
+        if not self.user_namespace:
+            return cri_pb2.NamespaceOption(network=cri_pb2.NODE, pid=pid, ipc=ipc)
+        mapping = [cri_pb2.IDMapping(host_id=200_000, container_id=0, length=65_536)]
+        user = cri_pb2.UserNamespace(mode=cri_pb2.POD, uids=mapping, gids=mapping)
+        return cri_pb2.NamespaceOption(network=cri_pb2.POD, pid=pid, ipc=ipc, userns_options=user)
 
     @property
     def config(self) -> Any:
@@ -373,10 +483,10 @@ class Pod:
         os.makedirs(f"{self.directory}/containers", exist_ok=True)
         os.makedirs(self.log_directory, exist_ok=True)
         for volume in self.volumes:
-            volume.set_up(self.uid)
+            volume.set_up(self.uid, self.node.place.pods)
         answer = self.node.call(
             "RuntimeService/RunPodSandbox",
-            cri_pb2.RunPodSandboxRequest(config=self.config),
+            cri_pb2.RunPodSandboxRequest(config=self.config, runtime_handler=self.handler),
             cri_pb2.RunPodSandboxResponse,
         )
         self.sandbox_id = answer.pod_sandbox_id
@@ -417,7 +527,7 @@ class Pod:
                 getattr(cri_pb2, f"{method}PodSandboxResponse"),
             )
         for volume in self.volumes:
-            volume.tear_down(self.uid)
+            volume.tear_down(self.uid, self.node.place.pods)
         for container in self.containers:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(container.log_link)
@@ -448,7 +558,9 @@ class Container:
         os.makedirs(f"{pod.log_directory}/{self.name}", exist_ok=True)
         mounts = [
             cri_pb2.Mount(
-                container_path=volume.mount_path, host_path=volume.directory(pod.uid), readonly=volume.read_only
+                container_path=volume.mount_path,
+                host_path=volume.directory(pod.uid, pod.node.place.pods),
+                readonly=volume.read_only,
             )
             for volume in pod.volumes
         ]
@@ -573,13 +685,13 @@ class Container:
     @property
     def pid(self) -> int:
         """The process id of the container's first process, on the node."""
-        with open(f"{TASKS}/{self.container_id}/init.pid") as file:
+        with open(f"{self.pod.node.place.tasks}/{self.container_id}/init.pid") as file:
             return int(file.read())
 
     @property
     def rootfs(self) -> str:
         """Where the node has the container's root file system mounted."""
-        return f"{TASKS}/{self.container_id}/rootfs"
+        return f"{self.pod.node.place.tasks}/{self.container_id}/rootfs"
 
     @property
     def upperdir(self) -> str:

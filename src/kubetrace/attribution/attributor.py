@@ -7,7 +7,7 @@ improves when they are.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, Literal
@@ -115,6 +115,10 @@ _UNKNOWN: Final = Identity()
 _MOST_ANSWERS: Final = 50_000
 # How many overlays are passed over in search of the one of a time: what a recorder learned is in the order of time.
 _MOST_PASSED: Final = 1_000
+# Overlays of one device number among which the one is looked for whose layers became known.
+_MOST_AGAIN: Final = 8
+# Layers that a runtime may have put on top of an image's.
+_MOST_ON_TOP: Final = 2
 _OWNED: Final = frozenset({"container", "sandbox", "pod"})
 
 # Best first: the runtime's own records, then what the kubelet leaves in names of files. The last one a container can
@@ -123,9 +127,10 @@ _RANK: Final[dict[Source, int]] = {
     "config.json": 0,
     "CRI": 1,
     "containerd metadata": 2,
-    "log links": 3,
-    "log directories": 4,
-    "kubelet": 5,
+    "containers-storage": 3,
+    "log links": 4,
+    "log directories": 5,
+    "kubelet": 6,
 }
 
 # What a cached answer was concluded from: ("cgroup", hierarchy, id), ("container", id) or ("pod", uid).
@@ -141,6 +146,7 @@ class _Mounted:
     seen_ns: int
     upperdir: str | None
     lowerdirs: tuple[str, ...]
+    told_since_ns: int
     until_ns: int | None = None
 
 
@@ -157,6 +163,8 @@ class Attributor:
         """Knows nothing yet."""
         self._paths: dict[tuple[int, int], str] = {}
         self._containers: dict[str, ContainerSeen] = {}
+        # The names of its image by which each source knows it.
+        self._image_names: dict[str, set[str]] = {}
         # Pod UID -> the ids of its containers, oldest knowledge first.
         self._of_pods: dict[str, dict[str, None]] = {}
         self._container_paths: dict[str, CgroupPath] = {}
@@ -359,6 +367,11 @@ class Attributor:
         self._forget(("cgroup", *key))
 
     def _learn_container(self, fact: ContainerSeen) -> None:
+        if fact.image is not None and fact.image not in (
+            names := self._image_names.setdefault(fact.container_id, set())
+        ):
+            names.add(fact.image)
+            self._layer_answers.clear()
         known = self._containers.get(fact.container_id)
         merged = fact if known is None else _merge(known, fact)
         if fact.pod_uid is not None and fact.pod is not None:
@@ -389,6 +402,16 @@ class Attributor:
     def _learn_overlay(self, fact: OverlaySeen) -> None:
         # Kept even if it is not a container's root: the number then no longer means an older container.
         mounts = self._overlays.setdefault(fact.device, [])
+        for mounted in mounts[-_MOST_AGAIN:] if fact.upperdir is not None else ():
+            # The same mount again, now that it is known what is below its writable layer.
+            if (mounted.upperdir, mounted.container_id, mounted.told_since_ns) == (
+                fact.upperdir,
+                fact.container_id,
+                fact.since_ns,
+            ):
+                mounted.lowerdirs = absolute_lowerdirs(fact.lowerdirs, fact.upperdir, fact.workdir)
+                self._layer_answers.clear()
+                return
         last = mounts[-1] if mounts else None
         if last is not None and last.until_ns is None:
             if last.container_id == fact.container_id:
@@ -404,6 +427,7 @@ class Attributor:
             fact.time_ns,
             fact.upperdir,
             absolute_lowerdirs(fact.lowerdirs, fact.upperdir, fact.workdir),
+            fact.since_ns,
         )
         mounts.append(mounted)
         if fact.upperdir is not None:
@@ -475,6 +499,7 @@ class Attributor:
 
     def _drop_container(self, container_id: str) -> None:
         known = self._containers.pop(container_id, None)
+        self._image_names.pop(container_id, None)
         self._leave_pod(known)
         self._container_paths.pop(container_id, None)
         self._forget(("container", container_id))
@@ -610,25 +635,61 @@ class Attributor:
             # containerd gives each layer a directory, also one without files.
             base = replace(base, ordinal=total - index + 1, layers_total=total)
         images = self._having(seen.chain_id)
+        if not images and index < total and self._is_image(mounted.lowerdirs[index]):
+            # a user namespace on a file system that cannot be mounted idmapped (containerd, WithRemappedSnapshot)
+            reason = "not a layer of the image: the runtime put it on top, as for a user namespace"
+            return replace(base, ordinal=None, layers_total=None, reason=reason)
         if not images:
             return self._without_blobs(base, image)
-        return self._described(base, self._own(mounted, image, images), len(images))
+        own = self._own(mounted, image, images)
+        return self._described(base, own, len(images)) if own is not None else self._of_several(base, images)
 
-    def _own(self, mounted: _Mounted, image: str | None, images: Iterable[str]) -> str:
-        """Of images that have a layer the container's own.
+    def _is_image(self, lowerdir: str) -> bool:
+        # Whether it is the topmost layer of an image.
+        seen = self._layers.get(lowerdir)
+        found = self._having(seen.chain_id if seen is not None else None)
+        return any(at == len(self._images[image_id].diff_ids) for image_id, at in found.items())
 
-        That is the one its user names; else one that has all its layers and no more, and then the first by name.
+    def _of_several(self, base: Layer, images: Mapping[str, int]) -> Layer:
+        # What they agree on is so whichever the container's is.
+        found = [self._described(base, image_id, len(images)) for image_id in images]
+        first = found[0]
+        reason = f"{len(images)} images of the node have this layer, and which one the container is of is not known"
+        return replace(
+            first,
+            image=None,
+            ordinal=first.ordinal if len({layer.ordinal for layer in found}) == 1 else None,
+            layers_total=first.layers_total if len({layer.layers_total for layer in found}) == 1 else None,
+            created_by=first.created_by if len({layer.created_by for layer in found}) == 1 else None,
+            reason=reason,
+        )
+
+    def _own(self, mounted: _Mounted, image: str | None, images: Iterable[str]) -> str | None:
+        """Of images that have a layer the container's own; None where several may be.
+
+        That is the one its user names; else the one that has all its layers and no more.
         """
-        top = self._layers.get(mounted.lowerdirs[0])
-        whole = self._having(top.chain_id if top is not None else None)
-        name = oci.full_name(image) if image is not None else None
-
-        def rank(image_id: str) -> tuple[bool, bool, str]:
-            known = self._images[image_id]
-            named = name is not None and (name in known.references or name == image_id)
-            return not named, whole.get(image_id) != len(known.diff_ids), _name_of(known)
-
-        return min(images, key=rank)
+        known = list(images)
+        # what the pod asks for, then what other sources call it
+        for given in (image, *sorted(self._image_names.get(mounted.container_id or "", ()))):
+            name = oci.full_name(given) if given is not None else None
+            named = [one for one in known if name is not None and (name in self._images[one].references or name == one)]
+            if named:
+                return min(named, key=lambda one: _name_of(self._images[one]))
+        if len(known) == 1:
+            return known[0]
+        top = next(
+            (
+                lowerdir
+                for at, lowerdir in enumerate(mounted.lowerdirs[:-1])
+                if self._is_image(lowerdir) and at < _MOST_ON_TOP
+            ),
+            mounted.lowerdirs[0],
+        )
+        seen = self._layers.get(top)
+        whole = self._having(seen.chain_id if seen is not None else None)
+        exact = [one for one in known if whole.get(one) == len(self._images[one].diff_ids)]
+        return exact[0] if len(exact) == 1 else None
 
     def _image_of(self, mounted: _Mounted, image: str | None) -> str | None:
         # The container's image where no single layer is in question.
@@ -636,7 +697,8 @@ class Attributor:
             return image
         top = self._layers.get(mounted.lowerdirs[0])
         images = self._having(top.chain_id if top is not None else None)
-        return _name_of(self._images[self._own(mounted, None, images)]) if images else None
+        own = self._own(mounted, None, images) if images else None
+        return _name_of(self._images[own]) if own is not None else None
 
     def _having(self, chain_id: str | None) -> dict[str, int]:
         """The images that have a layer; those that are no longer on the node only if no other has it."""

@@ -33,6 +33,9 @@ Kind = Literal[
     "content store",
     "snapshotter",
     "containerd",
+    "containers-storage",
+    "image volume",
+    "VOLUME",
     "kubelet",
     "host",
     "tmpfs",
@@ -75,11 +78,17 @@ _PLUGIN = re.compile(r"/io\.containerd\.[^/]+(?:/|\Z)")
 _POD = re.compile(r"/pods/[^/]")
 # A container's root that is not an overlay: a disk of its own, fuse, or a bind of a directory (native snapshotter).
 _BUNDLE = re.compile(r"/io\.containerd\.runtime\.v2\.task/[^/]+/[0-9a-f]{64}/rootfs(?:/|\Z)")
+# What a Dockerfile's VOLUME becomes where the pod has no volume there: a directory of containerd's own.
+_IMAGE_VOLUME = re.compile(r"/io\.containerd\.grpc\.v1\.cri/containers/[0-9a-f]{64}/volumes/([^/]+)(?:/|\Z)")
+_STORED_LAYER = re.compile(r"/overlay/[0-9a-f]{64}(?:/|\Z)")
+_MERGED = re.compile(r"/overlay/[0-9a-f]{64}/merged(?:/|\Z)")
+_BUNDLE_OF_STORAGE = re.compile(r"/overlay-containers(?:/|\Z)")
 _ROOTFS = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
 _SANDBOX = re.compile(r"/sandboxes/[0-9a-f]{64}/shm\Z")
 # How many mounts that are gone are passed over in search of the one of a time: a device number is not given again
 # that often in what a counter's life covers.
 _MOST_PASSED = 1_000
+_MOST_AGAIN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +187,15 @@ def by_path(path: str, directories: Directories) -> Destination | None:
             return Destination("content store")
         if _SNAPSHOTS.match(rest):
             return Destination("snapshotter")
+        if match := _IMAGE_VOLUME.match(rest):
+            return Destination("VOLUME", match[1])
         return Destination("containerd") if _PLUGIN.match(rest) else None
+    if role == "storage":
+        if _BUNDLE_OF_STORAGE.match(rest):
+            return Destination("containers-storage")
+        if _MERGED.match(rest):
+            return Destination("writable layer")
+        return Destination("snapshotter") if _STORED_LAYER.match(rest) else Destination("containers-storage")
     if match := _VOLUME.match(rest):
         return Destination(_PLUGINS.get(match[2], "persistent volume"), match[3])
     if match := _SUBPATH.match(rest):
@@ -249,7 +266,10 @@ class Destinations:
             if fact.device in self._devices:
                 self._devices[fact.device].gone(fact.mount_point, fact.time_ns)
         elif isinstance(fact, OverlaySeen):
-            self._overlays.setdefault(fact.device, []).append(fact)
+            known = self._overlays.setdefault(fact.device, [])
+            # told again when its layers became known: that is no other mount
+            if not any(_same_mount(fact, one) for one in known[-_MOST_AGAIN:]):
+                known.append(fact)
         else:
             return isinstance(fact, OverlayGone | DirectorySeen)
         return True
@@ -362,6 +382,15 @@ class Destinations:
 
     def _is_subpath(self, mount_point: str) -> bool:
         return _SUBPATH.match(self._below_kubelet(mount_point)) is not None
+
+
+def _same_mount(one: OverlaySeen, other: OverlaySeen) -> bool:
+    return (one.mount_point, one.upperdir, one.container_id, one.since_ns) == (
+        other.mount_point,
+        other.upperdir,
+        other.container_id,
+        other.since_ns,
+    )
 
 
 def _joined(root: str, point: str, path: str) -> str:

@@ -14,8 +14,10 @@ Kind = Literal["container", "sandbox"]
 KEPT_NS: Final = 120_000_000_000
 """How long a removed cgroup and its owners are still known. Its last events were in the rings for a second at most."""
 
-Role = Literal["logs", "kubelet", "containerd"]
-Source = Literal["config.json", "containerd metadata", "log links", "log directories", "kubelet", "CRI"]
+Role = Literal["logs", "kubelet", "containerd", "storage"]
+Source = Literal[
+    "config.json", "containerd metadata", "containers-storage", "log links", "log directories", "kubelet", "CRI"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +128,10 @@ class OverlayTold:
 class LayerSeen:
     """A lower directory of an overlay, and the layer of images that was unpacked there.
 
-    `lowerdir` is absolute, as the runtime on the node writes it; `snapshot` is the number of containerd's snapshot,
-    None if the directory is none; `chain_id` is the layer with all those below it (image-spec config.md, "Layer
-    ChainID"). `problem` says, for people, why one of them is None. A later fact of the same directory replaces an
-    earlier one.
+    `lowerdir` is absolute, as the runtime on the node writes it; `snapshot` is the number of containerd's snapshot
+    (unique in its snapshotter's directory only) or the id of containers-storage's layer, None if the directory is none;
+    `chain_id` is the layer with all those below it (image-spec config.md, "Layer ChainID"). `problem` says, for people,
+    why one of them is None. A later fact of the same directory replaces an earlier one.
     """
 
     lowerdir: str
@@ -184,7 +186,10 @@ class MountGone:
 
 @dataclass(frozen=True, slots=True)
 class DirectorySeen:
-    """Where the node has the logs of pods, a kubelet's or a containerd's directory; symbolic links are followed."""
+    """Where the node has the logs of pods, a kubelet's or a runtime's directory; symbolic links are followed.
+
+    "storage" is one of containers-storage's: CRI-O's and podman's.
+    """
 
     role: Role
     path: str

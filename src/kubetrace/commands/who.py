@@ -108,6 +108,7 @@ def _records(answers: Sequence[Answer], node: str) -> Iterator[dict[str, object]
             "attributed_by": answer.how,
             "names_from": who.names_from,
             "snapshot": layer.snapshot,
+            "directory": answer.directory,
             "chain_id": layer.chain_id,
             "layer_digest": layer.layer_digest,
             "layer": layer.ordinal,
@@ -142,6 +143,7 @@ def _pod_record(pod: PodFiles, node: str) -> dict[str, object]:
                 "cgroups": [_cgroup_record(cgroup) for cgroup in one.cgroups],
                 "pids": list(one.pids),
                 "root": one.root,
+                "root_type": one.root_type,
                 "upperdir": one.upperdir,
                 "layers": one.lowerdirs,
                 "mounts": [
@@ -179,8 +181,11 @@ def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
         yield from _cgroup_lines(one.cgroups)
         yield f"Pids:       {' '.join(map(str, one.pids)) or '-'}"
         if one.root is not None:
-            yield f"Root:       {escape(one.root)}, an overlay of {one.lowerdirs} layer{'s' * (one.lowerdirs != 1)}"
-            yield f"Writable:   {escape(one.upperdir or '-')}"
+            what = f"an overlay of {one.lowerdirs} layer{'s' * (one.lowerdirs != 1)}"
+            if one.lowerdirs is None:
+                what = f"{escape(one.root_type or '-')}, no overlay: nothing is copied up"
+            yield f"Root:       {escape(one.root)}, {what}"
+            yield f"Writable:   {escape(one.upperdir or (one.root if one.lowerdirs is None else '-'))}"
         mounts = [mount for mount in one.mounts if wide or not _is_everywhere(mount, pod)]
         lines = [
             f"{escape(mount.at)}  {f'volume {escape(mount.volume)}' if mount.volume else escape(mount.source)}"

@@ -1,9 +1,12 @@
 """All reading of the node's files; each look gives facts (attribution/facts.py), and no conclusion is drawn here.
 
     host.py        where the node's files are, seen from this process, and how its clocks and names read
+    installed.py   where its runtimes and kubelets keep what, by what runs, what is mounted and what is configured
+    reading.py     files that others write, read to a limit
     files.py       every look at them, at the start and at each change
     containerd.py  bundles and databases of container runtimes
     bolt.py        the file of such a database
+    storage.py     the lists of containers-storage, which CRI-O has
     layers.py      from an overlay's directories to the layers of an image
     cri.py         a runtime's own socket, when asked for
     kubelet.py     names and volumes in the kubelet's directory

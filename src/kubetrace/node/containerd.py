@@ -14,20 +14,31 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kubetrace.attribution.directories import CONTAINERD, CONTAINERD_STATE
 from kubetrace.attribution.facts import ContainerSeen, Source
 from kubetrace.node.bolt import Bucket, read
-from kubetrace.node.host import Host, listed, read_regular
+from kubetrace.node.host import Host
+from kubetrace.node.reading import listed, read_regular
 
 _TASKS = ("io.containerd.runtime.v2.task", "io.containerd.runtime.v1.linux")
-# CRI-O keeps bundles with containers/storage; known from its documentation, not tested on a node.
-CRIO_BUNDLES = "/run/containers/storage/overlay-containers"
+# CRI-O keeps bundles below the run root of containers-storage.
+_STORAGE_BUNDLES = "/overlay-containers"
+
+METADATA = "io.containerd.metadata.v1.bolt/meta.db"
+# Directories of snapshotters below containerd's root, and how many of them are looked at.
+SNAPSHOTTER = "io.containerd.snapshotter.v1."
+_MOST_SNAPSHOTTERS = 64
 
 # A spec is some 15 kB; the kubelet's largest pod (1.5 MiB in etcd) stays below 4.
 MAX_CONFIG_BYTES = 4 << 20
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-_SNAPSHOT = re.compile(r"/snapshots/([0-9]{1,18})(?:/(?:fs|work)(?:/|\Z)|/?\Z)")
+_IMAGE_ID = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
+_CHAIN = re.compile(r"sha256:[0-9a-f]{64}")
+_SNAPSHOT = re.compile(r"(/.*)/snapshots/([0-9]{1,18})(?:/(?:fs|work))?/?", re.DOTALL)
+# Snapshotters that are a process of their own (stargz, nydus) have a root of their own.
+_BELOW = re.compile(r"(/io\.containerd\.snapshotter\.v1\.[^/]+|/snapshotter)?/snapshots/([0-9]{1,18})(?:/|\Z)")
+# What the metadata puts before a snapshotter's keys: NAMESPACE/SEQUENCE/ (containerd metadata/snapshot.go).
+_SEQUENCE = re.compile(r"[^/]+/[0-9]+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +51,21 @@ class Bundle:
 
 
 def bundle_directories(host: Host) -> list[str]:
-    """The directories that hold bundles, one per containerd namespace, as node paths; k8s.io first.
+    """The directories that hold bundles, one per containerd and namespace of it, as node paths; k8s.io first.
 
-    containerd's is given even where it does not exist yet, so that the first container after a node's start is found.
+    Those of each containerd and CRI-O that is known to be on the node (host.places). The first is given even where it
+    does not exist yet, so that the first container after a node's start is found.
     """
-    found = [f"{CONTAINERD_STATE[0]}/{_TASKS[0]}/k8s.io"]
-    for state in CONTAINERD_STATE:
+    places = host.places
+    found = [f"{places.states[0]}/{_TASKS[0]}/k8s.io"]
+    for state in places.states:
         for tasks in _TASKS:
             for name in listed(host.path(f"{state}/{tasks}")):
                 directory = f"{state}/{tasks}/{name}"
                 if directory not in found:
                     found.append(directory)
-    if os.path.isdir(host.path(CRIO_BUNDLES)):
-        found.append(CRIO_BUNDLES)
-    return found
+    storages = [f"{root}{_STORAGE_BUNDLES}" for root in places.runroots]
+    return found + [directory for directory in storages if os.path.isdir(host.path(directory))]
 
 
 def bundle_ids(host: Host, directory: str) -> Iterator[str]:
@@ -65,7 +77,7 @@ def bundle_ids(host: Host, directory: str) -> Iterator[str]:
 
 def config_below(directory: str) -> str:
     """Where config.json is below a container's own directory in one of the bundle directories."""
-    return "userdata/config.json" if directory == CRIO_BUNDLES else "config.json"
+    return "userdata/config.json" if directory.endswith(_STORAGE_BUNDLES) else "config.json"
 
 
 def read_bundle(
@@ -82,7 +94,7 @@ def read_bundle(
     if not isinstance(spec, dict):
         return None
     annotations = spec.get("annotations")
-    family = _CRIO if bundle.startswith(CRIO_BUNDLES + "/") else _CONTAINERD
+    family = _CRIO if os.path.dirname(bundle).endswith(_STORAGE_BUNDLES) else _CONTAINERD
     linux = spec.get("linux")
     root = spec.get("root")
     cgroups_path = linux.get("cgroupsPath") if isinstance(linux, dict) else None
@@ -114,7 +126,7 @@ class _Family:
     pod: str
     container: str
     pod_uid: str
-    image: str
+    image: tuple[str, ...]
     sandbox_id: str
 
 
@@ -126,7 +138,7 @@ _CONTAINERD = _Family(
     "io.kubernetes.cri.sandbox-name",
     "io.kubernetes.cri.container-name",
     "io.kubernetes.cri.sandbox-uid",
-    "io.kubernetes.cri.image-name",
+    ("io.kubernetes.cri.image-name",),
     "io.kubernetes.cri.sandbox-id",
 )
 # CRI-O: pkg/annotations, and the kubelet's own labels, which it writes over a pod's annotations of the same name.
@@ -136,7 +148,8 @@ _CRIO = _Family(
     "io.kubernetes.pod.name",
     "io.kubernetes.container.name",
     "io.kubernetes.pod.uid",
-    "io.kubernetes.cri-o.ImageName",
+    # the one that the pod asks for, then any name of the image that this was
+    ("io.kubernetes.cri-o.Image", "io.kubernetes.cri-o.ImageName"),
     "io.kubernetes.cri-o.SandboxID",
 )
 
@@ -156,16 +169,16 @@ def _from_annotations(
         pod=text(family.pod),
         container=None if kind == "sandbox" else text(family.container),
         pod_uid=text(family.pod_uid),
-        image=text(family.image),
+        image=next((name for one in family.image if (name := text(one)) and not _IMAGE_ID.fullmatch(name)), None),
         sandbox_id=text(family.sandbox_id),
         source="config.json",
         time_ns=time_ns,
     )
 
 
-def metadata_path(host: Host) -> str | None:
-    """containerd's metadata database, as a path for this process; None where there is none."""
-    return _database(host, "io.containerd.metadata.v1.bolt/meta.db")
+def metadata_paths(host: Host) -> list[str]:
+    """The metadata database of each containerd on the node, as paths for this process."""
+    return [path for root in host.places.roots if os.path.isfile(path := host.path(f"{root}/{METADATA}"))]
 
 
 def metadata(path: str, container_ids: Iterable[str] | None, time_ns: int) -> list[ContainerSeen]:
@@ -240,9 +253,10 @@ def from_labels(
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One of containerd's overlayfs snapshots: its directory's number and key; `parent` is a key too.
+    """One of a snapshotter's snapshots: its directory's number and key; `parent` is a key too.
 
-    The key of a container's writable layer ends with the container's id, an image layer's with its chain id.
+    The key of a container's writable layer is the container's id, an image layer's its chain id, that of an image that
+    is mounted as a volume ends with image-volumes/SANDBOX/DIGEST; before each is what the metadata adds.
     """
 
     number: int
@@ -252,13 +266,23 @@ class Snapshot:
     @property
     def container_id(self) -> str | None:
         """The container whose writable layer this is; None for a layer of an image."""
-        name = self.key.rsplit("/", 1)[-1]
-        return name if _CONTAINER_ID.fullmatch(name) else None
+        return self._name if _CONTAINER_ID.fullmatch(self._name) else None
 
+    @property
+    def chain_id(self) -> str | None:
+        """The layer of images that was unpacked there, with all those below it; None if it is none."""
+        return self._name if _CHAIN.fullmatch(self._name) else None
 
-def snapshots_path(host: Host) -> str | None:
-    """The overlayfs snapshotter's database, as a path for this process; None where there is none."""
-    return _database(host, "io.containerd.snapshotter.v1.overlayfs/metadata.db")
+    @property
+    def volume_of(self) -> str | None:
+        """The sandbox whose containers have it mounted as an image volume; None if it is none."""
+        parts = self._name.split("/")
+        at = parts.index("image-volumes") + 1 if "image-volumes" in parts else len(parts)
+        return parts[at] if at < len(parts) and _CONTAINER_ID.fullmatch(parts[at]) else None
+
+    @property
+    def _name(self) -> str:
+        return _SEQUENCE.sub("", self.key, count=1)
 
 
 def snapshots(path: str) -> list[Snapshot]:
@@ -280,22 +304,45 @@ def snapshots(path: str) -> list[Snapshot]:
     return read(path, query)
 
 
-def snapshot_number(path: str) -> int | None:
-    """N of a path in snapshots/N/fs or snapshots/N/work of any snapshotter directory; None if it is not such a path."""
-    match = _SNAPSHOT.search(path)
-    return int(match[1]) if match else None
+def split_snapshot(directory: str) -> tuple[str, int] | None:
+    """The snapshotter's directory and the snapshot's number of DIR/snapshots/N, DIR/snapshots/N/fs and /work.
+
+    None if it is not such a directory. Numbers are each snapshotter's own: what is N in another one is another layer.
+    """
+    match = _SNAPSHOT.fullmatch(directory)
+    return (match[1], int(match[2])) if match else None
 
 
-def layer_directory(path: str) -> str | None:
-    """The directory of an image layer that a path in snapshots/N is in: .../snapshots/N/fs; None if it is not one."""
-    match = _SNAPSHOT.search(path)
-    return f"{path[: match.end(1)]}/fs" if match else None
+def snapshot_above(root: str, rest: str) -> tuple[str, int] | None:
+    """The same of a path in a containerd's directory, `root` and what is below it; None if it is in no snapshot.
+
+    The outermost snapshot counts: what is below it was named by whoever writes there.
+    """
+    match = _BELOW.match(rest)
+    return (root + (match[1] or ""), int(match[2])) if match else None
 
 
-def layer_directories(host: Host, number: int) -> list[str]:
-    """Where a snapshot of that number may be: a node path for each containerd that is known to be here."""
-    bases = [f"{root}/io.containerd.snapshotter.v1.overlayfs" for root in CONTAINERD]
-    return [f"{base}/snapshots/{number}/fs" for base in bases if os.path.isfile(host.path(f"{base}/metadata.db"))]
+def snapshot_directory(base: str, number: int) -> str:
+    """Where a snapshot's files are: DIR/snapshots/N/fs, as the kernel names it in an overlay."""
+    return f"{base}/snapshots/{number}/fs"
+
+
+def snapshotters(host: Host) -> list[str]:
+    """The directory of each snapshotter of each containerd on the node, as node paths.
+
+    One that is a process of its own and was learned by its mounts is its own root.
+    """
+    found = []
+    for root in host.places.roots:
+        names = [name for name in listed(host.path(root)) if name.startswith(SNAPSHOTTER)]
+        found += [f"{root}/{name}" for name in names]
+        found += [base for base in (root, f"{root}/snapshotter") if has_snapshots(host, base)]
+    return found[:_MOST_SNAPSHOTTERS]
+
+
+def has_snapshots(host: Host, base: str) -> bool:
+    """Whether a snapshotter's directory has its database."""
+    return os.path.isfile(host.path(f"{base}/metadata.db"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,11 +396,3 @@ def _uvarint(data: bytes) -> int:
         if not byte & 0x80:
             break
     return value
-
-
-def _database(host: Host, name: str) -> str | None:
-    for root in CONTAINERD:
-        path = host.path(f"{root}/{name}")
-        if os.path.isfile(path):
-            return path
-    return None

@@ -6,11 +6,12 @@ is left out. Errors are raised only where the node as a whole is not what it sho
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,9 @@ from kubetrace.attribution.facts import (
     PodSeen,
 )
 from kubetrace.errors import NodeError
-from kubetrace.node import containerd, cri, kubelet, logs
+from kubetrace.node import containerd, cri, kubelet, logs, storage
 from kubetrace.node.bolt import BoltError
-from kubetrace.node.host import listed
+from kubetrace.node.installed import learn_mount
 from kubetrace.node.layers import Layers
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ _MAX_WAIT = 64
 # How often mountinfo is read before a mount that is missing in it is taken for gone.
 _READS = 2
 
-# Directories of snapshotters below containerd's root, and how many of them are looked at.
-_SNAPSHOTTER = "io.containerd.snapshotter.v1."
-_MOST_SNAPSHOTTERS = 16
+# The kernel's map of anchors (bpf/writes_place.bpf.h) has room for 128: of more roots and snapshotters the first.
+_MOST_ANCHORS = 120
+# Seconds between two looks for runtimes and kubelets that have come, where a container has no name.
+_LOOK_AGAIN_S = 5.0
 _CONTAINER_ROOT = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
 
 
@@ -84,6 +86,8 @@ class _Shown:
     super_options: str
     container_id: str | None
     since_ns: int
+    upperdir: str | None
+    workdir: str | None
     lowerdirs: tuple[str, ...]
 
 
@@ -118,8 +122,11 @@ class Node:
         self._overlays: dict[int, _Shown] = {}
         self._unmounted: dict[int, _Shown] = {}
         self._layers = Layers(host)
+        self._stores: dict[str, storage.Storage] = {}
         self._looked_ns = 0
         self._other_lines: set[bytes] = set()
+        self._places_changed = False
+        self._looked_again = 0.0
         self._mounts_fd: int | None = None
 
     @property
@@ -140,6 +147,8 @@ class Node:
         """
         cgroups = self.host.cgroup_mounts()
         self._memory_hierarchy = cgroups.memory_hierarchy
+        if self._scanned:
+            self.host.look_again()
         now = _boot_ns()
         if cgroups.unified is not None:
             yield from self._walk(cgroups.unified, 0, now)
@@ -161,27 +170,31 @@ class Node:
         yield from self.mounts()
 
     def _directories(self, now: int) -> Iterator[DirectorySeen]:
-        # Those that a symbolic link leads to: where they usually are is known.
-        roles: list[tuple[Role, tuple[str, ...]]] = [
-            ("logs", (directories.LOGS,)),
-            ("kubelet", directories.KUBELET),
-            ("containerd", (*directories.CONTAINERD, *directories.CONTAINERD_STATE)),
+        # Those that are in other places than the usual ones, or that a symbolic link leads to.
+        places = self.host.places
+        roles: list[tuple[Role, Sequence[str]]] = [
+            ("logs", places.logs),
+            ("kubelet", places.kubelets),
+            ("containerd", (*places.roots, *places.states)),
+            ("storage", (*places.storages, *places.runroots)),
         ]
-        for role, usual in roles:
-            for path in usual:
-                resolved = self.host.resolved(path)
-                if resolved != path and resolved not in self._told_directories and os.path.isdir(self.host.path(path)):
-                    self._told_directories.add(resolved)
-                    yield DirectorySeen(role, resolved, now)
+        for role, paths in roles:
+            for path in paths:
+                for one in dict.fromkeys((path, self.host.resolved(path))):
+                    usual = one == path and one in directories.USUAL
+                    if not usual and one not in self._told_directories and os.path.isdir(self.host.path(path)):
+                        self._told_directories.add(one)
+                        yield DirectorySeen(role, one, now)
 
     def _labels_now(self, now: int) -> list[LabelsSeen]:
         """Those of the pods that have become known since the last call."""
-        if not self._unlabelled or (database := containerd.metadata_path(self.host)) is None:
+        if not self._unlabelled:
             return []
-        try:
-            found = containerd.pod_labels(database, [one.sandbox_id for one in self._unlabelled.values()])
-        except BoltError:
-            found = {}
+        wanted = [one.sandbox_id for one in self._unlabelled.values()]
+        found: dict[str, tuple[str, ...]] = {}
+        for database in containerd.metadata_paths(self.host):
+            with contextlib.suppress(BoltError):
+                found |= containerd.pod_labels(database, wanted)
         facts = []
         for pod_uid, one in list(self._unlabelled.items()):
             one.tries += 1
@@ -320,6 +333,11 @@ class Node:
         now = _boot_ns()
         facts: list[Fact] = labels
         if due:
+            if time.monotonic() - self._looked_again >= _LOOK_AGAIN_S:
+                # a runtime that has come since
+                self._looked_again = time.monotonic()
+                if self.host.look_again():
+                    facts += self._directories(now)
             self._find_bundle_directories()
         for container_id in due:
             seen = self._read_bundle(container_id, now, containerd.MAX_CONFIG_BYTES)
@@ -395,15 +413,10 @@ class Node:
         # What outlives a container, best first; with a budget no further source is opened after it.
         deadline = None if budget_ns is None else time.monotonic_ns() + budget_ns
         left = set(containers)
-        if left and (database := containerd.metadata_path(self.host)) is not None:
-            try:
-                found = containerd.metadata(database, left, now)
-            except BoltError:
-                found = []
-            for seen in found:
-                self._remember(seen)
-                left.discard(seen.container_id)
-                yield seen
+        for seen in self.recorded(left, now) if left else ():
+            self._remember(seen)
+            left.discard(seen.container_id)
+            yield seen
         if left and not _passed(deadline):
             for linked in list(logs.containers(self.host, left, now)):
                 seen = replace(linked, pod_uid=containers.get(linked.container_id))
@@ -415,6 +428,25 @@ class Node:
             yield from self._name_pods(logs.pods(self.host, now, unnamed), unnamed)
         if unnamed and not _passed(deadline):
             yield from self._name_pods(kubelet.pods(self.host, sorted(unnamed), now), unnamed)
+
+    def recorded(self, container_ids: Collection[str] | None, now: int) -> list[ContainerSeen]:
+        """What the runtimes' own records say of these containers (None: of all), exited ones too."""
+        found: list[ContainerSeen] = []
+        for database in containerd.metadata_paths(self.host):
+            with contextlib.suppress(BoltError):
+                found += containerd.metadata(database, container_ids, now)
+        for store in self._storages():
+            for one in store.containers():
+                if container_ids is None or one.container_id in container_ids:
+                    found += [seen] if (seen := storage.seen(one, now)) is not None else []
+        return found
+
+    def _storages(self) -> Iterator[storage.Storage]:
+        for root in self.host.places.storages:
+            store = self._stores.get(root) or storage.Storage(self.host, root)
+            if store.exists:
+                self._stores[root] = store
+                yield store
 
     def _name_pods(self, found: Iterator[PodSeen], unnamed: set[str]) -> Iterator[PodSeen]:
         for pod in list(found):
@@ -451,21 +483,44 @@ class Node:
         others = self._other_mounts({line for line in found if not _is_overlay(line)}, since, now)
         lines = [line for line in found if _is_overlay(line)]
         if set(lines) == self._lines.keys() and self._roots_known == len(self._roots):
-            return others
+            return [*self._new_places(now), *others]
         self._roots_known = len(self._roots)
         self._lines = {line: self._lines[line] if line in self._lines else mountinfo.parse_line(line) for line in lines}
-        return others + self._differences(since, now)
+        differences = self._differences(since, now)
+        return [*self._new_places(now), *others, *differences]
+
+    def _new_places(self, now: int) -> list[DirectorySeen]:
+        # What new mounts have told of runtimes and kubelets.
+        if not self._places_changed:
+            return []
+        self._places_changed = False
+        self._find_bundle_directories()
+        return list(self._directories(now))
 
     def _mount_lines(self) -> list[bytes]:
         # In the file's order. It is read in pieces, while others unmount: a line may be passed over. One that was there
         # before is gone when it is missing once more.
         found: dict[bytes, None] = {}
         for _ in range(_READS):
-            with open(self.host.mountinfo_path(), "rb") as file:
+            first, *others = self.host.mountinfo_paths()
+            with open(first, "rb") as file:
                 found |= dict.fromkeys(file.read().split(b"\n"))
+            for path in others:
+                self._add_lines(path, found)
             if self._lines.keys() <= found.keys() and self._other_lines <= found.keys():
                 break
         return list(found)
+
+    def _add_lines(self, path: str, found: dict[bytes, None]) -> None:
+        # What only a runtime's own mount namespace has: it is a copy of PID 1's, in which each mount has another id.
+        known = {_place_of(line) for line in found}
+        try:
+            with open(path, "rb") as file:
+                lines = file.read().split(b"\n")
+        except OSError:
+            # the daemon has ended
+            lines = [line for line in (*self._lines, *self._other_lines) if _place_of(line) not in known]
+        found |= dict.fromkeys(line for line in lines if _place_of(line) not in known)
 
     def _other_mounts(self, lines: set[bytes], since: int, now: int) -> list[Fact]:
         if lines == self._other_lines:
@@ -478,6 +533,7 @@ class Node:
         for line in sorted(lines - self._other_lines):
             mount = mountinfo.parse_line(line)
             if mount is not None and mount.fstype not in mountinfo.KERNEL_FSTYPES:
+                self._places_changed |= learn_mount(self.host.places, mount.mount_point)
                 facts.append(
                     MountSeen(mount.device, mount.root, mount.mount_point, mount.fstype, mount.source, now, since)
                 )
@@ -496,7 +552,7 @@ class Node:
         self._unmounted.update((device, old) for device, old in self._overlays.items() if device not in shown)
         overlays: dict[int, _Shown] = {}
         for device, mount in shown.items():
-            container_id = self._container_of(mount)
+            container_id = self.container_at(mount.mount_point)
             old = self._overlays.get(device)
             same = old is not None and (old.mount_point, old.super_options) == (mount.mount_point, mount.super_options)
             if old is not None and same and old.container_id == container_id:
@@ -507,8 +563,17 @@ class Node:
                 self._unmounted[device] = old
             started = old.since_ns if old is not None and same else since
             layers = mountinfo.overlay_options(mount.super_options)
+            self._places_changed |= learn_mount(self.host.places, mount.mount_point, layers.upperdir)
             lowerdirs = mountinfo.absolute_lowerdirs(layers.lowerdirs, layers.upperdir, layers.workdir)
-            overlays[device] = _Shown(mount.mount_point, mount.super_options, container_id, started, lowerdirs)
+            overlays[device] = _Shown(
+                mount.mount_point,
+                mount.super_options,
+                container_id,
+                started,
+                layers.upperdir,
+                layers.workdir,
+                lowerdirs,
+            )
             facts.append(
                 OverlaySeen(
                     device,
@@ -526,17 +591,26 @@ class Node:
 
     def _preferred(self, mount: Mount, other: Mount) -> bool:
         # One superblock at several mount points: a container's root first, then the one that was reported before.
-        roots = self._container_of(mount) is not None, self._container_of(other) is not None
+        roots = self.container_at(mount.mount_point) is not None, self.container_at(other.mount_point) is not None
         if roots[0] != roots[1]:
             return roots[0]
         old = self._overlays.get(mount.device)
         return old is not None and old.mount_point == mount.mount_point
 
-    def _container_of(self, mount: Mount) -> str | None:
-        known = self._roots.get(mount.mount_point)
+    def container_at(self, mount_point: str) -> str | None:
+        """The container whose root is mounted there, whatever it is made of; None if it is nobody's root."""
+        known = self._roots.get(mount_point)
         if known is not None:
             return known
-        match = _CONTAINER_ROOT.search(mount.mount_point)
+        match = _CONTAINER_ROOT.search(mount_point)
+        if match is None and (layer := storage.split_layer(mount_point, "merged")) is not None:
+            # a bundle that was not found: by the store's own list
+            for store in self._storages():
+                if store.root == layer[0]:
+                    found = next((one.container_id for one in store.containers() if one.layer == layer[1]), None)
+                    if found is not None:
+                        self._roots[mount_point] = found
+                    return found
         return match[1] if match else None
 
     # Layers.
@@ -550,10 +624,34 @@ class Node:
         """
         now = _boot_ns()
         facts: list[Fact] = []
-        for shown in (self._overlays.get(device), self._unmounted.get(device)):
-            if shown is not None:
-                facts += self._layers.look(shown.lowerdirs, shown.container_id, now)
+        for overlays in (self._overlays, self._unmounted):
+            shown = overlays.get(device)
+            if shown is None:
+                continue
+            below = self._layers.instead_of(shown.lowerdirs, shown.upperdir)
+            if below is not None:
+                shown = overlays[device] = replace(shown, lowerdirs=below)
+                facts.append(self._overlay_seen(device, shown, now))
+            facts += self._layers.look(shown.lowerdirs, shown.container_id, now)
         return facts
+
+    @staticmethod
+    def _overlay_seen(device: int, shown: _Shown, now: int) -> OverlaySeen:
+        return OverlaySeen(
+            device,
+            shown.container_id,
+            shown.mount_point,
+            shown.upperdir,
+            shown.workdir,
+            shown.lowerdirs,
+            now,
+            shown.since_ns,
+        )
+
+    def lowerdirs(self, overlay: OverlaySeen) -> tuple[str, ...]:
+        """The directories of an overlay's layers, topmost first: as far as the mount or the runtime's records tell."""
+        shown = mountinfo.absolute_lowerdirs(overlay.lowerdirs, overlay.upperdir, overlay.workdir)
+        return self._layers.instead_of(shown, overlay.upperdir) or shown
 
     def layers_again(self) -> list[Fact]:
         """What `layers` had no time for: to be called at ticks; [] at once if nothing is left. Takes some 5 ms."""
@@ -570,17 +668,14 @@ class Node:
         /var/log/pods/POD/CONTAINER, <kubelet root>/pods/UID/volumes/PLUGIN/NAME, <containerd root>/PLUGIN and its
         snapshotters' snapshots; those that exist.
         """
-        levels = {directories.LOGS: 2}
-        for root in directories.KUBELET:
+        places = self.host.places
+        levels = dict.fromkeys(places.logs, 2)
+        for root in places.kubelets:
             levels |= {root: 0, f"{root}/pods": 4}
-        levels |= dict.fromkeys((*directories.CONTAINERD, *directories.CONTAINERD_STATE), 1)
-        levels |= {path: 1 for root in directories.CONTAINERD for path in self._snapshotters(root)}
-        return [(device, inode, levels[path]) for path, (device, inode) in self._inodes(levels).items()]
-
-    def _snapshotters(self, root: str) -> list[str]:
-        # The kernel's map of anchors has room for more of them than there are snapshotters.
-        names = [name for name in listed(self.host.path(root)) if name.startswith(_SNAPSHOTTER)]
-        return [f"{root}/{name}" for name in names[:_MOST_SNAPSHOTTERS]]
+        levels |= dict.fromkeys((*places.roots, *places.states, *places.storages, *places.runroots), 1)
+        levels |= dict.fromkeys(containerd.snapshotters(self.host), 1)
+        found = [(device, inode, levels[path]) for path, (device, inode) in self._inodes(levels).items()]
+        return found[:_MOST_ANCHORS]
 
     def _inodes(self, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
         # The device is the superblock's, from the mount that a path is on: on btrfs st_dev is another one.
@@ -608,7 +703,9 @@ class Node:
         Opened at the first call and the Node's own; `close` closes it. NodeError if it cannot be opened.
         """
         if self._mounts_fd is None:
-            path = self.host.mountinfo_path()
+            # a runtime's own namespace gets PID 1's mounts too
+            self.host.places  # noqa: B018 (found now, if not before)
+            path = self.host.mountinfo_paths()[-1]
             try:
                 self._mounts_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
@@ -620,6 +717,11 @@ class Node:
         if self._mounts_fd is not None:
             os.close(self._mounts_fd)
             self._mounts_fd = None
+
+
+def _place_of(line: bytes) -> bytes:
+    # Device, root and mount point of a mountinfo line.
+    return b" ".join(line.split(b" ", 5)[2:5])
 
 
 def _is_overlay(line: bytes) -> bool:

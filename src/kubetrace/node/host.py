@@ -9,14 +9,16 @@ wherever this process has the right to (ptrace, which the sysadmin profile gives
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubetrace.errors import NodeError
+
+if TYPE_CHECKING:
+    from kubetrace.node import installed
 
 # Where kubectl debug mounts the node's root (kubectl pkg/cmd/debug/profiles.go, mountRootPartition).
 _DEBUG_ROOT = Path("/host")
@@ -58,6 +60,23 @@ class Host:
         self.root = root
         self.proc = root / "proc"
         self._base = self._base_of(root)
+        self._places: installed.Places | None = None
+
+    @property
+    def places(self) -> installed.Places:
+        """Where runtimes and kubelets of this node keep what; found at the first call (some ms) and by `look_again`."""
+        if self._places is None:
+            self.look_again()
+        assert self._places is not None
+        return self._places
+
+    def look_again(self) -> bool:
+        """Look for runtimes and kubelets that have come; whether one keeps its files where none did before."""
+        from kubetrace.node import installed
+
+        if self._places is None:
+            self._places = installed.usual()
+        return installed.look(self, self._places)
 
     def __repr__(self) -> str:
         """The root this host was made with."""
@@ -172,6 +191,14 @@ class Host:
         first = str(self.proc / "1/mountinfo")
         return first if os.access(first, os.R_OK) else str(self.proc / "self/mountinfo")
 
+    def mountinfo_paths(self) -> list[str]:
+        """That file, and those of runtimes and kubelets that have a mount namespace of their own (node/installed.py).
+
+        Containers' roots and volumes are mounted there and nowhere else (OpenShift's option).
+        """
+        others = self._places.namespaces if self._places is not None else []
+        return [self.mountinfo_path(), *(str(self.proc / str(pid) / "mountinfo") for pid in others)]
+
     def cgroup_mounts(self) -> CgroupMounts:
         """The cgroup mounts of the node, from PID 1's mountinfo and the hierarchy ids in /proc/1/cgroup (cgroups(7)).
 
@@ -255,38 +282,6 @@ class Host:
                 if "memory" in rest.partition(":")[0].split(",") and number.isdecimal():
                     return int(number)
         return 0
-
-
-def read_regular(path: str, limit: int) -> bytes:
-    """The bytes of a regular file that holds at most `limit` of them.
-
-    OSError if it cannot be read, is larger (EFBIG) or is not a regular file (EINVAL; a FIFO could block for ever).
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        if status.st_size > limit:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-        parts = []
-        left = limit + 1
-        while left > 0 and (part := os.read(descriptor, min(left, 1 << 20))):
-            parts.append(part)
-            left -= len(part)
-        if left <= 0:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-        return b"".join(parts)
-    finally:
-        os.close(descriptor)
-
-
-def listed(directory: str) -> list[str]:
-    """The names in a directory, sorted; [] if it cannot be read."""
-    try:
-        return sorted(os.listdir(directory))
-    except (OSError, ValueError):
-        return []
 
 
 def _directory_key(path: str | os.PathLike[str]) -> tuple[int, int] | None:

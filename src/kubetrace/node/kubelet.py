@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from kubetrace.attribution.directories import KUBELET
 from kubetrace.attribution.facts import PodSeen
-from kubetrace.node.host import Host, read_regular
+from kubetrace.node.host import Host
+from kubetrace.node.reading import read_regular
 
 _MAX_BYTES = 65_536
 # A DNS label, which every host name that the kubelet writes is.
@@ -27,7 +27,7 @@ def pods(host: Host, pod_uids: Iterable[str], time_ns: int) -> Iterator[PodSeen]
     for pod_uid in pod_uids:
         if not _UID.fullmatch(pod_uid):
             continue
-        for root in KUBELET:
+        for root in host.places.kubelets:
             name = _host_name(host.path(f"{root}/pods/{pod_uid}/etc-hosts"))
             if name is not None:
                 yield PodSeen(pod_uid, None, name, "kubelet", time_ns)

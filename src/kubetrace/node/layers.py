@@ -1,26 +1,30 @@
-"""From an overlay's lower directories to layers of images, from containerd's own files: no socket, no API server.
+"""From an overlay's directories to layers of images, from the runtime's own files: no socket, no API server.
 
+    upperdir DIR/snapshots/N/fs --DIR/metadata.db--> its parents, which are the layers below it
     lowerdir DIR/snapshots/N/fs --DIR/metadata.db--> the snapshot's key, which ends with its chain id        LayerSeen
     meta.db: reference -> digest --content store--> (index ->) manifest -> configuration: diff ids, history  ImageSeen
 
-What joins the two is arithmetic (oci.chain_ids) and left to the Attributor. All of it is private to containerd but old:
-the overlayfs snapshotter's directories and keys, the buckets and the content store have not changed since 1.0.
+The upperdir is the only one that the kernel always tells: lower directories are shown as they were given to it, which
+may be temporary ones (user namespaces) or numbers of file descriptors. What joins layers and images is arithmetic
+(oci.chain_ids) and left to the Attributor. All of it is private to containerd but old: the snapshotters' directories
+and keys, the buckets and the content store have not changed since 1.0. CRI-O has the same in containers-storage, which
+storage.py reads.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from kubetrace.attribution import directories, oci
-from kubetrace.attribution.facts import Fact, ImageSeen, LayerSeen
-from kubetrace.node import containerd
+from kubetrace.attribution import oci
+from kubetrace.attribution.facts import ContainerSeen, Fact, ImageSeen, LayerSeen
+from kubetrace.node import containerd, storage
 from kubetrace.node.bolt import BoltError
-from kubetrace.node.host import Host, read_regular
+from kubetrace.node.host import Host
+from kubetrace.node.reading import read_regular
 
 # Index, manifest and configuration of one image together: registries refuse manifests above 4 MiB (distribution,
 # maxManifestBodySize), real ones have some 10 kB. Made to be slow, that much JSON takes 0.4 s to parse.
@@ -36,9 +40,6 @@ _MAX_BLOBS: Final = 64
 # Looks at a database that could not be read.
 _MAX_TRIES: Final = 5
 
-_SNAPSHOT = re.compile(r"(/.*)/snapshots/([0-9]{1,18})/fs/?", re.DOTALL)
-_CHAIN = re.compile(r"sha256:[0-9a-f]{64}")
-_DATABASE: Final = "io.containerd.metadata.v1.bolt/meta.db"
 _BLOBS: Final = "io.containerd.content.v1.content/blobs"
 # uname -m -> GOARCH (Go, src/internal/goarch; containerd platforms/database.go).
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "armv6l": "arm"}
@@ -64,6 +65,14 @@ class _Store:
     torn: tuple[str | None, int] | None = None
 
 
+@dataclass(slots=True)
+class _Snapshots:
+    # What one snapshotter's database had when it was read.
+    by_number: dict[int, containerd.Snapshot] = field(default_factory=dict)
+    by_key: dict[str, containerd.Snapshot] = field(default_factory=dict)
+    torn: bool = False
+
+
 # Whose image has been looked for: of so many, the newest. One that comes again is looked for again.
 _MOST_CONTAINERS = 4096
 
@@ -80,18 +89,102 @@ class Layers:
         machine = os.uname().machine
         self._architecture = _ARCHITECTURES.get(machine, machine)
         self._known: dict[str, LayerSeen] = {}
-        self._keys: dict[str, dict[int, str]] = {}
+        self._snapshotters: dict[str, _Snapshots] = {}
+        self._storages: dict[str, storage.Storage] = {}
         self._unread: dict[str, int] = {}
         self._chains: set[str] = set()
         self._containers: dict[str, None] = {}
         self._stores: dict[str, _Store] = {}
         self._reported: dict[str, ImageSeen] = {}
+        self._tried: dict[str, int] = {}
+        self._stored_configs: dict[str, oci.Config] = {}
+        self._stored_names: dict[str, set[str]] = {}
         self._own: set[str] = set()
 
     @property
     def pending(self) -> bool:
         """Whether `more` has anything left to do."""
         return bool(self._unread) or any(store.pending or store.torn for store in self._stores.values())
+
+    def instead_of(self, lowerdirs: Sequence[str], upperdir: str | None) -> tuple[str, ...] | None:
+        """The directories of the layers below a writable one where the kernel does not name them, topmost first.
+
+        By the runtime's own record of what is below that one. None where the kernel names them, where there is no such
+        record, or where it has another number of layers than the mount: they cannot be told apart then. After some
+        tries no file is opened any more.
+        """
+        if upperdir is None or self._tried.get(upperdir, 0) >= _MAX_TRIES or _named_by_mount(lowerdirs, upperdir):
+            return None
+        below = self._below(upperdir)
+        if below is not None and below != tuple(lowerdirs) and len(below) == len(lowerdirs):
+            return below
+        self._tried[upperdir] = self._tried.get(upperdir, 0) + 1
+        if len(self._tried) > _MOST_CONTAINERS:
+            del self._tried[next(iter(self._tried))]
+        return None
+
+    def _below(self, upperdir: str) -> tuple[str, ...] | None:
+        if (snapshot := containerd.split_snapshot(upperdir)) is not None:
+            return self._below_snapshot(*snapshot)
+        if (layer := storage.split_layer(upperdir)) is not None:
+            chain = self._below_layer(*layer)
+            return tuple(storage.layer_directory(*one) for one in chain) if chain is not None else None
+        return None
+
+    def _below_snapshot(self, base: str, number: int) -> tuple[str, ...] | None:
+        known = self._snapshots(base, number)
+        snapshot = known.by_number.get(number)
+        if snapshot is None:
+            return None
+        found: list[str] = []
+        while snapshot.parent is not None:
+            snapshot = known.by_key.get(snapshot.parent)
+            if snapshot is None or len(found) >= oci.MAX_LAYERS:
+                return None
+            found.append(containerd.snapshot_directory(base, snapshot.number))
+        return tuple(found)
+
+    def _snapshots(self, base: str, number: int, *, once: bool = False) -> _Snapshots:
+        """A snapshotter's; its database is read (again) for a number that is not known, unless it was just read."""
+        known = self._snapshotters.get(base)
+        if known is not None and (once or number in known.by_number):
+            return known
+        known = self._snapshotters[base] = known or _Snapshots()
+        try:
+            snapshots = containerd.snapshots(self._host.path(f"{base}/metadata.db"))
+        except BoltError:
+            known.torn = True
+            return known
+        known.torn = False
+        known.by_number = {snapshot.number: snapshot for snapshot in snapshots}
+        known.by_key = {snapshot.key: snapshot for snapshot in snapshots}
+        return known
+
+    def _below_layer(self, root: str, layer: str) -> list[tuple[str, str]] | None:
+        # Graph root and id of each layer below one, the topmost first; in whichever store each is.
+        chain: list[tuple[str, str]] = []
+        at = self._stored(root, layer)
+        while at is not None and len(chain) <= oci.MAX_LAYERS:
+            where, known = at
+            if not known.parent:
+                return chain
+            layer = known.parent
+            at = self._stored(where, layer)
+            if at is not None:
+                chain.append((at[0], layer))
+        return None
+
+    def _stored(self, first: str, layer: str) -> tuple[str, storage.StoredLayer] | None:
+        for root in dict.fromkeys((first, *self._host.places.storages)):
+            found = self._storage(root).layers().get(layer)
+            if found is not None:
+                return root, found
+        return None
+
+    def _storage(self, root: str) -> storage.Storage:
+        if root not in self._storages:
+            self._storages[root] = storage.Storage(self._host, root)
+        return self._storages[root]
 
     def look(self, lowerdirs: Sequence[str], container_id: str | None, time_ns: int) -> list[Fact]:
         """The facts of an overlay's lower directories and of the images that have them, as far as they are new.
@@ -108,9 +201,14 @@ class Layers:
             self._containers[container_id] = None
             if len(self._containers) > _MOST_CONTAINERS:
                 del self._containers[next(iter(self._containers))]
-        for base in sorted({base for lowerdir in lowerdirs if (base := _split(lowerdir)[0]) is not None}):
-            self._read_images(self._store(base), container_id)
+        named: str | None = None
+        bases = {one[0] for lowerdir in lowerdirs if (one := containerd.split_snapshot(lowerdir)) is not None}
+        stores = {id(store): store for base in sorted(bases) for store in self._stores_of(base)}
+        for store in stores.values():
+            named = self._read_images(store, container_id) or named
+        facts += _named(container_id, named, time_ns)
         facts += self._images(time_ns, BUDGET_NS)
+        facts += self._stored_images(lowerdirs, time_ns)
         return facts
 
     def more(self, time_ns: int, budget_ns: int | None = BUDGET_NS) -> list[Fact]:
@@ -121,7 +219,8 @@ class Layers:
             facts += self._layers([lowerdir for lowerdir in self._known if lowerdir in self._unread], time_ns)
         for store in self._stores.values():
             if store.torn:
-                self._read_images(store, store.torn[0])
+                container_id = store.torn[0]
+                facts += _named(container_id, self._read_images(store, container_id), time_ns)
         facts += self._images(time_ns, budget_ns)
         return facts
 
@@ -129,36 +228,49 @@ class Layers:
 
     def _layers(self, lowerdirs: Iterable[str], time_ns: int) -> list[LayerSeen]:
         found = []
-        failed: dict[str, str] = {}
         looked: set[str] = set()
         for lowerdir in lowerdirs:
-            base, number = _split(lowerdir)
-            if base is None or number is None:
-                seen = LayerSeen(lowerdir, None, None, "not a directory of containerd's overlayfs snapshotter", time_ns)
+            again = False
+            if (snapshot := containerd.split_snapshot(lowerdir)) is not None and not lowerdir.endswith("/work"):
+                base, number = snapshot
+                seen = self._layer_of_snapshot(lowerdir, base, number, time_ns, once=base in looked)
+                looked.add(base)
+                again = seen.chain_id is None and self._snapshotters[base].torn
+            elif (layer := storage.split_layer(lowerdir)) is not None:
+                seen = self._layer_of_storage(lowerdir, *layer, time_ns)
             else:
-                if number not in self._keys.get(base, ()) and base not in looked:
-                    looked.add(base)
-                    try:
-                        snapshots = containerd.snapshots(self._host.path(f"{base}/metadata.db"))
-                        self._keys[base] = {snapshot.number: snapshot.key for snapshot in snapshots}
-                    except BoltError:
-                        failed[base] = "containerd's snapshot database cannot be read"
-                key = self._keys.get(base, {}).get(number)
-                chain_id = key.rsplit("/", 1)[-1] if key is not None else None
-                problem = None
-                if key is None:
-                    problem = failed.get(base, "the snapshot is not in containerd's database")
-                elif chain_id is None or not _CHAIN.fullmatch(chain_id):
-                    chain_id, problem = None, "the snapshot is not an image layer by its key"
-                seen = LayerSeen(lowerdir, str(number), chain_id, problem, time_ns)
-                if chain_id is not None:
-                    self._chains.add(chain_id)
-                self._count(lowerdir, again=base in failed and key is None)
+                seen = LayerSeen(lowerdir, None, None, _not_a_layer(lowerdir), time_ns)
+            self._count(lowerdir, again=again)
+            if seen.chain_id is not None:
+                self._chains.add(seen.chain_id)
             old = self._known.get(lowerdir)
             if old is None or (old.chain_id, old.problem) != (seen.chain_id, seen.problem):
                 self._known[lowerdir] = seen
                 found.append(seen)
         return found
+
+    def _layer_of_snapshot(self, lowerdir: str, base: str, number: int, time_ns: int, *, once: bool) -> LayerSeen:
+        known = self._snapshots(base, number, once=once)
+        snapshot = known.by_number.get(number)
+        chain_id = problem = None
+        if snapshot is not None:
+            chain_id = snapshot.chain_id
+            problem = None if chain_id is not None else "the snapshot is not an image layer by its key"
+        elif known.torn:
+            problem = "containerd's snapshot database cannot be read"
+        else:
+            problem = "the snapshot is not in containerd's database"
+        return LayerSeen(lowerdir, str(number), chain_id, problem, time_ns)
+
+    def _layer_of_storage(self, lowerdir: str, root: str, layer: str, time_ns: int) -> LayerSeen:
+        stored, below = self._stored(root, layer), self._below_layer(root, layer)
+        if stored is None or below is None:
+            return LayerSeen(lowerdir, layer, None, "the layer is not in containers-storage's list", time_ns)
+        layers = [stored[1], *(self._storage(where).layers()[one] for where, one in below)]
+        diff_ids = [one.diff_id for one in reversed(layers) if one.diff_id is not None]
+        if len(diff_ids) != len(layers):
+            return LayerSeen(lowerdir, layer, None, "containers-storage does not say what the layer is of", time_ns)
+        return LayerSeen(lowerdir, layer, oci.chain_ids(diff_ids)[-1], None, time_ns)
 
     def _count(self, lowerdir: str, *, again: bool) -> None:
         tries = self._unread.pop(lowerdir, 0) + 1
@@ -167,27 +279,33 @@ class Layers:
 
     # Images.
 
-    def _store(self, base: str) -> _Store:
-        """The containerd that a snapshotter's directory belongs to: of the same root, else the node's own."""
-        store = self._stores.get(base)
-        if store is None:
-            roots = (os.path.dirname(base), *directories.CONTAINERD)
-            root = next((one for one in roots if os.path.isfile(self._host.path(f"{one}/{_DATABASE}"))), roots[0])
-            database = self._host.path(f"{root}/{_DATABASE}")
-            same = (one for one in self._stores.values() if one.database == database)
-            store = next(same, None) or _Store(database, self._host.path(f"{root}/{_BLOBS}"))
-            self._stores[base] = store
-        return store
+    def _stores_of(self, base: str) -> list[_Store]:
+        """The containerd that a snapshotter's directory belongs to.
 
-    def _read_images(self, store: _Store, container_id: str | None) -> None:
-        # The names, then the container's own image; the others are only queued.
+        That of the same root; a snapshotter that is a process of its own (stargz, nydus) serves any of the node's.
+        """
+        own = os.path.dirname(base)
+        roots = [own] if self._has_metadata(own) else [root for root in self._host.places.roots if root != own]
+        return [self._store(root) for root in roots if self._has_metadata(root)]
+
+    def _has_metadata(self, root: str) -> bool:
+        return os.path.isfile(self._host.path(f"{root}/{containerd.METADATA}"))
+
+    def _store(self, root: str) -> _Store:
+        if root not in self._stores:
+            database, blobs = (self._host.path(f"{root}/{name}") for name in (containerd.METADATA, _BLOBS))
+            self._stores[root] = _Store(database, blobs)
+        return self._stores[root]
+
+    def _read_images(self, store: _Store, container_id: str | None) -> str | None:
+        """The names, then the container's own image, which is returned by name; the others are only queued."""
         ids = [container_id] if container_id is not None else []
         try:
             images = containerd.images(store.database, ids, limit=MAX_REFERENCES)
         except BoltError:
             tries = store.torn[1] + 1 if store.torn else 1
             store.torn = (container_id, tries) if tries < _MAX_TRIES else None
-            return
+            return None
         store.torn = None
         store.references = images.references
         own = images.of_containers.get(container_id) if container_id is not None else None
@@ -197,6 +315,7 @@ class Layers:
                 self._read_image(store, target)
             self._own.add(store.images[target].image_id)
         store.pending = [target for target in images.references if target not in store.images]
+        return own
 
     def _read_image(self, store: _Store, target: str) -> None:
         """Follow a target to its configuration: the first that can be read, this platform's before others."""
@@ -253,6 +372,7 @@ class Layers:
         for image_id, image in images.items():
             if image_id not in self._own and not image.chain & self._chains:
                 continue
+            names[image_id] |= self._stored_names.get(image_id, set())
             config = image.config
             references = tuple(sorted(names[image_id]))
             old = self._reported.get(image_id)
@@ -262,8 +382,70 @@ class Layers:
                 found.append(seen)
         return found
 
+    def _stored_images(self, lowerdirs: Iterable[str], time_ns: int) -> list[ImageSeen]:
+        """Images of containers-storage that have one of these layers, in all stores of the node."""
+        stored = [one for lowerdir in lowerdirs if (one := storage.split_layer(lowerdir)) is not None]
+        if not stored:
+            return []
+        wanted = {layer for _, layer in stored}
+        found: dict[str, oci.Config] = {}
+        names: dict[str, set[str]] = {}
+        for root in dict.fromkeys((*sorted({root for root, _ in stored}), *self._host.places.storages)):
+            store = self._storage(root)
+            for image in store.images():
+                chain = [(root, image.layer), *(self._below_layer(root, image.layer) or ())]
+                if wanted.isdisjoint(layer for _, layer in chain):
+                    continue
+                image_id = f"sha256:{image.image_id}"
+                names.setdefault(image_id, set()).update(image.names)
+                if image_id not in found:
+                    found[image_id] = self._stored_config(store, image.image_id)
+        seen = []
+        for image_id, config in found.items():
+            references = tuple(sorted(names[image_id]))
+            self._stored_names[image_id] = names[image_id]
+            old = self._reported.get(image_id)
+            if old is None or not set(references) <= set(old.references):
+                merged = tuple(sorted({*references, *(old.references if old is not None else ())}))
+                fact = ImageSeen(image_id, merged, config.diff_ids, config.created_by, config.problem, time_ns)
+                self._reported[image_id] = fact
+                seen.append(fact)
+        return seen
 
-def _split(lowerdir: str) -> tuple[str | None, int | None]:
-    # The snapshotter's directory and the snapshot's number.
-    match = _SNAPSHOT.fullmatch(lowerdir)
-    return (match[1], int(match[2])) if match else (None, None)
+    def _stored_config(self, store: storage.Storage, image_id: str) -> oci.Config:
+        known = self._stored_configs.get(image_id)
+        if known is None:
+            try:
+                known = oci.parse_config(store.config(image_id, MAX_IMAGE_BYTES))
+            except OSError:
+                known = oci.Config((), (), "the image's configuration is not in containers-storage")
+            except ValueError:
+                known = oci.Config((), (), "the image's configuration is damaged")
+            self._stored_configs[image_id] = known
+        return known
+
+
+def _named(container_id: str | None, image: str | None, time_ns: int) -> list[ContainerSeen]:
+    # Where config.json is not found, or names an image that has another name now, the image is known all the same.
+    if container_id is None or image is None:
+        return []
+    nothing = (None, None, None, None)
+    return [ContainerSeen(container_id, "container", *nothing, image, None, "containerd metadata", time_ns)]
+
+
+def _named_by_mount(lowerdirs: Sequence[str], upperdir: str) -> bool:
+    # Layers of the writable layer's own snapshotter, or store.
+    for split in (containerd.split_snapshot, storage.split_layer):
+        upper = split(upperdir)
+        if upper is not None:
+            found = [split(lowerdir) for lowerdir in lowerdirs]
+            return all(one is not None and one[0] == upper[0] for one in found)
+    return False
+
+
+def _not_a_layer(lowerdir: str) -> str:
+    if not lowerdir.startswith("/") or lowerdir == "/" or "/fd/" in lowerdir:
+        return "the overlay was mounted by file descriptors, and the runtime's metadata does not say of what"
+    if "/ovl-idmapped" in lowerdir:
+        return "the layer was mounted elsewhere for a user namespace, and containerd's metadata does not say what it is"
+    return "not a directory of a container runtime's layers"

@@ -2,8 +2,9 @@
 
 The links /var/log/containers/<pod>_<namespace>_<container>-<container id>.log appear 0.6 s or more after the first
 event of the container and outlive it by tens of seconds (kubelet pkg/kubelet/kuberuntime/legacy.go, logSymlink). The
-directories /var/log/pods/<namespace>_<pod>_<uid> are there from before the sandbox until the pod is garbage collected
-(pkg/kubelet/kuberuntime/helpers.go, BuildPodLogsDirectory). Other runtimes than containerd have them too.
+directories /var/log/pods/<namespace>_<pod>_<uid> (or below the kubelet's podLogsDir) are there from before the sandbox
+until the pod is garbage collected (pkg/kubelet/kuberuntime/helpers.go, BuildPodLogsDirectory). Other runtimes than
+containerd have them too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from kubetrace.attribution.facts import ContainerSeen, PodSeen
-from kubetrace.node.host import listed
+from kubetrace.node.reading import listed
 
 if TYPE_CHECKING:
     from kubetrace.node.host import Host
 
 LINKS = "/var/log/containers"
-DIRECTORIES = "/var/log/pods"
 
 # DNS names hold no underscore, so the parts are certain. A name is cut at 255 bytes (NAME_MAX), the id first: a cut id
 # does not match. A static pod's uid is 32 hex digits.
@@ -40,6 +40,6 @@ def containers(host: Host, wanted: Container[str], time_ns: int) -> Iterator[Con
 
 def pods(host: Host, time_ns: int, wanted: Container[str] | None = None) -> Iterator[PodSeen]:
     """The pods (among `wanted` UIDs, or all) that have a log directory; nothing if there is no such directory."""
-    for name in listed(host.path(DIRECTORIES)):
+    for name in (name for directory in host.places.logs for name in listed(host.path(directory))):
         if (wanted is None or name.rpartition("_")[2] in wanted) and (match := _DIRECTORY.fullmatch(name)):
             yield PodSeen(match[3], match[1], match[2], "log directories", time_ns)

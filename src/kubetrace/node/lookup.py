@@ -12,20 +12,35 @@ from typing import TYPE_CHECKING
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.attributor import Attributor, Identity
 from kubetrace.attribution.directories import Directories
-from kubetrace.attribution.facts import CgroupSeen, ContainerSeen, LabelsSeen, OverlayGone, OverlaySeen, PodSeen
+from kubetrace.attribution.facts import (
+    CgroupSeen,
+    ContainerSeen,
+    LabelsSeen,
+    MountSeen,
+    OverlayGone,
+    OverlaySeen,
+    PodSeen,
+)
 from kubetrace.errors import UsageError
-from kubetrace.node import containerd, kubelet
+from kubetrace.node import containerd, kubelet, storage
 from kubetrace.node.bolt import BoltError
 from kubetrace.node.files import Node
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Layer
     from kubetrace.node.host import Host
-    from kubetrace.node.pod_files import PodFiles
+    from kubetrace.node.pod_files import PodFiles, Root
 
 # Of a container id.
 ID_PREFIX = re.compile(r"[0-9a-f]{8,64}")
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+# A container's own directories in those of containerd and containers-storage.
+_RUNTIMES = re.compile(
+    r"/(?:io\.containerd\.runtime\.v2\.task/[^/]+|io\.containerd\.grpc\.v1\.cri/(?:containers|sandboxes)|"
+    r"runc/[^/]+|overlay-containers)/([0-9a-f]{64})(?:/|\Z)"
+)
+_ROOTFS = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
+_STORED_LAYER = re.compile(r"/overlay/([0-9a-f]{64})(?:/|\Z)")
 _POD_LOGS = re.compile(r"/([^_/]+)_([^_/]+)_([^_/]+)(?:/([^/]+))?")
 
 
@@ -34,8 +49,8 @@ class Answer:
     """One thing that a query means, and who owns it; `query` is written so that it asks for just this one.
 
     `how` is the identity's attributed_by, its names_from where it has no cgroup, or "snapshot" or "path" where the file
-    system's names tell. A layer of an
-    image is nobody's: `layer` is set, and of the identity only the image.
+    system's names tell. A layer of an image is nobody's: `layer` is set, and of the identity only the image.
+    `directory` is that of the snapshot or layer, where the query is of one: its number alone does not tell it.
     """
 
     query: str
@@ -43,6 +58,7 @@ class Answer:
     cgroup_id: int | None
     how: str
     layer: Layer | None = None
+    directory: str | None = None
 
     @property
     def kind(self) -> str:
@@ -59,6 +75,7 @@ class Lookup:
         self._attributor = Attributor()
         self._overlays: dict[int, OverlaySeen] = {}
         self._directories = Directories()
+        self._others: list[MountSeen] = []
         self._cgroups: list[CgroupSeen] = []
         self._pods: dict[tuple[str, str], dict[str, None]] = {}
         self._labels: dict[str, tuple[str, ...]] = {}
@@ -72,6 +89,8 @@ class Lookup:
                 self._overlays[fact.device] = fact
             elif isinstance(fact, OverlayGone):
                 self._overlays.pop(fact.device, None)
+            elif isinstance(fact, MountSeen):
+                self._others.append(fact)
             elif isinstance(fact, CgroupSeen):
                 self._cgroups.append(fact)
             elif isinstance(fact, LabelsSeen):
@@ -84,14 +103,38 @@ class Lookup:
         from kubetrace.node.pod_files import Scan, pod_files
 
         uids = self._pods.get((namespace, pod)) or {}
+        roots = {self._node.container_at(mount.mount_point): mount for mount in self._others}
         scan = Scan(
-            self.host, self._attributor, self._cgroups, self._overlays.values(), self._mounts, self._memory_hierarchy
+            self.host,
+            self._attributor,
+            self._cgroups,
+            self._overlays.values(),
+            self._mounts,
+            self._memory_hierarchy,
+            {name: self._root(mount) for name, mount in roots.items() if name is not None},
         )
         identities = [self._attributor.pod(uid) or Identity(kind="pod", pod_uid=uid) for uid in uids]
         return [
             pod_files(scan, replace(identity, namespace=namespace, pod=pod, pod_uid=uid), self._labels.get(uid))
             for uid, identity in zip(uids, identities, strict=True)
         ]
+
+    def _root(self, mount: MountSeen) -> Root:
+        from kubetrace.node.pod_files import Root
+
+        # what is bound there: by the mount of its file system that holds it, other than itself
+        above = [
+            other
+            for other in self._others
+            if other.device == mount.device
+            and other.mount_point != mount.mount_point
+            and f"{mount.root}/".startswith(f"{other.root.rstrip('/')}/")
+        ]
+        nearest = max(above, key=lambda other: len(other.root), default=None)
+        bound = None
+        if nearest is not None and mount.root != "/":
+            bound = nearest.mount_point.rstrip("/") + "/" + mount.root[len(nearest.root.rstrip("/")) :].lstrip("/")
+        return Root(mount.mount_point, mount.fstype, bound)
 
     def pod_names(self) -> list[str]:
         """NAMESPACE/POD of every pod that is known."""
@@ -174,18 +217,11 @@ class Lookup:
         found = self._attributor.container_ids(prefix)
         if not found:
             # Exited containers have no cgroup and no bundle any more.
-            for seen in self._metadata():
+            for seen in self._node.recorded(None, 0):
                 if seen.container_id.startswith(prefix):
                     self._attributor.learn(seen)
                     found.append(seen.container_id)
         return found
-
-    def _metadata(self) -> list[ContainerSeen]:
-        path = containerd.metadata_path(self.host)
-        try:
-            return containerd.metadata(path, None, 0) if path is not None else []
-        except BoltError:
-            return []
 
     def _container(self, container_id: str, query: str, how: str | None = None) -> Answer:
         identity = self._attributor.container(container_id)
@@ -201,29 +237,54 @@ class Lookup:
             how = identity.names_from
         return Answer(query, identity, number, how or identity.attributed_by)
 
-    def _snapshot(self, number: int, directory: str | None = None) -> list[Answer]:
+    def _snapshot(self, number: int) -> list[Answer]:
+        """Every snapshot of that number: each snapshotter of each containerd counts its own."""
+        bases = dict.fromkeys(containerd.snapshotters(self.host))
+        for overlay in self._overlays.values():
+            for directory in (overlay.upperdir, *overlay.lowerdirs):
+                if directory is not None and (found := containerd.split_snapshot(directory)) is not None:
+                    bases.setdefault(found[0])
+        answers = {base: self._in_snapshot(f"snapshot:{number}", base, number) for base in bases}
+        answers = {base: found for base, found in answers.items() if found}
+        if len(answers) > 1:
+            # each asks for just this one
+            return [
+                replace(answer, query=answer.query.replace(f"snapshot:{number}", f"{base}/snapshots/{number}", 1))
+                for base, found in answers.items()
+                for answer in found
+            ]
+        return [answer for found in answers.values() for answer in found]
+
+    def _in_snapshot(self, query: str, base: str, number: int) -> list[Answer]:
         # As mounted now; the writable layer first, then the layer's images and the containers of any of them.
-        found = []
+        directory = containerd.snapshot_directory(base, number)
+        found = self._in_layer(query, directory)
+        if not found:
+            try:
+                known = containerd.snapshots(self.host.path(f"{base}/metadata.db"))
+            except BoltError:
+                known = []
+            for snapshot in known:
+                if snapshot.number != number:
+                    continue
+                if snapshot.container_id is not None:
+                    found = [self._container(snapshot.container_id, query, "snapshot")]
+                elif snapshot.volume_of is not None:
+                    sandbox = self._container(snapshot.volume_of, f"{query} (image volume)", "snapshot")
+                    found = [replace(sandbox, identity=replace(sandbox.identity, kind="pod", container_id=None))]
+        return [replace(answer, directory=f"{base}/snapshots/{number}") for answer in found]
+
+    def _in_layer(self, query: str, directory: str) -> list[Answer]:
+        """Of a layer's directory, as runtimes write it: whose writable layer it is, or which images' layer."""
+        running = []
         for overlay in self._overlays.values():
             if overlay.container_id is None:
                 continue
-            if overlay.upperdir is not None and containerd.snapshot_number(overlay.upperdir) == number:
-                return [self._container(overlay.container_id, f"snapshot:{number}", "overlay")]
-            if any(containerd.snapshot_number(layer) == number for layer in overlay.lowerdirs):
-                found.append(self._container(overlay.container_id, f"snapshot:{number} (image layer)", "overlay"))
-        directories = containerd.layer_directories(self.host, number) if directory is None else [directory]
-        found = [answer for one in directories for answer in self._layer(f"snapshot:{number}", one)] + found
-        if found:
-            return found
-        path = containerd.snapshots_path(self.host)
-        try:
-            known = containerd.snapshots(path) if path is not None else []
-        except BoltError:
-            known = []
-        for snapshot in known:
-            if snapshot.number == number and snapshot.container_id is not None:
-                return [self._container(snapshot.container_id, f"snapshot:{number}", "snapshot")]
-        return []
+            if overlay.upperdir == directory:
+                return [self._container(overlay.container_id, query, "overlay")]
+            if directory in self._node.lowerdirs(overlay):
+                running.append(self._container(overlay.container_id, f"{query} (image layer)", "overlay"))
+        return self._layer(query, directory) + running
 
     def _layer(self, query: str, directory: str) -> list[Answer]:
         for fact in self._node.layer(directory):
@@ -236,10 +297,14 @@ class Lookup:
         # by whoever writes there.
         path = self._as_node_path(query)
         role, rest = self._directories.find(path) or (None, "")
-        number = containerd.snapshot_number(path) if role == "containerd" else None
-        if number is not None:
-            found = self._snapshot(number, containerd.layer_directory(path))
+        snapshot = containerd.snapshot_above(path.removesuffix(rest), rest) if role == "containerd" else None
+        if snapshot is not None:
+            return [replace(answer, query=query) for answer in self._in_snapshot(query, *snapshot)]
+        if role == "storage" and (layer := _STORED_LAYER.match(rest)):
+            found = self._in_stored_layer(query, path.removesuffix(rest), layer[1])
             return [replace(answer, query=query) for answer in found]
+        if role in ("containerd", "storage") and (of_runtime := _RUNTIMES.match(rest)):
+            return [self._container(of_runtime[1], query, "path")] if self._ids(of_runtime[1]) else []
         for mount_point, hierarchy in (
             (self._mounts.unified, 0),
             (self._mounts.memory, self._memory_hierarchy),
@@ -260,6 +325,16 @@ class Lookup:
         if pod_uid is not None:
             return self._pod(query, pod_uid, None, None)
         return self._by_device(query, path)
+
+    def _in_stored_layer(self, query: str, root: str, layer: str) -> list[Answer]:
+        directory = storage.layer_directory(root, layer)
+        found = self._in_layer(query, directory)
+        if not found:
+            # a container that has exited
+            for one in storage.Storage(self.host, root).containers():
+                if one.layer == layer and self._ids(one.container_id):
+                    found = [self._container(one.container_id, query, "snapshot")]
+        return [replace(answer, directory=directory) for answer in found]
 
     def _pod_of(self, path: str) -> str | None:
         role, rest = self._directories.find(path) or (None, "")
@@ -319,10 +394,16 @@ class Lookup:
     def _by_volume(self, query: str, device: int) -> list[Answer]:
         # A secret or memory volume is a file system of its own; the node's disk is mounted elsewhere too.
         try:
-            with open(self.host.mountinfo_path(), "rb") as file:
-                points = [mount.mount_point for mount in mountinfo.parse(file.read()) if mount.device == device]
+            points = []
+            for mounts in self.host.mountinfo_paths():
+                with open(mounts, "rb") as file:
+                    points += [mount.mount_point for mount in mountinfo.parse(file.read()) if mount.device == device]
         except OSError:
             return []
+        roots = {match[1] for point in points if (match := _ROOTFS.search(point))}
+        if len(roots) == 1:
+            # a root that is no overlay: a file system of its own
+            return [self._container(roots.pop(), query, "mount")]
         pods = {self._pod_of(point) if kubelet.volume_of(point) else None for point in points}
         pod_uid = pods.pop() if len(pods) == 1 else None
         return self._pod(query, pod_uid, None, None) if pod_uid is not None else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from kubetrace.node.host import listed
+from kubetrace.node.reading import listed
 
 if TYPE_CHECKING:
     from kubetrace.node.host import Host

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubetrace.attribution import cgroup_path
-from kubetrace.attribution.directories import KUBELET
 from kubetrace.node import containerd, kubelet
-from kubetrace.node.host import listed, read_regular
+from kubetrace.node.reading import listed, read_regular
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Attributor, Identity
@@ -58,13 +57,27 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """A container's root that is no overlay: where it is mounted, its type, and the directory that is bound there."""
+
+    at: str
+    fstype: str
+    bound: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerFiles:
-    """A container of the pod (or its sandbox). Without an overlay of its own, `upperdir` and the like are None."""
+    """A container of the pod (or its sandbox).
+
+    `upperdir` is where its writable layer is, None if that is no directory of the node; `lowerdirs` is None for a root
+    that is no overlay, which is of type `root_type`.
+    """
 
     identity: Identity
     cgroups: tuple[Cgroup, ...]
     pids: tuple[int, ...]
     root: str | None
+    root_type: str | None
     upperdir: str | None
     lowerdirs: int | None
     mounts: tuple[Mount, ...]
@@ -92,6 +105,7 @@ class Scan:
     overlays: Iterable[OverlaySeen]
     mounts: CgroupMounts
     memory_hierarchy: int
+    roots: Mapping[str, Root]
 
 
 def pod_files(scan: Scan, identity: Identity, labels: tuple[str, ...] | None = None) -> PodFiles:
@@ -113,7 +127,11 @@ def pod_files(scan: Scan, identity: Identity, labels: tuple[str, ...] | None = N
         for container_id in dict.fromkeys([*known, *of_containers])
     ]
     directory = next(
-        (path for root in KUBELET if os.path.isdir(scan.host.path(path := f"{root}/pods/{identity.pod_uid}"))),
+        (
+            path
+            for root in scan.host.places.kubelets
+            if os.path.isdir(scan.host.path(path := f"{root}/pods/{identity.pod_uid}"))
+        ),
         None,
     )
     return PodFiles(
@@ -135,12 +153,14 @@ def _container(scan: Scan, container_id: str, cgroups: list[Cgroup], overlay: Ov
         for pid in _pids(scan.host.path(f"{cgroup.path}/cgroup.procs")):
             if len(pids) < _MOST_PIDS:
                 pids[pid] = None
+    other = scan.roots.get(container_id)
     return ContainerFiles(
         identity,
         tuple(sorted(cgroups, key=lambda one: (one.hierarchy, one.path))),
         tuple(sorted(pids)),
-        overlay.mount_point if overlay is not None else None,
-        overlay.upperdir if overlay is not None else None,
+        overlay.mount_point if overlay is not None else other.at if other is not None else None,
+        "overlay" if overlay is not None else other.fstype if other is not None else None,
+        overlay.upperdir if overlay is not None else other.bound if other is not None else None,
         len(overlay.lowerdirs) if overlay is not None else None,
         tuple(_mounts(scan.host, container_id)),
     )

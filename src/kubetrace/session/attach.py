@@ -119,10 +119,10 @@ class Attachment:
         from kubetrace.node.files import Node
         from kubetrace.stream.live import LiveSource
 
-        if self._asked.selection.by_labels and containerd.metadata_path(self.host) is None:
+        if self._asked.selection.by_labels and not containerd.metadata_paths(self.host):
             raise NodeError(
                 "the labels of this node's pods are not known.",
-                why="Only containerd's metadata has them, and there is none in its usual places.",
+                why="Only containerd's metadata has them, and no containerd was found on this node.",
                 do="-n and -p instead of -l",
                 check="runtime",
             )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kubetrace.errors import NodeError
-from kubetrace.node.host import CgroupMounts, Host, read_regular
+from kubetrace.node.host import CgroupMounts, Host
+from kubetrace.node.reading import read_regular
 
 
 def test_root_that_is_no_directory_is_a_node_error(tmp_path: Path) -> None:

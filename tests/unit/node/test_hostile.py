@@ -314,10 +314,10 @@ def test_a_bundle_is_read_by_its_own_runtimes_annotations_alone(tmp_path: Path) 
     whole = CONTAINERDS | CRIOS
     assert read(whole, tasks) == ("container", "shop", "cart", "main", UID, "app:1", "1" * 64)
     pause = ("sandbox", "kube-system", "etcd-0", None, "2" * 32, "pause", "3" * 64)
-    assert read(whole, containerd.CRIO_BUNDLES) == pause
+    assert read(whole, "/run/containers/storage/overlay-containers") == pause
     nobody = ("container", *[None] * 6)
     assert read(CRIOS, tasks) == nobody
-    assert read(CONTAINERDS, containerd.CRIO_BUNDLES) == nobody
+    assert read(CONTAINERDS, "/run/containers/storage/overlay-containers") == nobody
 
 
 def test_a_directory_behind_a_link_is_told_where_it_really_is(root: Path) -> None:

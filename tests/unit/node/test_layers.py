@@ -31,8 +31,9 @@ from kubetrace.attribution.facts import (
 from kubetrace.node import containerd, layers
 from kubetrace.node.bolt import BoltError
 from kubetrace.node.files import Node
-from kubetrace.node.host import Host, read_regular
+from kubetrace.node.host import Host
 from kubetrace.node.layers import Layers
+from kubetrace.node.reading import read_regular
 from tests.nodes import captured
 
 WEB, BATCH, TOWER, BARE = (digit * 64 for digit in "abde")
@@ -266,7 +267,7 @@ def test_container_that_is_gone_when_its_event_is_read(root: Path) -> None:
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     other = seen.attributor.layer(overlay.device, 1, now)
     assert other is not None
-    assert (other.created_by, other.reason) == (None, "not a directory of containerd's overlayfs snapshotter")
+    assert (other.created_by, other.reason) == (None, "not a directory of a container runtime's layers")
     again = seen.attributor.layer(overlay.device, 1, overlay.time_ns)
     assert again == found
 

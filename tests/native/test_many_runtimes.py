@@ -1,0 +1,146 @@
+"""Names, layers and destinations on every runtime, snapshotter, place and user namespace of the matrix (support.py).
+
+What is expected was made (many_runtimes.py), or is read off the mount table, /proc and the layers' own files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.native import support
+from tests.vm import guest, images, stage
+
+ROOT = Path(__file__).parent.parent.parent
+ALONE = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+LINES = {number: line for _, number, line in support.MARKS}
+
+Made = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the nodes are made of."""
+    made = tmp_path_factory.mktemp("runtimes")
+    images.write(made / "images.tar", busybox=stage.program("busybox"), pause=images.build_pause(made))
+    with tarfile.open(made / "images.tar") as tar:
+        tar.extractall(made / "oci")
+    proto = ROOT / "tests" / "vm" / "cri.proto"
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{proto.parent}", f"--python_out={made}", str(proto)]
+    subprocess.run(protoc, check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def nodes(directory: Path) -> dict[str, Made]:
+    """Each cell's name -> what was made for it and what was said of it."""
+    paths = [str(stage.program(name).parent) for name in ("containerd", "runc", "busybox", "mke2fs")]
+    for tree in ("containerd-2", "podman"):
+        assert (stage.cache_directory() / tree / "versions").exists(), "scripts/setup vm"
+    environment = {
+        **os.environ,
+        "PATH": ":".join([*dict.fromkeys(paths), os.environ["PATH"]]),
+        "PYTHONPATH": f"{directory}:{ROOT}",
+        "LC_ALL": "C.UTF-8",
+    }
+    found: dict[str, Made] = {}
+    for runtime in support.RUNTIMES:
+        command = [*ALONE, sys.executable, "-m", "tests.native.many_runtimes", runtime, str(directory)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        clean_up()
+        assert done.returncode == 0, done.stderr[-3000:]
+        found |= {one["name"]: one for one in json.loads((directory / f"{runtime}.json").read_text())}
+    return found
+
+
+def clean_up() -> None:
+    """The cgroups of the pods, which have ended with their PID namespace."""
+    for hierarchy in {*guest.hierarchies(), "/sys/fs/cgroup"}:
+        for top in ("kubepods", "system.slice/containerd.service"):
+            for path, _, _ in os.walk(f"{hierarchy}/{top}", topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+
+
+@pytest.fixture(params=[cell.name for cell in support.tried()])
+def made(request: pytest.FixtureRequest, nodes: dict[str, Made]) -> Made:
+    """One cell of the matrix."""
+    return nodes[request.param]
+
+
+def test_who_names_the_container_and_its_image_in_every_form(made: Made) -> None:
+    for form in ("pid", "id", "cgroup", "root", "log"):
+        (answer,) = made["said"][form]
+        names = {key: made[key] for key in ("namespace", "pod", "container", "pod_uid", "container_id", "image")}
+        assert {key: answer[key] for key in names} == names, (form, answer)
+    (pod,) = made["said"]["volume"]
+    assert (pod["namespace"], pod["pod"], pod["pod_uid"]) == ("shop", made["pod"], made["pod_uid"])
+
+
+def test_who_finds_what_belongs_to_the_pod(made: Made) -> None:
+    (pod,) = made["said"]["pod"]
+    assert (pod["pod_uid"], pod["directory"]) == (made["pod_uid"], made["volume"].partition("/volumes/")[0])
+    assert [volume["path"] for volume in pod["volumes"]] == [made["volume"].removesuffix("/x")]
+    (own,) = [one for one in pod["containers"] if one["container_id"] == made["container_id"]]
+    assert made["pid"] in own["pids"]
+    assert (own["root"], own["root_type"], own["upperdir"]) == (made["root"], made["root_type"], made["writable"])
+
+
+def test_a_snapshot_is_its_directory_and_number(made: Made) -> None:
+    if made["snapshot"] is not None:
+        (answer,) = made["said"]["writable"]
+        assert (answer["container_id"], answer["directory"]) == (made["container_id"], made["snapshot"])
+    for number, line in LINES.items():
+        if f"layer {number}" not in made["said"]:
+            continue
+        layers = [one for one in made["said"][f"layer {number}"] if one["kind"] == "layer"]
+        assert {one["image"] for one in layers} == {images.WEB, images.BATCH}
+        for one in layers:
+            assert (one["layer"], one["layers"], one["created_by"]) == (number, 3, line)
+            assert made["queries"][f"layer {number}"].startswith(one["directory"])
+    if made["root_type"] == "overlay":
+        assert {form for form in made["said"] if form.startswith("layer")} == {"layer 1", "layer 2", "layer 3"}
+
+
+def test_a_number_alone_lists_each_snapshot_with_its_directory(nodes: dict[str, Made]) -> None:
+    for runtime in ("containerd 1.6", "containerd 2.1"):
+        some = next(one for one in nodes.values() if one["runtime"] == runtime)
+        found = {one["directory"] for one in some["numbered"]["said"]}
+        assert found == set(some["numbered"]["directories"]) and len(found) > 1
+        # each is a query that asks for just this one
+        assert all(one["query"].startswith(one["directory"]) for one in some["numbered"]["said"])
+
+
+def test_a_copy_up_would_be_told_with_its_image_and_line(made: Made) -> None:
+    if made["root_type"] != "overlay":
+        assert made["layers"] == []
+        return
+    told = list(made["layers"])
+    if made["user"] and made["snapshotter"] == "erofs":
+        # which cannot be mounted idmapped: containerd makes a layer of its own, with other owners
+        first = told.pop(0)
+        assert (first["image"], first["ordinal"], first["created_by"]) == (made["image"], None, None)
+        assert first["reason"] == "not a layer of the image: the runtime put it on top, as for a user namespace"
+    assert [(one["image"], one["ordinal"], one["layers_total"], one["created_by"]) for one in told[:3]] == [
+        (made["image"], number, 3, LINES[number]) for number in (3, 2, 1)
+    ]
+
+
+def test_a_write_lands_in_the_writable_layer_or_the_volume(made: Made) -> None:
+    assert made["writes"] == {
+        "root": "writable layer",
+        "root counted": "True",
+        "volume": "emptyDir/cache",
+        "volume counted": "True",
+    }
