@@ -108,10 +108,25 @@ def containerds(runtime: str, cells: list[support.Cell], directory: Path) -> Ite
             for image in (images.PAUSE, images.WEB, images.BATCH):
                 while not node.image(image).id:
                     time.sleep(0.01)  # the CRI learns of what is imported a moment later
-            for cell in run:
-                yield pod_of(node, cell, modern)
+            made = [pod_of(node, cell, modern) for cell in run]
+            if modern and name == "custom":
+                made[0]["volumes"] = volumes_of(node)
+            yield from made
             if run is not runs[-1]:
                 node.stop_containerd()
+
+
+def volumes_of(node: cri.Node) -> dict[str, Any]:
+    """A pod with each volume that is neither the kubelet's own nor a hostPath."""
+    local = "/opt/local-path-provisioner/pvc-0a1b2c3d-0000-4000-8000-000000000001_shop_data-db-0"
+    volumes = [
+        cri.Volume("image", "tools", "/tools", image=images.BATCH),
+        cri.Volume("csi", "vault", "/vault"),
+        cri.Volume("local", "data", "/db", host_path=local),
+    ]
+    pod = node.run_pod("shop", "volumes-0", volumes=volumes)
+    container = pod.start_container("app", images.DATABASE, SLEEP)
+    return {"pid": container.pid, "sandbox_id": pod.sandbox_id}
 
 
 def blockfile(place: cri.Place) -> str:
@@ -318,6 +333,9 @@ def asked(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
         one["snapshot"] = one["writable"].removesuffix("/fs") if one["writable"] is not None else backing_file(one)
         one["queries"] = queries(one)
     directories = [one["snapshot"] for one in made if one["snapshot"] is not None and "/snapshots/" in one["snapshot"]]
+    for one in made:
+        if "volumes" in one:
+            one["volumes"] |= volumes_asked(one["volumes"], destinations)
     number = os.path.basename(directories[0]) if directories else "1"
     made[0]["queries"]["numbered"] = f"snapshot:{number}"
     every = list(dict.fromkeys(query for one in made for query in one["queries"].values()))
@@ -337,6 +355,25 @@ def asked(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
         one["writes"] = destination(one, destinations)
         one["layers"] = layers(one, node, attributor, learn)
     return made
+
+
+def volumes_asked(one: dict[str, Any], destinations: Destinations) -> dict[str, Any]:
+    said = {}
+    for point in ("/tools", "/vault", "/db", "/data"):
+        (at,) = [mount for mount in mounts(one["pid"]) if mount[2] == point]
+        said[point] = destinations.of(mounted(at), None).text
+    command = [sys.executable, "-m", "kubetrace", "who", "-o", "json", "shop/volumes-0"]
+    (pod,) = [
+        json.loads(line) for line in subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()
+    ]
+    (own,) = [container for container in pod["containers"] if container["container"] == "app"]
+    return {"writes": said, "mounts": {mount["at"]: mount["image"] or mount["volume"] for mount in own["mounts"]}}
+
+
+def mounted(mount: tuple[str, str, str, str, str]) -> Mounted:
+    device, root, point, fstype, _ = mount
+    major, _, minor = device.partition(":")
+    return Mounted(int(major) << 20 | int(minor), fstype, "", root, point, False, False, time.clock_gettime_ns(7))
 
 
 def mounts(pid: int | str) -> list[tuple[str, str, str, str, str]]:
@@ -421,6 +458,8 @@ def image_layers(directory: str) -> dict[int, str]:
         inner = inner or f"{beside}/{name}"
         if f"{beside}/{name}" == layer or os.path.exists(f"{inner}/etc/hostname") or name == "l":
             continue  # writable ones
+        if os.path.exists(f"{inner}/database"):
+            continue  # another image's
         for mark, number, _ in support.MARKS:
             if os.path.exists(f"{inner}/{mark}"):
                 found.setdefault(number, inner)
@@ -431,13 +470,9 @@ def image_layers(directory: str) -> dict[int, str]:
 def destination(one: dict[str, Any], destinations: Destinations) -> dict[str, str]:
     said = {}
     for what, point in (("root", "/"), ("volume", "/cache")):
-        for device, root, at, fstype, _ in mounts(one["pid"]):
-            if at == point:
-                major, _, minor = device.partition(":")
-                seen = Mounted(
-                    int(major) << 20 | int(minor), fstype, "", root, point, False, False, time.clock_gettime_ns(7)
-                )
-                found = destinations.of(seen, None)
+        for mount in mounts(one["pid"]):
+            if mount[2] == point:
+                found = destinations.of(mounted(mount), None)
                 said[what] = found.text
                 said[f"{what} counted"] = str(found.counted_as_ephemeral)
     return said

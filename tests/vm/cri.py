@@ -76,6 +76,7 @@ _PLUGINS = {
     "memory": "kubernetes.io~empty-dir",
     "configmap": "kubernetes.io~configmap",
     "secret": "kubernetes.io~secret",
+    "csi": "kubernetes.io~csi",
 }
 
 _CONFIG = f"""version = 2
@@ -122,8 +123,10 @@ class NodeError(Exception):
 class Volume:
     """A pod's volume: what kind, its name in the pod, where containers see it.
 
-    Kinds are 'empty-dir' and 'configmap' (on the node's disk), 'memory' and 'secret' (a tmpfs each), and 'host-path',
-    whose `host_path` is the directory on the node. `files` are the keys of a configmap or secret.
+    Kinds are 'empty-dir' and 'configmap' (on the node's disk), 'memory' and 'secret' (a tmpfs each), 'csi' (of a driver
+    that mounts a tmpfs, as those of secret stores do), 'local' (a claim of k3s' local-path, whose `host_path` it is),
+    'image' (whose `image` it is; containerd 2) and 'host-path', whose `host_path` is the directory on the node. `files`
+    are the keys of a configmap or secret.
     """
 
     kind: str
@@ -131,23 +134,27 @@ class Volume:
     mount_path: str
     files: Mapping[str, str] = field(default_factory=dict)
     host_path: str = ""
+    image: str = ""
 
     def directory(self, pod_uid: str, pods: str = KUBELET_PODS) -> str:
         """The volume's directory on the node; `pods` is the kubelet's directory of pods."""
-        if self.kind == "host-path":
+        if self.kind in ("host-path", "image", "local"):
             return self.host_path
-        return f"{pods}/{pod_uid}/volumes/{_PLUGINS[self.kind]}/{self.name}"
+        inner = "/mount" if self.kind == "csi" else ""
+        return f"{pods}/{pod_uid}/volumes/{_PLUGINS[self.kind]}/{self.name}{inner}"
 
     @property
     def read_only(self) -> bool:
         """Whether containers can only read it."""
-        return self.kind in ("configmap", "secret")
+        return self.kind in ("configmap", "secret", "image")
 
     def set_up(self, pod_uid: str, pods: str = KUBELET_PODS) -> None:
         """Make the volume as the kubelet does before it starts a sandbox."""
         directory = self.directory(pod_uid, pods)
+        if self.kind == "image":
+            return
         os.makedirs(directory, exist_ok=True)
-        if self.kind in ("memory", "secret"):
+        if self.kind in ("memory", "secret", "csi"):
             guest.mount("tmpfs", directory, "tmpfs")
         if self.files:
             # The kubelet's atomic writer: data in a directory named after the time, swapped by a link.
@@ -160,7 +167,7 @@ class Volume:
 
     def tear_down(self, pod_uid: str, pods: str = KUBELET_PODS) -> None:
         """Unmount what `set_up` mounted."""
-        if self.kind in ("memory", "secret"):
+        if self.kind in ("memory", "secret", "csi"):
             subprocess.run(["umount", self.directory(pod_uid, pods)], check=False)
 
 
@@ -559,6 +566,7 @@ class Container:
         mounts = [
             cri_pb2.Mount(
                 container_path=volume.mount_path,
+                image=cri_pb2.ImageSpec(image=volume.image) if volume.image else None,
                 host_path=volume.directory(pod.uid, pod.node.place.pods),
                 readonly=volume.read_only,
             )

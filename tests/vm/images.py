@@ -17,6 +17,7 @@ from pathlib import Path
 PAUSE = "registry.example/pause:3.9"
 WEB = "registry.example/shop/web:1.4"
 BATCH = "registry.example/jobs/batch:7"
+DATABASE = "registry.example/shop/database:9"
 
 # As builders write it: an entry for each line of the Dockerfile, those without a layer marked.
 APP_LINE = "COPY app /app # buildkit"
@@ -171,6 +172,17 @@ def top_layer() -> bytes:
     return layer.tar()
 
 
+def database_layer(busybox: bytes) -> bytes:
+    """The one layer of DATABASE, which no other image has."""
+    layer = Layer()
+    layer.file("bin/busybox", busybox, 0o755)
+    for name in ("sh", "sleep"):
+        layer.symlink(f"bin/{name}", "busybox")
+    for name in ("data", "database", "dev", "etc", "proc", "sys", "tmp"):
+        layer.directory(name)
+    return layer.tar()
+
+
 def build_pause(work: Path) -> bytes:
     """A static program that waits, as the sandbox's own process."""
     source, binary = work / "pause.c", work / "pause"
@@ -198,15 +210,21 @@ class Layout:
         command: list[str],
         environment: list[str],
         history: list[dict[str, object]] | None = None,
+        volumes: tuple[str, ...] = (),
     ) -> None:
-        """Add an image under its full reference; `history` is that of its configuration."""
+        """Add an image under its full reference; `history` and `volumes` (VOLUME) are those of its configuration."""
         oci = "application/vnd.oci.image."
         described = [self._blob(layer, oci + "layer.v1.tar") for layer in layers]
         config = {
             "architecture": "amd64",
             "os": "linux",
             "created": "2023-11-14T22:13:20Z",
-            "config": {"Cmd": command, "Env": ["PATH=/bin", *environment], "WorkingDir": "/"},
+            "config": {
+                "Cmd": command,
+                "Env": ["PATH=/bin", *environment],
+                "WorkingDir": "/",
+                **({"Volumes": {path: {} for path in volumes}} if volumes else {}),
+            },
             "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in described]},
             **({"history": history} if history else {}),
         }
@@ -241,8 +259,8 @@ def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def write(path: Path, busybox: Path, pause: bytes) -> None:
-    """Write all images of the test node into one layout at `path`."""
+def write(path: Path, busybox: Path, pause: bytes, *, database: bool = False) -> None:
+    """Write all images of the test node into one layout at `path`; `database`: DATABASE too, which has a VOLUME."""
     layout = Layout()
     layer = Layer()
     layer.file("pause", pause, 0o755)
@@ -250,4 +268,7 @@ def write(path: Path, busybox: Path, pause: bytes) -> None:
     layers = [base_layer(busybox.read_bytes()), app_layer(), top_layer()]
     layout.add(WEB, layers, ["/bin/sh"], ["APP=web"], HISTORY)
     layout.add(BATCH, layers, ["/bin/sh"], ["APP=batch"], HISTORY)
+    if database:
+        own = database_layer(busybox.read_bytes())
+        layout.add(DATABASE, [own], ["/bin/sh"], ["APP=database"], volumes=("/data",))
     layout.write(path)

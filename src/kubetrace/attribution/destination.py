@@ -35,7 +35,9 @@ Kind = Literal[
     "containerd",
     "containers-storage",
     "image volume",
-    "VOLUME",
+    "image VOLUME",
+    "CSI volume",
+    "local-path claim",
     "kubelet",
     "host",
     "tmpfs",
@@ -64,6 +66,7 @@ _PLUGINS: Final[Mapping[str, Kind]] = {
 # (pkg/kubelet/eviction/helpers.go, podDiskUsage; pkg/volume/util/util.go, IsLocalEphemeralVolume: emptyDir without a
 # medium, configMap, gitRepo).
 _EPHEMERAL: Final = frozenset({"writable layer", "container log", "emptyDir", "configMap", "gitRepo"})
+_NAMED: Final = frozenset({"persistent volume", "volume", "CSI volume"})
 # Shown with --all only: no file is written.
 UNSEEN: Final = frozenset({"pipe", "socket", "memory file", "kernel", "other"})
 
@@ -78,7 +81,12 @@ _PLUGIN = re.compile(r"/io\.containerd\.[^/]+(?:/|\Z)")
 _POD = re.compile(r"/pods/[^/]")
 # A container's root that is not an overlay: a disk of its own, fuse, or a bind of a directory (native snapshotter).
 _BUNDLE = re.compile(r"/io\.containerd\.runtime\.v2\.task/[^/]+/[0-9a-f]{64}/rootfs(?:/|\Z)")
+# A claim of the local-path provisioner, k3s' default: DIRECTORY/PV_NAMESPACE_CLAIM, where DIRECTORY is its own or k3s'.
+_CLAIM = re.compile(r"(/.+)/pvc-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}_([^/_]+)_([^/_]+)(?:/|\Z)")
+_LOCAL_PATH = "/opt/local-path-provisioner"
 # What a Dockerfile's VOLUME becomes where the pod has no volume there: a directory of containerd's own.
+# An image that a pod has as a volume (containerd 2).
+_MOUNTED_IMAGE = re.compile(r"/io\.containerd\.grpc\.v1\.cri/image-volumes/[0-9a-f]{64}/")
 _IMAGE_VOLUME = re.compile(r"/io\.containerd\.grpc\.v1\.cri/containers/[0-9a-f]{64}/volumes/([^/]+)(?:/|\Z)")
 _STORED_LAYER = re.compile(r"/overlay/[0-9a-f]{64}(?:/|\Z)")
 _MERGED = re.compile(r"/overlay/[0-9a-f]{64}/merged(?:/|\Z)")
@@ -122,7 +130,7 @@ class Destination:
     @property
     def volume(self) -> str | None:
         """The name of the pod's volume; None where it is none, or has no name on the node (hostPath)."""
-        return self.name if self.kind in _PLUGINS.values() or self.kind in ("persistent volume", "volume") else None
+        return self.name if self.kind in _PLUGINS.values() or self.kind in _NAMED else None
 
     @property
     def text(self) -> str:
@@ -132,8 +140,12 @@ class Destination:
         if self.name is not None:
             text += f"{'/' if self.kind == 'emptyDir' else ' '}{self.name}"
         # these may be either, and are two rows where they are both
-        if self.medium == "memory" and self.kind in ("emptyDir", "containerd", "kubelet"):
+        if self.medium == "memory" and self.kind in ("emptyDir", "containerd", "kubelet", "CSI volume"):
             text += " (memory)"
+        if self.kind == "local-path claim":
+            text += " (node's disk)"
+        elif self.kind == "image VOLUME":
+            text += " (in no quota)"
         return text
 
 
@@ -188,7 +200,9 @@ def by_path(path: str, directories: Directories) -> Destination | None:
         if _SNAPSHOTS.match(rest):
             return Destination("snapshotter")
         if match := _IMAGE_VOLUME.match(rest):
-            return Destination("VOLUME", match[1])
+            return Destination("image VOLUME")
+        if _MOUNTED_IMAGE.match(rest):
+            return Destination("image volume")
         return Destination("containerd") if _PLUGIN.match(rest) else None
     if role == "storage":
         if _BUNDLE_OF_STORAGE.match(rest):
@@ -285,14 +299,18 @@ class Destinations:
         if found is None:
             # a volume that is a file system of its own has no place, and is all of its mount
             found = self._of_node(mounted, place or mounted.root) if mounted.node else self._of_container(mounted)
-        return replace(found if found is not None else self._plain(mounted), medium=medium)
+        found = found if found is not None else self._plain(mounted)
+        if found.kind == "persistent volume" and medium == "memory":
+            # what a driver keeps in memory lives as long as the pod: secrets of a secret store
+            found = replace(found, kind="CSI volume")
+        return replace(found, medium=medium)
 
     def _overlay(self, mounted: Mounted) -> Destination | None:
         at = self._overlay_at(mounted)
         if at is not None and at.container_id is not None:
             return Destination("writable layer")
         found = by_path(at.mount_point, self._directories) if at is not None else None
-        if found is not None and found.kind == "snapshotter":
+        if found is not None and found.kind in ("snapshotter", "image volume"):
             return found
         if _ROOTFS.search(mounted.point) or (at is not None and _ROOTFS.search(at.mount_point)):
             return Destination("writable layer")
@@ -318,9 +336,12 @@ class Destinations:
         subpath: Destination | None = None
         if not mounted.root.startswith("/"):
             return self._of_cut(mounted)
-        for path in self._node_paths(mounted, mounted.root):
+        paths = self._node_paths(mounted, mounted.root)
+        for path in paths:
             if mounted.root == "/" and _SANDBOX.search(path):
                 return Destination("tmpfs", "/dev/shm")
+            if (claim := self._claim(path)) is not None:
+                return claim
             found = by_path(path, self._directories)
             if found is None or found.kind == "container log":
                 # A container that has another one's logs as a hostPath: they are not that one's then.
@@ -328,11 +349,27 @@ class Destinations:
             if found.kind == "volume":
                 # A subPath is a mount too, of a volume that has another one, or of a hostPath.
                 subpath = subpath or found
+            elif found.kind == "persistent volume":
+                # of a local volume the node has the directory too, which has the claim's name
+                return next((claim for other in paths if (claim := self._claim(other)) is not None), found)
+            elif found.kind == "image VOLUME":
+                return replace(found, name=mounted.point)
             elif found.kind != "kubelet" or _POD.match(self._below_kubelet(path)):
                 return found
         if subpath is not None and not any(self._node_paths(mounted, mounted.root, subpaths=False)):
             return subpath
         return None
+
+    def _claim(self, path: str) -> Destination | None:
+        match = _CLAIM.match(path)
+        if match is None:
+            return None
+        # k3s keeps its claims beside its containerd
+        beside = match[1].removesuffix("/storage") + "/agent/containerd"
+        found = self._directories.find(beside)
+        if match[1] != _LOCAL_PATH and (found is None or found != ("containerd", "")):
+            return None
+        return Destination("local-path claim", f"{match[2]}/{match[3]}")
 
     def _of_cut(self, mounted: Mounted) -> Destination:
         # What is left of the root was named by whoever made it so deep: only what holds all of the file system counts.

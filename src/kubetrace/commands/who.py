@@ -147,7 +147,13 @@ def _pod_record(pod: PodFiles, node: str) -> dict[str, object]:
                 "upperdir": one.upperdir,
                 "layers": one.lowerdirs,
                 "mounts": [
-                    {"at": mount.at, "source": mount.source, "volume": mount.volume, "read_only": mount.read_only}
+                    {
+                        "at": mount.at,
+                        "source": mount.source,
+                        "volume": mount.volume,
+                        "image": mount.image,
+                        "read_only": mount.read_only,
+                    }
                     for mount in one.mounts
                 ],
             }
@@ -188,9 +194,7 @@ def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
             yield f"Writable:   {escape(one.upperdir or (one.root if one.lowerdirs is None else '-'))}"
         mounts = [mount for mount in one.mounts if wide or not _is_everywhere(mount, pod)]
         lines = [
-            f"{escape(mount.at)}  {f'volume {escape(mount.volume)}' if mount.volume else escape(mount.source)}"
-            + (", read-only" if mount.read_only else "")
-            for mount in mounts
+            f"{escape(mount.at)}  {_source(mount)}" + (", read-only" if mount.read_only else "") for mount in mounts
         ]
         if left := len(one.mounts) - len(mounts):
             lines.append(f"{'and ' if lines else ''}{left} that every container has, such as /etc/hosts (-o wide)")
@@ -198,10 +202,20 @@ def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
             yield f"{'Mounts:' if not number else '':<12}{line}"
 
 
+def _source(mount: Mount) -> str:
+    from kubetrace.views.text import escape
+
+    if mount.image is not None:
+        return f"image {escape(mount.image)}"
+    return f"volume {escape(mount.volume)}" if mount.volume else escape(mount.source)
+
+
 def _is_everywhere(mount: Mount, pod: PodFiles) -> bool:
     """Whether it is a file that the kubelet or the runtime gives each container."""
     own = f"{pod.directory}/" if pod.directory is not None else "/var/lib/kubelet/pods/"
-    return mount.volume is None and (mount.source.startswith(own) or "/io.containerd.grpc.v1.cri/" in mount.source)
+    if mount.volume is not None or mount.image is not None:
+        return False
+    return mount.source.startswith(own) or "/io.containerd.grpc.v1.cri/sandboxes/" in mount.source
 
 
 def _cgroup_lines(cgroups: Sequence[Cgroup]) -> Iterator[str]:

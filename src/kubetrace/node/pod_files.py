@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kubetrace.attribution import cgroup_path
+from kubetrace.attribution import cgroup_path, oci
 from kubetrace.node import containerd, kubelet
+from kubetrace.node.bolt import BoltError
 from kubetrace.node.reading import listed, read_regular
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _MOST_PIDS = 10_000
 _MOST_MOUNTS = 500
 _MOST_VOLUMES = 500
 _MAX_PROCS_BYTES = 1 << 20
+_MOST_REFERENCES = 10_000
+_MOUNTED_IMAGE = re.compile(r"/io\.containerd\.grpc\.v1\.cri/image-volumes/[0-9a-f]{64}/([0-9a-f]{64})(?:/|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,16 @@ class Cgroup:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What is mounted where in a container; `volume` is the pod's volume that it is, where it is one."""
+    """What is mounted where in a container.
+
+    `volume` is the pod's volume that it is, where it is one; `image` the name of an image that is mounted as a volume.
+    """
 
     at: str
     source: str
     volume: str | None
     read_only: bool
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +197,29 @@ def _mounts(host: Host, container_id: str) -> list[Mount]:
         for mount in listed[:_MOST_MOUNTS] if isinstance(listed, list) else ():
             if isinstance(mount, Mapping) and (made := _mount(mount)) is not None:
                 found.append(made)
-        return found
+        digests = {match[1] for mount in found if (match := _MOUNTED_IMAGE.search(mount.source))}
+        names = _image_names(host, digests) if digests else {}
+        return [
+            replace(mount, image=names.get(match[1], f"sha256:{match[1]}"))
+            if (match := _MOUNTED_IMAGE.search(mount.source))
+            else mount
+            for mount in found
+        ]
     return []
+
+
+def _image_names(host: Host, digests: Collection[str]) -> dict[str, str]:
+    # What a reference points at is a manifest or an index: an image's id is neither.
+    found: dict[str, str] = {}
+    for database in containerd.metadata_paths(host):
+        try:
+            references = containerd.images(database, (), limit=_MOST_REFERENCES).references
+        except BoltError:
+            continue
+        for digest in digests:
+            if (name := oci.best_reference(references.get(f"sha256:{digest}", ()))) is not None:
+                found.setdefault(digest, name)
+    return found
 
 
 def _mount(mount: Mapping[str, object]) -> Mount | None:

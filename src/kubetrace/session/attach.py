@@ -154,7 +154,7 @@ class Attachment:
 
     def notices(self, tracer: Tracer) -> list[str]:
         """What is not seen, each once, for the user."""
-        return [what for what in dict.fromkeys(self.missing(tracer)) if what]
+        return [what for what in dict.fromkeys((*self.missing(tracer), *unseen(tracer, self.host))) if what]
 
     def header(self) -> Header:
         """What a recording of this run says of itself; after `open`."""
@@ -190,6 +190,17 @@ class Attachment:
     def close(self) -> None:
         """Detach, and close the node's files."""
         self._stack.close()
+
+
+def unseen(tracer: Tracer, host: Host) -> list[str]:
+    """What a tracer of overlayfs does not see on this node: containers whose roots are none."""
+    if not tracer.needs_overlay:
+        return []
+    from kubetrace.node.roots import described, other_roots
+
+    roots = other_roots(host)
+    why = "what fuse copies up is not seen" if any("fuse" in name for name in roots) else "nothing is copied up there"
+    return [f"{described(roots)}: {why}"] if roots else []
 
 
 def _texts(tracer: Tracer, own: Mapping[str, object]) -> dict[str, str]:

@@ -263,3 +263,82 @@ def test_a_tmpfs_in_a_volume_makes_no_kubelet_of_it() -> None:
     made.learn(MountSeen(9, "/", inside, "tmpfs", "tmpfs", 10))
     found = made.of(mounted(5, "ext4", f"{volume}/pods/{STATIC}/volumes/kubernetes.io~secret/c", "/x"), None)
     assert found.text == "emptyDir/a"
+
+
+SANDBOX = "a" * 64
+CLAIM = "pvc-0a1b2c3d-0000-4000-8000-000000000001_shop_data-db-0"
+
+
+@pytest.mark.parametrize(
+    ("fstype", "source", "root", "point", "text", "volume", "medium", "counted"),
+    [
+        # a VOLUME of the Dockerfile that the pod has no volume for
+        (
+            *("ext4", "/dev/vda", f"/cr/io.containerd.grpc.v1.cri/containers/{SANDBOX}/volumes/9f8e/x", "/data"),
+            *("image VOLUME /data (in no quota)", None, "disk", False),
+        ),
+        # k3s' own provisioner: beside its containerd, and the upstream one's place
+        (
+            *("ext4", "/dev/vda", f"/k3s/storage/{CLAIM}/sub", "/db"),
+            *("local-path claim shop/data-db-0 (node's disk)", None, "disk", False),
+        ),
+        (
+            *("ext4", "/dev/vda", f"/local/{CLAIM}", "/db"),
+            *("local-path claim shop/data-db-0 (node's disk)", None, "disk", False),
+        ),
+        # named so by whoever may choose a hostPath
+        ("ext4", "/dev/vda", f"/home/{CLAIM}", "/db", f"hostPath /home/{CLAIM}", None, "disk", False),
+        # what a CSI driver mounts inline, of a secret store
+        ("tmpfs", "tmpfs", "/", "/vault", "CSI volume vault (memory)", "vault", "memory", False),
+        ("overlay", "overlay", "/", "/tools", "image volume", None, "disk", False),
+        ("ext4", "/dev/loop7", "/", "/", "writable layer", None, "disk", True),
+        (
+            "ext4",
+            "/dev/vda",
+            "/cr/io.containerd.snapshotter.v1.native/snapshots/6",
+            "/",
+            "writable layer",
+            None,
+            "disk",
+            True,
+        ),
+    ],
+)
+def test_what_containerd_2_and_k3s_mount(
+    fstype: str, source: str, root: str, point: str, text: str, volume: str | None, medium: str, counted: bool
+) -> None:
+    made = Destinations()
+    made.learn(DirectorySeen("containerd", "/srv/cr", 5))
+    made.learn(DirectorySeen("containerd", "/opt/k3s/agent/containerd", 5))
+    for device, at, bound in (
+        (1, "/", "/"),
+        (1, "/srv/cr", "/cr"),
+        (1, "/opt/k3s", "/k3s"),
+        (1, "/opt/local-path-provisioner", "/local"),
+        (2, f"/var/lib/kubelet/pods/{POD}/volumes/kubernetes.io~csi/vault/mount", "/"),
+        (4, f"/run/two/io.containerd.runtime.v2.task/k8s.io/{'b' * 64}/rootfs", "/"),
+        (
+            1,
+            f"/run/two/io.containerd.runtime.v2.task/k8s.io/{'c' * 64}/rootfs",
+            "/cr/io.containerd.snapshotter.v1.native/snapshots/6",
+        ),
+    ):
+        kind = "tmpfs" if device == 2 else "ext4"
+        made.learn(MountSeen(device, bound, at, kind, "/dev/vda", 10))
+    volumes = f"/srv/cr/io.containerd.grpc.v1.cri/image-volumes/{SANDBOX}/{'d' * 64}"
+    made.learn(OverlaySeen(3, None, volumes, "/u", "/w", ("/l",), 10))
+    device = {"/dev/vda": 1, "tmpfs": 2, "overlay": 3, "/dev/loop7": 4}[source]
+    found = made.of(Mounted(device, fstype, source, root, point, False, False, 100), None)
+    assert (found.text, found.volume, found.medium, found.counted_as_ephemeral) == (text, volume, medium, counted)
+
+
+def test_what_crio_keeps_is_told_apart() -> None:
+    layer = f"/var/lib/containers/storage/overlay/{SANDBOX}"
+    for path, kind in (
+        (f"{layer}/diff/etc", "snapshotter"),
+        (f"{layer}/merged/etc", "writable layer"),
+        ("/var/lib/containers/storage/overlay-images/images.json", "containers-storage"),
+        (f"/run/containers/storage/overlay-containers/{SANDBOX}/userdata", "containers-storage"),
+    ):
+        found = by_path(path, Directories())
+        assert found is not None and found.kind == kind

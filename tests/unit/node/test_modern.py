@@ -21,6 +21,9 @@ from kubetrace.commands.who import command
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.node.lookup import Lookup
+from kubetrace.node.roots import other_roots
+from kubetrace.session.attach import unseen
+from kubetrace.tracers import find
 from tests.nodes import captured
 from tests.vm import images
 
@@ -258,3 +261,21 @@ def mount_otherwise(root: Path, one: Made, lowerdirs: str) -> None:
 
 def container(container_id: str) -> ContainerSeen:
     return ContainerSeen(container_id, "container", "shop", "p", "app", "u", None, None, "config.json", 1)
+
+
+def test_roots_that_are_no_overlay_are_counted_for_who_looks_for_copy_ups(tmp_path: Path) -> None:
+    captured.modern("containerd-2.1", tmp_path)
+    host = Host(tmp_path)
+    # a container and its sandbox, in two places each; the disk that all others are on is no root
+    assert other_roots(host) == {"native": 4, "ext4": 4}
+    assert unseen(find("copyup"), host) == [
+        "8 containers' roots are no overlay (native 4, ext4 4): nothing is copied up there"
+    ]
+    assert unseen(find("writes"), host) == []
+
+
+def test_roots_of_fuse_overlayfs_are_told_apart(tmp_path: Path) -> None:
+    captured.modern("crio", tmp_path)
+    assert unseen(find("copyup"), Host(tmp_path)) == [
+        "2 containers' roots are no overlay (fuse.fuse-overlayfs 2): what fuse copies up is not seen"
+    ]
