@@ -35,7 +35,7 @@ _CELL, _LINE, _FONT = 8.4, 19, 14
 _MARGIN, _BAR = 14, 34
 _BACKGROUND, _FRAME, _TEXT = "#1a1d23", "#2a2f38", "#d7dae0"
 # As pyte calls the colours that views/frame.py uses.
-_COLOURS = {"default": _TEXT, "red": "#f07178", "brown": "#ffcb6b"}
+_COLOURS = {"default": _TEXT, "red": "#f07178", "brown": "#ffcb6b", "green": "#c3e88d", "magenta": "#c792ea"}
 _STYLE = f"""
     text {{ font-family: 'DejaVu Sans Mono', Menlo, Consolas, monospace; font-size: {_FONT}px; }}
     .bold {{ font-weight: bold; }}

@@ -78,6 +78,7 @@ class Pipeline:
         missing: Collection[str] = (),
         metered: bool = False,
         fold_ended: bool = True,
+        recent: int = 0,
     ) -> None:
         """`layouts` are those of all streams (steps.stream_key); the other words are those of tables.contract.Run.
 
@@ -103,6 +104,7 @@ class Pipeline:
                 own=own or {},
                 missing=missing,
                 metered=metered,
+                recent=recent,
             )
         )
         if asked is not None and record is None and self.table.joiners:  # a recording has them as they came

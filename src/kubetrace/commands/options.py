@@ -23,6 +23,8 @@ ENGINES = ("auto", "libbpf", "bcc")
 COLOURS = {"auto": None, "always": True, "never": False}
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _JSONPATH = "jsonpath="
+# session.table_view.PIPE_ROWS; a unit test holds them together: this file imports nothing for --help
+_PIPE_ROWS = 20
 
 
 class OneOf(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
@@ -78,6 +80,14 @@ class File(click.Path):
         from pathlib import Path
 
         return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class _Top(click.IntRange):
+    """A number of rows, or `all`, which is 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        return 0 if value == "all" else super().convert(value, param, ctx)
 
 
 class _Directory(click.Path):
@@ -163,7 +173,11 @@ def showing(tracer: Tracer | None = None) -> list[click.Parameter]:
             "[default: the usual ones]",
         ),
         click.Option(
-            ["--top"], type=click.IntRange(min=1), metavar="N", help="Show the first N rows.  [default: all that fit]"
+            ["--top"],
+            type=_Top(min=1),
+            metavar="N|all",
+            help=f"Show the first N rows; all: the last table on a pipe has every row.  [default: all that fit a "
+            f"terminal, {_PIPE_ROWS} elsewhere]",
         ),
         click.Option(
             ["-i", "--interval"],
@@ -339,7 +353,8 @@ def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
         output=given["output"],
         events=given["events"],
         headers=not given["no_headers"],
-        top=given["top"],
+        top=given["top"] or None,
+        whole=given["top"] == 0,
         interval_s=interval_s(given),
         overhead=given.get("overhead", False),
         colour=COLOURS[given["color"]],

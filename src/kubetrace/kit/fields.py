@@ -222,7 +222,7 @@ PATH_COLUMN = Column("path", "FILE", "path", weight=3, help="path inside the con
 PATH = Field(PATH_COLUMN, says=path_of, shows=shown_path, also=["path_truncated"])
 ERROR = Field(Column("error", "ERROR", "text", min_width=6, alarm=True, help="errno name"), says=error_of, ours=True)
 TIME_COLUMN = Column("time", "TIME", "time", help="when it was (local)")
-EVENTS = Sum(Column("events", "EVENTS", "count", help="how many"), metric=("events", "Events."))
+EVENTS = Sum(Column("events", "EVENTS", "count", rate="EVENTS/s", help="how many"), metric=("events", "Events."))
 
 
 class Fielded(Tracer):

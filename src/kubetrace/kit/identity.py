@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Owners
     from kubetrace.views.columns import Value
 
-NAMESPACE = Column("namespace", "NAMESPACE", "name", help="Kubernetes namespace of the pod")
+NAMESPACE = Column("namespace", "NAMESPACE", "name", short="NS", help="Kubernetes namespace of the pod")
 POD = Column(
     "pod",
     "POD",

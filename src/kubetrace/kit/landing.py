@@ -28,6 +28,10 @@ class Counters(Protocol):
     kinds: Mapping[str, int]
     """Operation -> which of a row's sums it is added to; those that are not here are added to the first."""
 
+    sorted_by: Mapping[str, tuple[str, int]]
+    """Measure -> where a row has its value for the order of a table: (`now` for totals or `window`, which of them);
+    those that are not here are worked out for each row."""
+
     def details(self, by: str) -> Sequence[str]:
         """The fields that a row depends on besides whose it is, the operation, the destination and the path."""
 
@@ -70,14 +74,15 @@ class Landing:
 
 
 class Row:
-    """One line of a table: sums since the start, and what the last interval added to the totals."""
+    """One line of a table: sums since the start, what they came to when rows were asked for last (`now`), and what the
+    last interval added to the totals."""
 
-    __slots__ = ("base", "elapsed_ns", "landing", "longest", "sample", "slots", "sums", "window")
+    __slots__ = ("base", "elapsed_ns", "landing", "longest", "now", "sample", "slots", "sums", "window")
 
     def __init__(self, sums: list[list[int]], zero: Sequence[int], sample: Any, landing: Landing) -> None:
         """`zero` are the totals of no operation at all."""
         self.sums = sums
-        self.base = self.window = zero
+        self.base = self.window = self.now = zero
         self.elapsed_ns = 0
         self.slots: list[int] = []
         self.longest = 0

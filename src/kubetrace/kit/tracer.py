@@ -195,6 +195,20 @@ class Tracer:
         """The groupings that a table can change over to from this one."""
         return list(self.groupings)
 
+    def finer(self, by: str, among: Sequence[str]) -> str | None:
+        """The grouping, `among` those that there are, that tells the rows of this one apart: what one sees who opens a
+        row. None: its single events.
+
+        By default the next finer: a pod's containers, a container's files. Of several the first that is declared.
+        """
+        known = {column.key for column in self.groupings[by].key}
+        found = [
+            name
+            for name in among
+            if known < {column.key for column in self.groupings[name].key} or (known == {"node"} and name == "pod")
+        ]
+        return min(found, key=lambda name: len(self.groupings[name].key), default=None)
+
     def only_recorded(self, options: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
         """Of these options those that a replay cannot make up for: name -> (what is not recorded without, the flag)."""
         return {}

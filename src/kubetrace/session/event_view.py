@@ -28,6 +28,7 @@ class StreamView:
     """Every event as it comes: lines, JSON objects or CSV rows."""
 
     groupings: Sequence[str] = ()
+    recent = 0
     paused = False
     pause_notice = ""
     unmatched = UNMATCHED
@@ -37,6 +38,7 @@ class StreamView:
         """Write to stdout."""
         self._tracer = tracer
         self._show = show
+        self.interval_s = show.interval_s
         self._selection = asked.selection
         self._context = context
         self._objects: Objects | None = None
@@ -100,6 +102,9 @@ class StreamView:
     def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
         """No keys."""
         return True
+
+    def start_over(self, context: Context) -> None:
+        """No keys."""
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """Nothing of events, they are out already; of counters the rows that the interval touched."""

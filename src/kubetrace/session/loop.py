@@ -23,6 +23,13 @@ class Pace:
         self._next_ns = 0
         self._empty = True
 
+    def change(self, interval_s: float) -> None:
+        """Another interval, from now on."""
+        interval_ns = int(interval_s * 1e9)
+        if interval_ns != self._interval_ns:
+            self._next_ns += interval_ns - self._interval_ns
+            self._interval_ns = interval_ns
+
     def due(self, tick: Tick, events: int) -> bool:
         """Whether to show this one; `events` is their number so far."""
         if self._empty and events:

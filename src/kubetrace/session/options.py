@@ -43,6 +43,8 @@ class Show:
     events: bool = False
     headers: bool = True
     top: int | None = None
+    whole: bool = False
+    """Whether the last table has all rows, where it is not on a screen (--top all)."""
     interval_s: float = 1.0
     overhead: bool = False
     columns: Chosen | None = None

@@ -224,6 +224,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
                 by=show.by,
                 own=asked.own,
                 missing=found.missing,
+                recent=view.recent,
             )
             view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
             tick = Tick(span.begin_ns, 0, 0)

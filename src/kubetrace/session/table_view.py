@@ -1,33 +1,47 @@
-"""A table: windows of the grouped rows."""
+"""A table: windows of the grouped rows. On a terminal one moves in it by keys (views/navigation.py)."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubetrace.errors import KubetraceError
 from kubetrace.session.cost import Overhead, OwnCost
 from kubetrace.session.options import sort_key, table_columns
 from kubetrace.session.view import NODE_MODULES, UNMATCHED, print_remedies
+from kubetrace.views.navigation import EVENTS, Level, Shape, State, Wish, clamp, descending, press
+from kubetrace.views.output import is_terminal
 from kubetrace.views.units import format_count, format_elapsed, format_percent
-from kubetrace.views.window import Item, Window
+from kubetrace.views.window import Item, Style, Window
 
 if TYPE_CHECKING:
     from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.session.options import Attach, Show
+    from kubetrace.session.sheet import Sheet
     from kubetrace.stream.steps import Tick
     from kubetrace.views.columns import Column, Value
     from kubetrace.views.keys import Keys
+    from kubetrace.views.screen import LiveTable
 
-_KEYS = (("q", "quit"), ("space", "pause"), ("s", "sort"), ("g", "group by"))
+# Rows of a table that nobody can scroll in, where --top does not say how many.
+PIPE_ROWS = 20
+# Rows behind both ends of the screen that are asked for too: a larger terminal shows them at once, and a selected row
+# that moves is found again.
+_MARGIN = 60
 
 
 class TableView:
     """Windows of the grouped rows: live on a terminal, plain blocks elsewhere."""
+
+    traits: Sequence[str] = ("live",)
 
     def __init__(self, tracer: Tracer, asked: Attach, show: Show, context: Context, release: str) -> None:
         """Nothing is shown before it is open."""
@@ -37,16 +51,19 @@ class TableView:
         self._context = context
         self._live = self._can_be_live()
         # Only a live table can change its grouping; elsewhere one is counted.
-        self._groupings = tracer.others(show.by)
-        self.groupings: Sequence[str] = self._groupings if self._live else [show.by]
+        self.groupings: Sequence[str] = tracer.others(show.by) if self._live else [show.by]
         self.events: EventView | None = None
-        self._by = show.by
-        self._sort = show.sort
+        self.recent = 0
         self._keys = _keys() if self._live else None
+        self._sheet: Sheet | None = None
+        if self._live:
+            from kubetrace.session.sheet import RECENT, Sheet
+
+            self.recent = RECENT
+            self._sheet = Sheet(tracer, self.groupings, context)
         self.modules: Sequence[str] = (*NODE_MODULES, "kubetrace.views.frame") if self._live else NODE_MODULES
         self._notices: list[str] = []
         self.overhead: Overhead | None = None
-        self.paused = False
         self.unmatched = UNMATCHED
         self.pause_notice = "paused: counting goes on, space shows it"
         self._cost = OwnCost()
@@ -54,6 +71,29 @@ class TableView:
         self._hook = ""
         self._missing: Sequence[str] = ()
         self._release = release
+        self.state = State(
+            (Level(show.by, sort_key(tracer, show.sort)),),
+            wide=show.output == "wide",
+            interval_s=show.interval_s,
+        )
+        self._shape = Shape()
+        self._held: Window | None = None
+        self.marks = ""
+        """A line above the keys: where a replay is."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the screen stands still."""
+        return self.state.paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self.state = replace(self.state, paused=paused)
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between refreshes."""
+        return self.state.interval_s
 
     def _can_be_live(self) -> bool:
         from kubetrace.views.plain import can_be_live
@@ -67,15 +107,25 @@ class TableView:
 
         with (
             open_table(
-                sys.stdout, wide=self._show.output == "wide", headers=self._show.headers, colour=self._show.colour
+                sys.stdout,
+                wide=self._show.output == "wide",
+                headers=self._show.headers,
+                colour=self._show.colour,
+                mouse=self._keys is not None and is_terminal(sys.stdin),
             ) as self._table,
             self._keys or contextlib.nullcontext(),
         ):
             yield self
 
+    def start_over(self, context: Context) -> None:
+        """A replay begins again: what was known is not any more."""
+        self._context = context
+        if self._sheet is not None:
+            self._sheet.start_over(context)
+
     def waiting(self, notice: str) -> None:
         """Show that nothing is attached yet, and why."""
-        columns, _ = self._chosen(table_columns(self._tracer, self._by), ())
+        columns, _ = self._chosen(table_columns(self._tracer, self._show.by), ())
         self._table.show(Window(columns, head=self._head(time.monotonic() - self._begun), notices=[notice]))
 
     def attached(self, hook: str, missing: Sequence[str]) -> None:
@@ -91,28 +141,56 @@ class TableView:
         return self._keys.fileno() if self._keys is not None else None
 
     def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
-        """Do what the keys say; False to quit."""
-        for key in self._keys.read() if self._keys is not None else ():
-            if key == "q":
+        """Do what the keys say; False to quit. What only the run can do is in `state.wish`."""
+        keys = self._keys
+        for key in keys.read() if keys is not None else ():
+            if keys is not None and keys.fileno() is None:  # the terminal hung up
                 return False
-            if key == " ":
-                self.paused = not self.paused
-            elif key == "s":
-                names = self._sorts()
-                self._sort = names[(names.index(self._sort) + 1) % len(names)] if self._sort in names else names[0]
-            elif key == "g":
-                names = list(self._groupings)
-                self._by = names[(names.index(self._by) + 1) % len(names)]
-                key = sort_key(self._tracer, self._sort).lstrip("+-")
-                if key not in {column.key for column in table_columns(self._tracer, self._by)}:
-                    self._sort = next(iter(self._tracer.sorts))
+            self.state = press(self.state, key, self._shape)
+            if self.state.ended:
+                return False
+            if self.state.wish is not None and self.state.wish.what == "write":
+                self._write_screen(self.state.wish)
+            if self.state.wish is not None:
+                break
+            # a key looks at what the one before it has made
+            self._draw(pipeline, tick)
         self._draw(pipeline, tick)
         return True
 
-    def _sorts(self) -> list[str]:
-        """The sorts whose column this grouping has."""
-        columns = {column.key for column in table_columns(self._tracer, self._by)}
-        return [name for name, key in self._tracer.sorts.items() if key in columns]
+    def wish(self) -> Wish | None:
+        """What the keys asked of the run, once."""
+        wish = self.state.wish
+        self.state = replace(self.state, wish=None)
+        return wish
+
+    def say(self, message: str) -> None:
+        """A line at the bottom, until the next key."""
+        self.state = replace(self.state, message=message)
+
+    def _write_screen(self, wish: Wish) -> None:
+        from kubetrace.recording.private import create
+
+        path = Path(os.path.expanduser(wish.text))
+        screen = self._screen
+        title = f"kubetrace {self._tracer.name}"
+        try:
+            text = screen.picture(title) if path.suffix == ".svg" else screen.look()
+            with open(create(path, force=False), "w", encoding="utf-8") as file:
+                file.write(text)
+            message = f"written to {path}"
+        except KubetraceError as error:
+            message = error.what
+        except OSError as error:
+            message = f"cannot write to {path}: {error.strerror or error}"
+        self.state = replace(self.state, message=message, wish=None)
+
+    @property
+    def _screen(self) -> LiveTable:
+        from kubetrace.views.screen import LiveTable
+
+        assert isinstance(self._table, LiveTable)
+        return self._table
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """A window, unless paused."""
@@ -128,7 +206,23 @@ class TableView:
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
         """The table that stays, with everything in it."""
         self.paused = False
-        self._draw(pipeline, tick)
+        cost = self._cost.percent(tick)
+        if not self._live:
+            top = None if self._show.whole else self._show.top or self._rows_elsewhere
+            window = self._plain_window(pipeline, tick, cost, top)
+            self._table.show(window)
+            left = (window.total or 0) - len(window.rows)
+            if left > 0 and not self._show.headers and not self._show.top:
+                # where nothing but rows is printed, nothing there says that there are more
+                print(f"kubetrace: {left} more rows; --top all prints them", file=sys.stderr)
+            return
+        self.state = replace(self.state, mode="table", message="")
+        self._show_live(pipeline, tick, cost)
+        self._screen.leave(self._plain_window(pipeline, tick, cost, self._show.top or self._screen.size[1]))
+
+    @property
+    def _rows_elsewhere(self) -> int | None:
+        return PIPE_ROWS
 
     def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary; the last table is on the normal screen already."""
@@ -151,10 +245,6 @@ class TableView:
         places = chosen.places(columns, wide=self._show.output == "wide")
         return chosen.of(columns, places), [[row[at] for at in places] for row in rows]
 
-    def _sort_is_hidden(self) -> bool:
-        key = sort_key(self._tracer, self._sort).lstrip("+-")
-        return self._show.output != "wide" and any(c.wide and c.key == key for c in self._tracer.measures)
-
     def _head(self, elapsed_s: float) -> list[Item]:
         return [
             (f"kubetrace {self._tracer.name}", "title"),
@@ -165,11 +255,34 @@ class TableView:
         ]
 
     def _draw(self, pipeline: Pipeline, tick: Tick) -> None:
-        self._table.show(self._window(pipeline, tick, self._cost.percent(tick)))
+        cost = self._cost.percent(tick)
+        if not self._live:
+            self._table.show(self._window(pipeline, tick, cost))
+            return
+        self._show_live(pipeline, tick, cost)
+
+    # Elsewhere: as many rows as a screen has.
 
     def _window(self, pipeline: Pipeline, tick: Tick, cost: float | None) -> Window:
+        return self._plain_window(pipeline, tick, cost, self._show.top or self._rows_elsewhere)
+
+    def _plain_window(self, pipeline: Pipeline, tick: Tick, cost: float | None, top: int | None) -> Window:
+        level = self.state.levels[0]
+        rows = pipeline.table.rows(level.by)
+        found, total = rows.page(level.order, 0, len(rows) if top is None else top)
+        columns, cells = self._chosen(rows.columns, found)
+        return replace(
+            self._frame(pipeline, tick, cost),
+            columns=columns,
+            rows=cells,
+            total=total,
+            sort=level.order.lstrip("+-"),
+            descending=descending(level.order, rows.columns),
+        )
+
+    def _frame(self, pipeline: Pipeline, tick: Tick, cost: float | None) -> Window:
+        """All but the rows."""
         tracer, counts, selection = self._tracer, pipeline.counts, self._selection
-        rows = pipeline.table.rows(self._by)
         shown = counts.events - counts.folded
         foot: list[Item] = [
             f"{format_count(shown)} {tracer.noun[shown != 1]}",
@@ -183,26 +296,189 @@ class TableView:
             notices.append(self.pause_notice)
         if selection and not self._context.attribution.matched:
             notices.append(self.unmatched.format(selection))
-        order = sort_key(tracer, self._sort)
         head = self._head(tick.elapsed_ns / 1e9)
         if self._live:
-            sort = f", {self._sort.lstrip('+-')} {'last' if order.startswith('+') else 'first'}"
-            head.insert(4, f"by {self._by}{sort if self._sort_is_hidden() else ''}")
-        columns, cells = self._chosen(rows.columns, rows.rows(order, self._show.top))
+            head.insert(4, self._standing())
         return Window(
-            columns,
-            rows=cells,
-            head=head,
-            foot=foot,
-            costs=costs,
-            lost=counts.lost,
-            total=len(rows),
-            sort=order.lstrip("+-"),
-            descending=not order.startswith("+"),
-            notices=notices,
-            empty=f"no {tracer.noun[1]} yet",
-            keys=_KEYS,
+            (), head=head, foot=foot, costs=costs, lost=counts.lost, notices=notices, empty=f"no {tracer.noun[1]} yet"
         )
+
+    def _standing(self) -> str:
+        level = self.state.level
+        if level.by == EVENTS:
+            return "events"
+        key = level.order.lstrip("+-")
+        column = next((column for column in self._tracer.measures if column.key == key), None)
+        if column is None or not column.wide or self.state.wide:
+            return f"by {level.by}"
+        name = next((own for own, of in self._tracer.sorts.items() if of == key), key)
+        return f"by {level.by}, {name} {'last' if level.order.startswith('+') else 'first'}"
+
+    # On a terminal.
+
+    def _visible(self, columns: Sequence[Column]) -> list[Column]:
+        """These, each `wide` or not as keys and --columns have it."""
+        wide, toggled, chosen = self.state.wide, dict(self.state.toggled), self._show.columns
+        named: set[str] = set()
+        if chosen is not None:
+            places = chosen.places(columns, wide=wide)
+            columns = [*chosen.of(columns, places), *(c for at, c in enumerate(columns) if at not in places)]
+            named = {column.key for column in columns[: len(places)]}
+        found = []
+        for column in columns:
+            usual = column.key in named if chosen is not None else wide or not column.wide
+            is_shown = toggled.get(column.key, usual)
+            found.append(
+                replace(column, wide=not is_shown, kept=column.kept or toggled.get(column.key, False))
+                if column.wide is is_shown or toggled.get(column.key)
+                else column
+            )
+        return found
+
+    def _show_live(self, pipeline: Pipeline, tick: Tick, cost: float | None) -> None:
+        screen = self._screen
+        ascii, sheet = screen.ascii, self._sheet
+        assert sheet is not None
+        level = self.state.level
+        columns = sheet.columns(level)
+        frame = self._frame(pipeline, tick, cost)
+        frame = replace(frame, **self._around(ascii=ascii))  # type: ignore[arg-type]  # fields of a Window
+        height = screen.size[1]
+        begin = max(0, level.top - _MARGIN)
+        most = self._show.top
+        end = level.top + height + _MARGIN
+        found, total = sheet.page(level, pipeline, begin, end if most is None else min(end, most))
+        total = total if most is None else min(total, most)
+        frame = replace(frame, total=total)
+        room = max(1, screen.room(frame))
+        self._shape = replace(self._shape, room=room, total=total)
+        self._follow(sheet, columns, found, begin)
+        self.state = clamp(self.state, self._shape)
+        level = self.state.level
+        if not begin <= level.top <= begin + len(found) - min(room, total):  # it went further than was asked for
+            begin = max(0, level.top - _MARGIN)
+            end = level.top + height + _MARGIN
+            found, _ = sheet.page(level, pipeline, begin, end if most is None else min(end, most))
+        selected = found[level.cursor - begin] if 0 <= level.cursor - begin < len(found) else None
+        if selected is not None and level.key == ():
+            key = tuple([value for _, value in sheet.key_of(level, columns, selected)])
+            self.state = self.state.at_level(key=key)
+        trend = sheet.trend(level, columns) if level.by != EVENTS else None
+        all_columns: Sequence[Column] = columns
+        hints: Sequence[Mapping[str, Style]] = ()
+        rows: Sequence[Sequence[Value]] = found[level.top - begin :]
+        if trend is not None:
+            trend.look(found, tick.elapsed_ns, whole=begin == 0 and len(found) >= total, order=level.order.lstrip("+-"))
+            all_columns = trend.columns(ascii=ascii)
+            pairs = [trend.row(row, ascii=ascii) for row in rows]
+            rows, hints = [cells for cells, _ in pairs], [hint for _, hint in pairs]
+        visible = self._visible(all_columns)
+        places = {column.key: at for at, column in enumerate(all_columns)}
+        if [column.key for column in visible] != [column.key for column in all_columns]:
+            rows = [[row[places[column.key]] for column in visible] for row in rows]
+        from kubetrace.views.filter import Filter
+
+        window = replace(
+            frame,
+            columns=visible,
+            rows=rows,
+            sort=level.order.lstrip("+-"),
+            descending=descending(level.order, columns),
+            first=level.top,
+            cursor=level.cursor - level.top if total else None,
+            match=Filter(level.filter) if level.filter else None,
+            hints=hints,
+            **self._over(visible, ascii=ascii),  # type: ignore[arg-type]  # fields of a Window
+        )
+        screen.show(window)
+        drawn = screen.drawn
+        own = {column.key for column in columns}
+        self._shape = Shape(
+            room=room,
+            total=total,
+            columns=visible if self.state.mode == "columns" else columns,
+            shown=(
+                [column.key for column in visible if not column.wide]
+                if self.state.mode == "columns"
+                else [key for key in drawn.shown if key in own]
+            ),
+            sorts=sheet.sorts(level.by),
+            groupings=sheet.groupings_of(level),
+            finer=sheet.finer(level.by),
+            has_events=sheet.has_events,
+            no_events=sheet.no_events,
+            selected=sheet.key_of(level, columns, selected) if selected is not None else (),
+            called=sheet.called(level, columns, selected, ascii=ascii) if selected is not None else "",
+            about=sheet.about(level, columns, selected, ascii=ascii) if selected is not None else "",
+            order_of=sheet.order_of,
+            order_fits=sheet.order_fits,
+            traits=self.traits,
+            lines=len(window.over or ()),
+            head_line=drawn.head_line,
+            heads=[head for head in drawn.heads if head[2] in own],
+            file=f"kubetrace-{self._tracer.name}-{time.strftime('%Y%m%d-%H%M%S')}.txt",
+        )
+
+    def _follow(self, sheet: Sheet, columns: Sequence[Column], found: Sequence[Sequence[Value]], begin: int) -> None:
+        # the selected row has moved: the selection moves with it, and stays at its height
+        level = self.state.level
+        if not level.key:
+            return
+        for at, row in enumerate(found, begin):
+            if tuple([value for _, value in sheet.key_of(level, columns, row)]) == level.key:
+                if at != level.cursor:
+                    moved = at - level.cursor
+                    self.state = self.state.at_level(cursor=at, top=max(0, level.top + moved))
+                return
+        self.state = self.state.at_level(key=())
+
+    def _around(self, *, ascii: bool) -> dict[str, object]:
+        """Where one is, and what is being typed."""
+        state, level = self.state, self.state.level
+        arrow = " > " if ascii else " › "
+        crumbs = [self._tracer.name, *(one.crumb for one in state.levels[1:])]
+        path = arrow.join(crumbs) if len(state.levels) > 1 else ""
+        if level.filter and state.mode != "filter":
+            path = f"{path}   /{level.filter}" if path else f"/{level.filter}"
+        prompts = {"filter": "/", "time": "go to: ", "write": "write to: "}
+        prompt = None
+        if state.mode in prompts:
+            prompt = f"{prompts[state.mode]}{state.typed}_"
+        from kubetrace.views.keymap import legend
+
+        return {
+            "path": path,
+            "about": level.about,
+            "prompt": prompt,
+            "message": state.message,
+            "marks": self.marks,
+            "keys": legend(self.traits),
+            "empty": self._empty(level),
+        }
+
+    def _empty(self, level: Level) -> str:
+        noun = self._tracer.noun[1]
+        if level.filter:
+            return "no row has this text: Esc shows all"
+        if level.by == EVENTS:
+            from kubetrace.session.sheet import RECENT
+
+            return f"none of this row among the last {RECENT:,} {noun}, which are all that are remembered"
+        return f"no {noun} yet"
+
+    def _over(self, columns: Sequence[Column], *, ascii: bool) -> dict[str, object]:
+        state = self.state
+        if state.mode == "help":
+            from kubetrace.views.overlay import keys_over
+
+            return {"over": keys_over(self.traits, self._screen.size[0], ascii=ascii), "over_at": state.at}
+        if state.mode == "columns":
+            from kubetrace.views.overlay import columns_over
+
+            shown = [column.key for column in columns if not column.wide]
+            lines, at = columns_over(columns, shown, state.at, self._screen.size[0], ascii=ascii)
+            return {"over": lines, "over_at": max(0, at - max(1, self._shape.room - 1))}
+        return {}
 
 
 def _keys() -> Keys | None:

@@ -74,6 +74,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> in
                     by=show.by,
                     own=asked.own,
                     missing=attachment.missing(tracer),
+                    recent=view.recent,
                 )
                 source.start()
                 if last.ready_file is not None:
@@ -131,6 +132,8 @@ def _loop(
         if keyboard is not None and keyboard in moment.ready:
             if not view.typed(pipeline, tick):
                 break
+            pace.change(view.interval_s)
+            source.pace(view.interval_s)
             if view.keyboard() is None:  # the terminal hung up
                 source.unwatch(keyboard)
                 keyboard = None

@@ -10,6 +10,7 @@ from kubetrace.views.output import is_terminal, terminal_size
 from kubetrace.views.text import cut, cut_path, escape, width, wrapped
 
 if TYPE_CHECKING:
+    from kubetrace.kit.context import Context
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.session.cost import Overhead
     from kubetrace.stream.steps import Tick
@@ -30,6 +31,8 @@ class View(Protocol):
     """Asked for what the programs take, where that is to be shown."""
 
     groupings: Sequence[str]
+    recent: int
+    """How many of the last events its table is to remember."""
     events: EventView | None
     paused: bool
     pause_notice: str
@@ -56,6 +59,13 @@ class View(Protocol):
 
     def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
         """Do what the keys say; False to quit."""
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two windows: keys change it."""
+
+    def start_over(self, context: Context) -> None:
+        """A replay begins again: what was known of it is not any more."""
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:
         """An interval is over."""

@@ -31,6 +31,10 @@ class WindowView(TableView):
     def _can_be_live(self) -> bool:
         return False
 
+    @property
+    def _rows_elsewhere(self) -> int | None:
+        return None
+
     @contextlib.contextmanager
     def open(self) -> Iterator[WindowView]:
         """Nothing is taken."""
@@ -71,6 +75,10 @@ class WindowView(TableView):
             record["sort"] = window.sort
         self._json.write({**record, **more})
         self._json.flush()
+
+    def last(self, pipeline: Pipeline, tick: Tick) -> None:
+        """As every interval's."""
+        self._draw(pipeline, tick)
 
     def end(self, pipeline: Pipeline, tick: Tick) -> None:
         """The summary's object."""

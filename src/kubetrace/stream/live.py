@@ -176,6 +176,10 @@ class LiveSource:
             self._poller.register(fd, select.EPOLLIN | select.EPOLLET)
         self._poller.register(self._mounts_fd, select.EPOLLPRI)
 
+    def pace(self, interval_s: float) -> None:
+        """From now on, read gauges so often."""
+        self._interval_s = interval_s
+
     def watch(self, fd: int) -> None:
         """Let `wait` return when this descriptor can be read (the keyboard)."""
         self._poller.register(fd, select.EPOLLIN)

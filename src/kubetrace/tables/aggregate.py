@@ -63,6 +63,8 @@ class Groups:
         self._weight = weight
         self._limit = limit
         self._rows: dict[Key, list[Any]] = {}
+        self.generation = 0
+        """How often rows were taken away."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -131,11 +133,13 @@ class Groups:
             # of equal ones the newest, in a replay too (the sort is stable); what weighs nothing is not heavy
             kept.update([of for of in sorted(sums, key=sums.__getitem__)[-keep:] if sums[of]])
         folded = [key for of, keys in ended.items() if of not in kept for key in keys]
+        self.generation += 1
         for key in folded:
             self._join(self._rows, fold(key), self._rows.pop(key))
         return len(folded)
 
     def _fold_light_rows(self) -> None:
+        self.generation += 1
         ranked = sorted(self._rows.items(), key=lambda item: self._weight(item[1]), reverse=True)
         # the same dict: it is bound to what `by_cells` made
         self._rows.clear()
@@ -165,6 +169,11 @@ class Groups:
     def __contains__(self, key: Key) -> bool:
         """Whether the key has a row of its own."""
         return key in self._rows
+
+    @property
+    def all(self) -> Mapping[Key, list[Any]]:
+        """Every row by its key, in the order of arrival."""
+        return self._rows
 
     def rows(self) -> Iterable[tuple[Key, list[Any]]]:
         """Every row, in the order of arrival."""

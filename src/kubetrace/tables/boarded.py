@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.tables.sorting import sort_rows
+from kubetrace.tables.sorting import Wanted, page_of, sort_rows
 from kubetrace.tables.summed import Summed
 
 if TYPE_CHECKING:
@@ -46,9 +46,16 @@ class _BoardRows:
     def __init__(self, tracer: Tracer, by: str, board: Board) -> None:
         self.columns: Sequence[Column] = [*tracer.groupings[by].columns, *tracer.measures]
         self._by, self._board = by, board
+        self._front = len(tracer.groupings[by].columns)
 
     def __len__(self) -> int:
         return len(self._board.rows(self._by))
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         return sort_rows([tuple(row) for row in self._board.rows(self._by)], self.columns, sort_key, top)
+
+    def page(
+        self, order: str, begin: int, end: int, wanted: Wanted | None = None
+    ) -> tuple[list[tuple[Value, ...]], int]:
+        rows = [tuple(row) for row in self._board.rows(self._by)]
+        return page_of(rows, self.columns, order, begin, end, wanted, self._front)

@@ -54,6 +54,8 @@ class Run:
     """The tracer's own options."""
     missing: Collection[str] = ()
     """What is not seen."""
+    recent: int = 0
+    """How many of the last events are remembered, for who wants to see those of a row."""
     metered: bool = False
     """Only the tracer's metrics are asked for, so that what these do not depend on is not looked at."""
 
@@ -68,6 +70,14 @@ class Rows(Protocol):
 
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """Sorted rows, at most `top` (tables/sorting.py); equal ones in the order of arrival."""
+
+    def page(
+        self, order: str, begin: int, end: int, wanted: Callable[[Sequence[Any]], bool] | None = None
+    ) -> tuple[list[tuple[Value, ...]], int]:
+        """(rows `begin` to `end` of the sorted ones that are `wanted`, how many are); few of many without a sort.
+
+        `wanted` is given a row's cells in front of the measures, once for each row: ask with the same object again.
+        """
 
 
 @runtime_checkable
@@ -118,6 +128,12 @@ class Table(Protocol):
 
     def rows(self, by: str) -> Rows:
         """The rows of a grouping."""
+
+    def recent(self, since: int) -> tuple[int, Sequence[tuple[Any, Any, int]]]:
+        """(how many events were remembered so far, those behind the first `since` that still are, the newest last).
+
+        Each is (event, whose it is as it is told, how many alike it stands for).
+        """
 
     def records(self, *, last: bool, wall_ns: int) -> Iterable[dict[str, Any]]:
         """Where rows are told, those that changed in the last interval as JSON objects; the `last` time all."""

@@ -21,6 +21,7 @@ from kubetrace.attribution.destination import CUT, UNKNOWN, UNSEEN, Destination,
 from kubetrace.kit.identity import path_of
 from kubetrace.kit.landing import Landing, Row
 from kubetrace.tables.contract import Counts
+from kubetrace.tables.pages import Pages
 from kubetrace.tables.snapshot import Reader
 from kubetrace.tables.sorting import sort_rows
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kubetrace.stream.layout import Batch
     from kubetrace.stream.steps import Joining
     from kubetrace.tables.contract import Rows, Run, Tell
+    from kubetrace.tables.sorting import Wanted
     from kubetrace.views.columns import Column, Value
 
 
@@ -55,11 +57,21 @@ class _Group:
 class _Rows:
     """See `tables.contract.Rows`."""
 
-    def __init__(self, columns: Sequence[Column], rows: Mapping[tuple[Any, ...], Row], counters: Counters) -> None:
-        """Looks at `rows` when asked."""
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        rows: Mapping[tuple[Any, ...], Row],
+        counters: Counters,
+        front: int,
+        pages: Pages,
+        generation: object,
+    ) -> None:
+        """Looks at `rows` when asked. `front`: cells before the measures."""
         self.columns = columns
         self._rows = rows
         self._counters = counters
+        self._front = front
+        self._pages, self._generation = pages, generation
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -72,6 +84,23 @@ class _Rows:
         return sort_rows(
             [(*key, *measures(row))[:count] for key, row in self._rows.items()], self.columns, sort_key, top
         )
+
+    def page(
+        self, order: str, begin: int, end: int, wanted: Wanted | None = None
+    ) -> tuple[list[tuple[Value, ...]], int]:
+        """See `tables.contract.Rows`."""
+        measures, count = self._counters.measures_of, len(self.columns)
+
+        def number(at: int) -> Any:
+            place = self._counters.sorted_by.get(self.columns[at].key)
+            if place is not None:
+                return f"row.{place[0]}[{place[1]}]"
+            return lambda _, row: measures(row)[at - self._front]
+
+        items, total = self._pages.page(
+            self._rows, self._generation, order, begin, end, wanted, front=lambda key: key, number=number
+        )
+        return [(*key, *measures(row))[:count] for key, row in items], total
 
 
 class Counted:
@@ -119,6 +148,9 @@ class Counted:
         self._stale = self._news = False
         self._concluded: dict[tuple[int, int], Destination] = {}
         self._readers: dict[str, Reader] = {}
+        # Of the grouping that is shown: screens of it, and how often rows were taken away.
+        self._pages: tuple[str, Pages] | None = None
+        self._generation = 0
 
     # Learning.
 
@@ -244,6 +276,7 @@ class Counted:
         self._bases = list(self._values)
         self._base_slots = {number: slots for number, (_, slots) in self._latencies.items()}
         self._rows, self._touched, self._shown = {}, set(), set()
+        self._generation += 1
         self._found.clear()
         self._ticked = list(self._zero)
         for group in dict.fromkeys(self._groups):
@@ -262,7 +295,10 @@ class Counted:
 
     def _counted_rows(self) -> dict[tuple[Any, ...], Row]:
         # Only of what was counted before is there a row in which nothing is.
-        return {key: row for key, row in self._rows.items() if not self._bases or any(map(any, row.sums))}
+        if not self._bases:
+            return self._rows
+        self._generation += 1
+        return {key: row for key, row in self._rows.items() if any(map(any, row.sums))}
 
     def count(self, tell: Tell | None) -> None:
         """Tell each operation that is asked for, where they are told one by one, with its Landing."""
@@ -405,6 +441,7 @@ class Counted:
         self._put_in(number)
         if old is not None and not any(map(any, old.sums)):
             self._rows = {key: row for key, row in self._rows.items() if row is not old}
+            self._generation += 1
             self._found.clear()
             self._touched.discard(old)
             self._shown.discard(old)
@@ -505,6 +542,10 @@ class Counted:
         """None: where something lands does not depend on an image's layers."""
         return ()
 
+    def recent(self, since: int) -> tuple[int, Sequence[tuple[Any, Any, int]]]:
+        """None: the kernel adds up, and tells no single operation unless it is asked to."""
+        return 0, ()
+
     def fold_ended(self, owners: Owners) -> None:
         """Nothing: the kernel's counters are never forgotten, and so no row is."""
 
@@ -524,7 +565,7 @@ class Counted:
         for row in self._touched:
             totals = self._counters.totals(row.sums)
             row.window = [now - before for now, before in zip(totals, row.base, strict=True)]
-            row.base = totals
+            row.base = row.now = totals
         for row in self._shown | self._touched:
             row.elapsed_ns = span
         self._shown, self._touched = self._touched, set()
@@ -539,6 +580,7 @@ class Counted:
         """The rows of a grouping; another than the last one is added up anew."""
         if by != self._by:
             self._by, self._details = by, self._counters.details(by)
+            self._generation += 1
             self._rows, self._touched, self._shown = {}, set(), set()
             self._found.clear()
             for group in dict.fromkeys(self._groups):
@@ -546,14 +588,19 @@ class Counted:
             for number in range(len(self._groups)):
                 self._put_in(number)
             for row in self._touched:
-                row.base = self._counters.totals(row.sums)
+                row.base = row.now = self._counters.totals(row.sums)
             self._ticked = [
                 sum(column) for column in zip(self._zero, *[row.base for row in self._touched], strict=True)
             ]
             self._touched = set()
-        return _Rows(
-            [*self._tracer.groupings[by].columns, *self._tracer.measures], self._counted_rows(), self._counters
-        )
+        front = self._tracer.groupings[by].columns
+        columns = [*front, *self._tracer.measures]
+        if self._pages is None or self._pages[0] != by:
+            self._pages = by, Pages(columns, len(front), len(front))
+        for row in self._touched:
+            row.now = self._counters.totals(row.sums)
+        rows = self._counted_rows()
+        return _Rows(columns, rows, self._counters, len(front), self._pages[1], self._generation)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.attributor import NOT_LOOKED_UP
 from kubetrace.tables.aggregate import joining
 from kubetrace.tables.contract import Counts
-from kubetrace.tables.tally import Tally, tallies
+from kubetrace.tables.tally import Coarser, Tally, tallies
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity, Owners
@@ -42,6 +44,8 @@ class Summed:
         self._identities: list[Identity] = []
         # how many each stands for; None: one
         self._stands_for: list[int] | None = None
+        self._recent: deque[tuple[Any, Identity, int]] = deque(maxlen=run.recent)
+        self._remembered = 0
 
     @property
     def joiners(self) -> Mapping[str, Joining]:
@@ -108,7 +112,17 @@ class Summed:
                     self._take(event, identity, tell)
         else:
             self._take_joined(zip(self._events, self._identities, self._stands_for, strict=True))
+            if self._run.recent:
+                self._remember(self._stands_for)
         self._events, self._identities = [], []
+
+    def _remember(self, counts: Sequence[int]) -> None:
+        last = slice(-self._run.recent, None)
+        match = self._selection.match if self._selection else None
+        for event, identity, count in zip(self._events[last], self._identities[last], counts[last], strict=True):
+            if (match is None or match(identity)) and not self._tracer.folded(event):
+                self._recent.append((event, identity, count))
+                self._remembered += 1
 
     def _take(self, event: Any, identity: Identity, tell: Tell | None) -> None:
         if not self._selection or self._selection.match(identity):
@@ -124,6 +138,9 @@ class Summed:
                     tally.add(cells, values)
             if self._advice is not None:
                 self._advice.add(event, identity, self._context)
+            if self._run.recent:
+                self._recent.append((event, identity, 1))
+                self._remembered += 1
         if tell is not None:
             tell(event, identity)
 
@@ -183,8 +200,17 @@ class Summed:
             self._advice.forget_ended(owners)
 
     def rows(self, by: str) -> Rows:
-        """The rows of one of the run's groupings."""
-        return self._tallies[by]
+        """The rows of one of the run's groupings; those that are sums of finer ones are counted from then on."""
+        found = self._tallies[by]
+        if isinstance(found, Coarser) and self._run.recent:
+            found = self._tallies[by] = found.counted()
+            self._tallied.append(found)
+        return found
+
+    def recent(self, since: int) -> tuple[int, Sequence[tuple[Any, Any, int]]]:
+        """The last events."""
+        new = min(self._remembered - since, len(self._recent))
+        return self._remembered, list(islice(self._recent, len(self._recent) - new, None)) if new > 0 else ()
 
     def records(self, *, last: bool, wall_ns: int) -> Iterable[dict[str, Any]]:
         """None: each event is told."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kubetrace.kit.identity import HOST, ended
 from kubetrace.kit.tracer import LAST
 from kubetrace.tables.aggregate import Groups, Key
-from kubetrace.tables.sorting import sort_rows
+from kubetrace.tables.pages import Pages
+from kubetrace.tables.sorting import Wanted, page_of, sort_rows
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Owners
@@ -40,6 +41,15 @@ class Tally:
         self._groups = Groups(tracer.operations(), fold=_coarser(grouping.key), weight=lambda row: row[weight])
         self._count = self._groups.by_cells(self._key_columns)
         self._notes: dict[Key, tuple[Value, ...]] = {}
+        self._front = len(grouping.columns)
+        self._pages: Pages | None = None
+
+    def begin_with(self, rows: Sequence[tuple[Key, tuple[Value, ...], list[Any]]]) -> None:
+        """Take over what was counted before: each row's key, notes and numbers."""
+        for key, notes, values in rows:
+            self._groups.add(key, values)
+            if self._note_columns:
+                self._notes[key] = notes
 
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
         """Count one event."""
@@ -90,6 +100,30 @@ class Tally:
         ]
         return sort_rows(rows, self.columns, sort_key, top)
 
+    def page(
+        self, order: str, begin: int, end: int, wanted: Wanted | None = None
+    ) -> tuple[list[tuple[Value, ...]], int]:
+        """See `tables.contract.Rows`."""
+        if self._pages is None:
+            self._pages = Pages(self.columns, len(self._key_columns), self._front)
+        blank, own, front = (None,) * len(self._note_columns), self._own_notes, self._front
+        notes = self._notes
+
+        def cells(key: Key) -> Sequence[Any]:
+            return (*key, *notes.get(key, blank)[:own]) if own else key
+
+        items, total = self._pages.page(
+            self._groups.all,
+            self._groups.generation,
+            order,
+            begin,
+            end,
+            wanted,
+            front=cells,
+            number=lambda at: f"row[{at - front}]",
+        )
+        return [(*cells(key), *row) for key, row in items], total
+
     def cells(self) -> tuple[list[str], list[tuple[tuple[Value, ...], list[Any]]]]:
         """(names of the key's and all notes' columns, each row's cells of these with its numbers)."""
         blank = (None,) * len(self._note_columns)
@@ -102,6 +136,7 @@ class Coarser:
 
     def __init__(self, tracer: Tracer, by: str, of: Tally) -> None:
         """`of` is a finer grouping: it has a row for each value of all the columns that `by` groups by."""
+        self._tracer, self._by = tracer, by
         self._grouping = tracer.groupings[by]
         self._operations = tracer.operations()
         self._of = of
@@ -114,6 +149,19 @@ class Coarser:
     def rows(self, sort_key: str, top: int | None) -> list[tuple[Value, ...]]:
         """As Tally's."""
         return sort_rows(self._rows(), self.columns, sort_key, top)
+
+    def page(
+        self, order: str, begin: int, end: int, wanted: Wanted | None = None
+    ) -> tuple[list[tuple[Value, ...]], int]:
+        """See `tables.contract.Rows`."""
+        return page_of(self._rows(), self.columns, order, begin, end, wanted, len(self._grouping.columns))
+
+    def counted(self) -> Tally:
+        """The same rows, to be counted event by event from now on: for who looks at them again and again."""
+        tally = Tally(self._tracer, self._by)
+        keys, notes = len(self._grouping.key), len(self._grouping.columns)
+        tally.begin_with([(row[:keys], row[keys:notes], list(row[notes:])) for row in self._rows()])
+        return tally
 
     def _rows(self) -> list[tuple[Any, ...]]:
         names, finer = self._of.cells()

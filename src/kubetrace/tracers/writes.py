@@ -59,8 +59,10 @@ _DEVICE = Column("device", "DEVICE", "text", min_width=6, help="MAJOR:MINOR of t
 _TYPE = Column("fstype", "TYPE", "name", help="type of the file system")
 
 _MEASURES = (
-    Column("writes", "WRITES", "count", help="operations: writes of all kinds, truncations, fallocates"),
-    Column("bytes", "BYTES", "bytes", help="bytes written, as the calls returned them"),
+    Column(
+        "writes", "WRITES", "count", rate="WRITES/s", help="operations: writes of all kinds, truncations, fallocates"
+    ),
+    Column("bytes", "BYTES", "bytes", grows=True, help="bytes written, as the calls returned them"),
     Column("rate", "RATE", "bytes", help="bytes a second in the last interval"),
     Column("files", "FILES", "count", spare=True, help="distinct files written to"),
     Column(
@@ -105,6 +107,18 @@ class _Counters:
         "refused-exdev": 3,
         "refused-unsupported": 3,
         "refused-interrupted": 3,
+    }
+
+    # In the order of `totals`.
+    sorted_by: Mapping[str, tuple[str, int]] = {
+        "writes": ("now", _WRITES),
+        "bytes": ("now", _BYTES),
+        "rate": ("window", _BYTES),
+        "files": ("now", _FILES),
+        "fsyncs": ("now", _FSYNCS),
+        "errors": ("now", _ERRORS),
+        "mapped_bytes": ("now", _DIRTIED),
+        "refused": ("now", _REFUSED),
     }
 
     def details(self, by: str) -> Sequence[str]:
@@ -360,6 +374,12 @@ class Writes(Fielded):
     def others(self, by: str) -> Sequence[str]:
         """The groupings that a table can change over to: what the kernel was not asked to tell apart stays one."""
         return [name for name in self.groupings if name == by or name not in ("file", "process")]
+
+    def finer(self, by: str, among: Sequence[str]) -> str | None:
+        """Down to the destination, and of that to what the kernel was asked to tell apart."""
+        last = next(name for name in ("file", "process", "operation") if name in among)
+        way = ["node", "pod", "container", "destination", last]
+        return way[way.index(by) + 1] if by in way[:-1] else None
 
     def only_recorded(self, options: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
         """What the kernel counts when it is asked to."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,12 +39,22 @@ class Column:
     """Shown with -o wide only."""
     spare: bool = False
     """Left out where the terminal is too narrow for all columns."""
+    extra: bool = False
+    """Left out, before all others, where names would have less than decent room for it."""
     kept: bool = False
     """Shown however narrow the terminal is."""
     weight: int = 1
     """Share of the room among names and paths where not everything fits."""
     alarm: bool = False
     """A value other than 0 is bad news and shown so."""
+    alarms: Collection[str] = ()
+    """Of a text: the values that are bad news."""
+    rate: str = ""
+    """Of a sum: the title of the live table's column that says by how much it grew in a second."""
+    grows: bool = False
+    """A sum that only grows, whose rate is a column of its own: the live table draws its last minute."""
+    limit: str = ""
+    """The key of the column with what it may be at most: the live table shows a bar."""
     help: str = ""
     """One line for --help."""
 

@@ -12,7 +12,7 @@ from rich.style import Style
 from kubetrace.views.table import Line
 
 # The sixteen colours of the user's own theme, and always an attribute as well: with NO_COLOR nothing is lost.
-_STYLES = {
+STYLES = {
     name: Style.parse(style)
     for name, style in {
         "dim": "dim",
@@ -22,12 +22,19 @@ _STYLES = {
         "bad": "bold red",
         "header": "reverse",
         "sorted": "bold reverse",
+        "selected": "bold reverse",
+        "match": "bold underline magenta",
+        "grown": "bold green",
+        "near": "bold yellow",
+        "key": "bold",
     }.items()
 }
 
 # Control Sequences of ECMA-48 and xterm's ctlseqs: the alternate screen (1049), the cursor (25), wrapping (7).
 ENTER = "\x1b[?1049h\x1b[H\x1b[?25l\x1b[?7l"
 LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+# Presses and wheel of the mouse, as SGR reports (1000, 1006).
+MOUSE, NO_MOUSE = "\x1b[?1000h\x1b[?1006h", "\x1b[?1006l\x1b[?1000l"
 _HOME, _ERASE_LINE = "\x1b[H", "\x1b[2K"
 
 
@@ -37,7 +44,7 @@ class Painter:
     def __init__(self, *, colour: bool) -> None:
         """Styles are rendered once."""
         self._around = {"": ("", "")}
-        for name, style in _STYLES.items():
+        for name, style in STYLES.items():
             before, _, after = (style if colour else style.without_color).render("\0").partition("\0")
             self._around[name] = (before, after)
 

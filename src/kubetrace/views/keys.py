@@ -25,6 +25,11 @@ _NAMES = {
     b"\x1b[5~": "pageup",
     b"\x1b[6~": "pagedown",
     b"\x1b[Z": "backtab",
+    b"\x1b[1;2C": "shift-right",
+    b"\x1b[1;2D": "shift-left",
+    b"\x02": "ctrl-b",
+    b"\x06": "ctrl-f",
+    b"\x15": "ctrl-u",
     b"\x1b": "escape",
     b"\r": "enter",
     b"\n": "enter",
@@ -32,6 +37,10 @@ _NAMES = {
     b"\x7f": "backspace",
     b"\x08": "backspace",
 }
+
+# A report of the mouse in SGR form (xterm's ctlseqs): button, column and line, from 1; M a press, m its end.
+_MOUSE = re.compile(rb"\x1b\[<(\d{1,4});(\d{1,5});(\d{1,5})([Mm])")
+_BUTTONS = {0: "click", 64: "wheelup", 65: "wheeldown"}
 
 # A control sequence (ECMA-48), an SS3 key of application mode, Alt with a key, a UTF-8 character, or a single byte.
 _KEY = re.compile(
@@ -46,7 +55,7 @@ class Keys:
         with Keys() as keys:
             if keys.fileno() is not None: poller.register(keys.fileno(), select.POLLIN)
             ...
-            for key in keys.read(): ...   # 'q', ' ', 's', 'up', 'pagedown', 'enter', 'escape'
+            for key in keys.read(): ...   # 'q', ' ', 's', 'up', 'pagedown', 'enter', 'escape', 'click COLUMN LINE'
 
     The terminal's modes are restored at the end, on exceptions, and while the process is stopped by Ctrl-Z.
     """
@@ -122,7 +131,7 @@ class Keys:
                 break
             key = match[0]
             at = match.end()
-            name = _NAMES.get(key.replace(b"\x1bO", b"\x1b[", 1))
+            name = _mouse(key) or _NAMES.get(key.replace(b"\x1bO", b"\x1b[", 1))
             if name is None:
                 with contextlib.suppress(UnicodeDecodeError):
                     name = key.decode()
@@ -158,3 +167,11 @@ class Keys:
         with contextlib.suppress(ValueError, OSError):
             return self._stream.fileno()
         return None
+
+
+def _mouse(key: bytes) -> str | None:
+    found = _MOUSE.fullmatch(key)
+    if found is None or found[4] != b"M":
+        return None
+    name = _BUTTONS.get(int(found[1]))
+    return f"click {int(found[2]) - 1} {int(found[3]) - 1}" if name == "click" else name

@@ -32,7 +32,9 @@ _STATE = Column("state", "STATE", "text", min_width=7, help="running, frozen, or
 _QOS = Column("qos_class", "QOS", "text", min_width=10, spare=True, help="quality of service class of the pod")
 _AGE = Column("age_ns", "AGE", "duration", spare=True, help="time since it began, or for how long it was there")
 _PROCS = Column("procs", "PROCS", "count", spare=True, help="processes in it")
-_CPU = Column("cpu_milli", "CPU", "cpu", help="CPU used in the last interval, in thousandths of one")
+_CPU = Column(
+    "cpu_milli", "CPU", "cpu", limit="cpu_limit_milli", help="CPU used in the last interval, in thousandths of one"
+)
 _CPU_LIMIT = Column("cpu_limit_milli", "CPU-LIMIT", "cpu", short="CPU-LIM", spare=True, help="CPU it may use")
 _THROTTLED = Column(
     "throttled_percent",
@@ -41,7 +43,9 @@ _THROTTLED = Column(
     short="THR",
     help="share of the last interval's CPU periods in which it had to stop for its limit",
 )
-_MEM = Column("memory_bytes", "MEM", "bytes", help="memory charged to it, page cache included")
+_MEM = Column(
+    "memory_bytes", "MEM", "bytes", limit="memory_limit_bytes", help="memory charged to it, page cache included"
+)
 _MEM_LIMIT = Column("memory_limit_bytes", "MEM-LIMIT", "bytes", short="MEM-LIM", spare=True, help="memory it may use")
 _OOM = Column("oom_kills", "OOM", "count", alarm=True, help="processes killed for want of memory")
 _RESTARTS = Column(

@@ -64,7 +64,11 @@ _WHY = Column(
     "trigger", "WHY", "name", min_width=10, max_width=13, help="what led to it: open-write, chmod, chown, rename, ..."
 )
 _COPIED = Column(
-    "copied_bytes", "COPIED", "bytes", help="bytes really copied; holes are not, a truncating open copies none"
+    "copied_bytes",
+    "COPIED",
+    "bytes",
+    rate="COPIED/s",
+    help="bytes really copied; holes are not, a truncating open copies none",
 )
 _CLONED = Column(
     "cloned_bytes", "CLONED", "bytes", wide=True, help="bytes shared instead of copied (reflink: XFS, btrfs)"
@@ -252,7 +256,7 @@ class Copyup(Fielded):
     )
     sums = (
         Sum(
-            Column("copies", "COPIES", "count", help="objects copied up"),
+            Column("copies", "COPIES", "count", rate="COPIES/s", help="objects copied up"),
             metric=("files", "Files copied up, failures included."),
         ),
         Sum(Column("parents", "DIRS", "count", spare=True, help="parent directories copied up on the way"), "parents"),
