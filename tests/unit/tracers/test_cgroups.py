@@ -265,9 +265,9 @@ def test_what_matters_fits_80_cells() -> None:
     told.sample(2, who(), cpu=S, periods=10, throttled_periods=10, throttled=S, memory=64 << 20, procs=7)
     columns = [*CGROUPS.groupings["container"].columns, *CGROUPS.measures]
     lines = [plain(line) for line in render(Window(columns, told.board.rows("container"), sort="cpu_milli"), 80)]
-    header = next(line for line in lines if "NAMESPACE" in line)
+    header = next(line for line in lines if "CONTAINER" in line)
     assert all(len(line) <= 80 for line in lines) and "…" not in header
-    assert header.split()[:4] == ["NAMESPACE", "POD", "CONTAINER", "STATE"]
+    assert header.split()[:4] == ["NS", "POD", "CONTAINER", "STATE"]
     assert header.replace("▼", "").split()[-5:] == ["CPU", "THR", "MEM", "OOM", "RST"]
 
 
