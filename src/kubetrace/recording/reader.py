@@ -6,7 +6,7 @@ import io
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
@@ -97,6 +97,19 @@ class Recording:
         """When it ends, in nanoseconds since it began."""
         kinds = bytes([STEPS, BATCH, END])
         return min(max((frame.end for frame in self._reader.frames(kinds, payloads=False)), default=0), _MOST_U64)
+
+    def density(self, streams: Collection[str], parts: int) -> list[float]:
+        """About how many records of these streams (steps.stream_key) there are in each of so many equal parts of it."""
+        numbers = {number for number, key in self._numbers.items() if key in streams}
+        found = [0.0] * parts
+        length = max(1, self.last_ns)
+        for frame in self._reader.frames(bytes([BATCH]), payloads=False):
+            if frame.stream not in numbers or not frame.rows:
+                continue
+            first, last = (min(parts - 1, max(0, at) * parts // length) for at in (frame.begin, frame.end))
+            for at in range(first, max(first, last) + 1):
+                found[at] += frame.rows / (max(first, last) + 1 - first)
+        return found
 
     def holds(self, stream: str) -> bool:
         """Whether there are records of a stream (steps.stream_key)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.session.options import lines_columns, sort_key
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kubetrace.session.options import Attach, Show
     from kubetrace.stream.steps import Tick
     from kubetrace.views.columns import Column, Value
+    from kubetrace.views.navigation import Wish
     from kubetrace.views.records import Objects
 
 
@@ -29,6 +30,9 @@ class StreamView:
 
     groupings: Sequence[str] = ()
     recent = 0
+    speed = 1.0
+    position: Callable[[int, bool], str] | None = None
+    waits_for_more = False
     paused = False
     pause_notice = ""
     unmatched = UNMATCHED
@@ -104,6 +108,16 @@ class StreamView:
         return True
 
     def start_over(self, context: Context) -> None:
+        """No keys."""
+
+    def wishes(self) -> Sequence[Wish]:
+        """No keys."""
+        return ()
+
+    def say(self, message: str) -> None:
+        """No keys."""
+
+    def look(self, pipeline: Pipeline, tick: Tick) -> None:
         """No keys."""
 
     def show(self, pipeline: Pipeline, tick: Tick) -> None:

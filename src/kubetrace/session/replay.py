@@ -6,7 +6,7 @@ import datetime
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError, no_such
 from kubetrace.kit.own import PREFIX, Derived
 from kubetrace.stream.layout import Batch
-from kubetrace.stream.steps import stream_key
+from kubetrace.stream.steps import Tick, stream_key
 from kubetrace.views.output import Reader
 from kubetrace.views.progress import Progress
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kubetrace.session.options import Attach, Show
     from kubetrace.session.stop import Stop
     from kubetrace.session.view import View
-    from kubetrace.stream.steps import Step, Tick
+    from kubetrace.stream.steps import Step
 
 # A gap in a recording (a laptop that slept) is not waited for; ticks come ten times a second.
 _LONGEST_WAIT_S = 2.0
@@ -37,6 +37,8 @@ _MOST_DAMAGE_SHOWN = 5
 # How long a step that is being read may go on when the end is asked for.
 _PATIENCE_S = 0.5
 _MOST_NAMES_SHOWN = 8
+# Of a recording, of which it is known how much happened in each.
+_PARTS = 400
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?", re.ASCII)
 
 
@@ -195,62 +197,211 @@ def context_of(recording: Recording, selection: Selection | Both) -> Context:
 
 def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Attach, Show]], how: How) -> int:
     """Show a recording; how many events were lost when it was made. Raises KubetraceError."""
-    from kubetrace.pipeline import Pipeline
+    import kubetrace.pipeline  # noqa: F401  # before signals are taken: what ends an import, ends it
     from kubetrace.recording.reader import Recording
-    from kubetrace.session.loop import Pace
     from kubetrace.session.open_view import open_view
     from kubetrace.session.stop import Stop
-    from kubetrace.stream.steps import Tick
 
     with Recording(file) as recording, Stop(_PATIENCE_S) as stop:
         tracer, found = traced(recording, name)
         asked, show = make(tracer, found)
         tracer = tracer.with_options(asked.own)
-        keep = tracer.keeps(asked.own)
+        tracer.keeps(asked.own)
         span = how.span(recording)
         _recorded(recording, tracer, found, asked, show)
         context = context_of(recording, asked.selection)
         view = open_view(tracer, asked, show, context, recording.header.kernel)
         view.unmatched = "no container matches {} so far"
         view.pause_notice = "paused: space goes on"
+        play = Play(recording, [(tracer, found)], asked, show, view, how, span, stop)
         with view.open():
-            pipeline = Pipeline(
-                tracer,
-                recording.layouts,
-                context,
-                groupings=view.groupings,
-                events=view.events,
-                keep=keep,
-                by=show.by,
-                own=asked.own,
-                missing=found.missing,
-                recent=view.recent,
-            )
+            play.begin(context)
             view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
-            tick = Tick(span.begin_ns, 0, 0)
-            steps = span.cut(recording.steps(span.records_from(pipeline)), pipeline.before)
-            pace = Pace(show.interval_s)
-            wait = _Wait(how.speed, pipeline, view, stop)
-            more = True
-            for step, more in with_more(steps):
-                if stop.asked or (step.tick is not None and not wait.until(step.tick)):
-                    more = True
-                    break
-                pipeline.take(step)
-                if step.tick is None:
-                    continue
-                tick = step.tick
-                # as live: of the last one there is only the last table
-                if more and pace.due(tick, pipeline.counts.events):
-                    (view.skip if how.final else view.show)(pipeline, tick)
-            view.last(pipeline, tick)
+            play.play()
+            view.last(play.pipeline, play.tick)
             stop.wait()
-        view.end(pipeline, tick)
+        view.end(play.pipeline, play.tick)
         # by q, or a signal, it is not known how it ends
-        warn(recording, whole=not more and span.end_ns is None)
-        if not more and not pipeline.counts.events:
-            _nobody(recording, context)
-        return pipeline.counts.lost
+        warn(recording, whole=play.whole and span.end_ns is None)
+        if play.whole and not play.pipeline.counts.events:
+            _nobody(recording, play.context)
+        return play.pipeline.counts.lost
+
+
+class Play:
+    """A recording that is played in a view: on, back and to a time, as the view's keys say.
+
+    Going back is playing again from the beginning to that time, without looking: nothing is kept for it.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        chosen: Sequence[tuple[Tracer, Traced]],
+        asked: Attach,
+        show: Show,
+        view: View,
+        how: How,
+        span: Span,
+        stop: Stop,
+    ) -> None:
+        """`chosen`: the tracers that are played, each as it was recorded."""
+        self._recording, self._chosen, self._asked, self._show = recording, chosen, asked, show
+        self._view, self._how, self._span, self._stop = view, how, span, stop
+        self._length_ns = recording.last_ns if span.end_ns is None else min(span.end_ns, recording.last_ns)
+        self._held: tuple[Step, bool] | None = None
+        self._steps: Iterator[tuple[Step, bool]] = iter(())
+        self.whole = False
+        """Whether it was played to its end."""
+        self.tick = Tick(span.begin_ns, 0, 0)
+        self._wait = _Wait(how.speed, view, stop)
+        self._happened: Sequence[float] = ()
+        view.speed = how.speed or 1.0
+        if not how.final:
+            view.position = self.position
+
+    def begin(self, context: Context | None = None) -> None:
+        """From the beginning, with nothing known."""
+        from kubetrace.pipeline import Pipeline
+        from kubetrace.session.loop import Pace
+
+        if context is None:
+            context = context_of(self._recording, self._asked.selection)
+            self._view.start_over(context)
+        elif self._view.keyboard() is not None:
+            names = [stream_key(tracer.name, stream) for tracer, _ in self._chosen for stream in tracer.streams]
+            self._happened = self._recording.density(names, _PARTS)
+        self.context = context
+        self.pipelines = [
+            Pipeline(
+                tracer,
+                self._recording.layouts,
+                context,
+                groupings=self._view.groupings,
+                events=self._view.events,
+                keep=tracer.keeps(self._asked.own),
+                by=self._show.by,
+                own=self._asked.own,
+                missing=found.missing,
+                recent=self._view.recent,
+            )
+            for tracer, found in self._chosen
+        ]
+        self.pipeline = self.pipelines[0]
+        records_from = self._span.records_from(*self.pipelines)
+        self._steps = with_more(self._span.cut(self._recording.steps(records_from), self._before))
+        self._held = None
+        self._pace = Pace(self._view.interval_s)
+        self.tick = Tick(self._span.begin_ns, 0, 0)
+
+    def _before(self, step: Step) -> None:
+        for pipeline in self.pipelines:
+            pipeline.before(step)
+
+    def _take(self, step: Step) -> None:
+        for pipeline in self.pipelines:
+            pipeline.take(step)
+        if step.tick is not None:
+            self.tick = step.tick
+
+    def _next(self) -> tuple[Step, bool] | None:
+        held, self._held = self._held, None
+        return held if held is not None else next(self._steps, None)
+
+    def play(self) -> None:
+        """To the end; where there are keys, until one of them says so."""
+        view, stop = self._view, self._stop
+        while True:
+            found = self._next()
+            if found is None:
+                self.whole = True
+                if not self._stays or not self._rest():
+                    return
+                continue
+            step, more = found
+            if stop.asked:
+                return
+            if step.tick is not None and not self._wait.until(step.tick, self.pipeline, self.tick):
+                self._held = found
+                if not self._go():
+                    return
+                continue
+            self._take(step)
+            self._pace.change(view.interval_s)
+            # as live: of the last one there is only the last table, unless one stays to look at it
+            if step.tick is not None and (more or self._stays) and self._is_due(step.tick, last=not more):
+                (view.skip if self._how.final else view.show)(self.pipeline, step.tick)
+
+    def _is_due(self, tick: Tick, *, last: bool) -> bool:
+        return self._pace.due(tick, self.pipeline.counts.events) or last
+
+    @property
+    def _stays(self) -> bool:
+        return not self._how.final and self._view.keyboard() is not None
+
+    def _rest(self) -> bool:
+        """At the end, until a key leads back into it; False to quit."""
+        self._view.look(self.pipeline, self.tick)
+        while not self._stop.asked and self._view.keyboard() is not None:
+            if not self._wait.keys(self.pipeline, self.tick, 0.1) and not self._go():
+                return False
+            if self.tick.elapsed_ns < self._length_ns and not self.whole:
+                return True
+        return False
+
+    def _go(self) -> bool:
+        """Where the keys said; False to quit."""
+        wishes = self._view.wishes()
+        if not wishes:
+            return False
+        target = self.tick.elapsed_ns
+        for wish in wishes:
+            if wish.what == "step":
+                target += int(wish.number * self._view.interval_s * 1e9)
+            elif wish.what == "minute":
+                target += wish.number * 60_000_000_000
+            elif wish.what == "time":
+                try:
+                    begun_ns = self.tick.wall_ns - self.tick.elapsed_ns
+                    target = _moment(":", wish.text, begun_ns, self._recording.last_ns)
+                except UsageError as error:
+                    self._view.say(f"{error.what} {error.why}")
+        self.go_to(target)
+        return True
+
+    def go_to(self, elapsed_ns: int) -> None:
+        """On or back to this time, as near as there are steps, and show how it was."""
+        target = max(self._span.begin_ns, min(elapsed_ns, self._length_ns))
+        if target < self.tick.elapsed_ns:
+            self.begin()
+            self.whole = False
+        while not self._stop.asked:
+            found = self._next()
+            if found is None:
+                self.whole = True
+                break
+            step, _ = found
+            if step.tick is not None and step.tick.elapsed_ns > target:
+                self._held = found
+                break
+            self._take(step)
+            if step.tick is not None and self._pace.due(step.tick, self.pipeline.counts.events):
+                self._view.skip(self.pipeline, step.tick)
+        self._wait.anew(self.tick)
+        self._view.look(self.pipeline, self.tick)
+
+    def position(self, cells: int, ascii: bool) -> str:
+        """Where it is, as a line."""
+        from kubetrace.views.timeline import timeline
+
+        speed = f"x{self._view.speed:g}"
+        how = "end" if self.whole else "paused" if self._view.paused else speed
+        tick = self.tick
+        return timeline(self._happened, tick.elapsed_ns, self._recording_ns, tick.wall_ns, how, cells, ascii=ascii)
+
+    @property
+    def _recording_ns(self) -> int:
+        return max(1, self._length_ns)
 
 
 def _recorded(recording: Recording, tracer: Tracer, found: Traced, asked: Attach, show: Show) -> None:
@@ -320,39 +471,49 @@ def warn(recording: Recording, *, whole: bool = True) -> None:
 class _Wait:
     """Keeps to the recorded speed, and looks at the keys meanwhile."""
 
-    def __init__(self, speed: float | None, pipeline: Pipeline, view: View, stop: Stop) -> None:
-        self._speed = speed
-        self._pipeline = pipeline
+    def __init__(self, speed: float | None, view: View, stop: Stop) -> None:
+        self._waits = speed is not None
         self._view = view
         self._stop = stop
         self._last: Tick | None = None
         self._due = time.monotonic()
         self._reader = Reader(sys.stdout)
 
-    def until(self, tick: Tick) -> bool:
-        """Sleep until it is time for this tick; False when the user wants the end. Raises OutputClosed."""
-        last, self._last = self._last, tick
-        if self._speed is None:
+    def anew(self, tick: Tick) -> None:
+        """It is at this tick now, however it came there."""
+        self._last, self._due = tick, time.monotonic()
+
+    def until(self, tick: Tick, pipeline: Pipeline, shown: Tick) -> bool:
+        """Sleep until it is time for this tick; False when the user wants the end, or to go elsewhere.
+
+        `shown` is the tick before. Raises OutputClosed.
+        """
+        last = self._last
+        if not self._waits:
+            self._last = tick
             return not self._stop.asked
         if last is None:
-            self._due = time.monotonic()
+            self._last, self._due = tick, time.monotonic()
             return not self._stop.asked
-        passed = max(0.0, (tick.elapsed_ns - last.elapsed_ns) / 1e9)
-        self._due += min(passed, _LONGEST_WAIT_S) / self._speed
+        passed = min(max(0.0, (tick.elapsed_ns - last.elapsed_ns) / 1e9), _LONGEST_WAIT_S)
         while not self._stop.asked:
             self._reader.check()
-            left = self._due - time.monotonic()
+            # the speed may have become another one meanwhile
+            left = self._due + passed / self._view.speed - time.monotonic()
             paused = self._view.paused
             if left <= 0 and not paused:
+                self._last = tick
+                self._due += passed / self._view.speed
                 return True
             before = time.monotonic()
-            if not self._keys(last, min(max(left, 0.0) or 0.1, 0.1)):
+            if not self.keys(pipeline, shown, min(max(left, 0.0) or 0.1, 0.1)):
                 return False
             if paused:
                 self._due += time.monotonic() - before
         return False
 
-    def _keys(self, tick: Tick, timeout_s: float) -> bool:
+    def keys(self, pipeline: Pipeline, tick: Tick, timeout_s: float) -> bool:
+        """Wait for keys; False where they want the end, or to go elsewhere."""
         keyboard = self._view.keyboard()
         if keyboard is None:
             time.sleep(timeout_s)
@@ -360,7 +521,7 @@ class _Wait:
         import select
 
         ready, _, _ = select.select([keyboard], [], [], timeout_s)
-        return not ready or self._view.typed(self._pipeline, tick)
+        return (not ready and not self._view.waits_for_more) or self._view.typed(pipeline, tick)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +40,6 @@ _MARGIN = 60
 
 class TableView:
     """Windows of the grouped rows: live on a terminal, plain blocks elsewhere."""
-
-    traits: Sequence[str] = ("live",)
 
     def __init__(self, tracer: Tracer, asked: Attach, show: Show, context: Context, release: str) -> None:
         """Nothing is shown before it is open."""
@@ -78,8 +76,8 @@ class TableView:
         )
         self._shape = Shape()
         self._held: Window | None = None
-        self.marks = ""
-        """A line above the keys: where a replay is."""
+        self.position: Callable[[int, bool], str] | None = None
+        self._wishes: list[Wish] = []
 
     @property
     def paused(self) -> bool:
@@ -94,6 +92,20 @@ class TableView:
     def interval_s(self) -> float:
         """Seconds between refreshes."""
         return self.state.interval_s
+
+    @property
+    def speed(self) -> float:
+        """Of a replay."""
+        return self.state.speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        self.state = replace(self.state, speed=speed)
+
+    @property
+    def traits(self) -> Sequence[str]:
+        """Which keys work."""
+        return ("live",) if self.position is None else ("replay",)
 
     def _can_be_live(self) -> bool:
         from kubetrace.views.plain import can_be_live
@@ -141,7 +153,7 @@ class TableView:
         return self._keys.fileno() if self._keys is not None else None
 
     def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
-        """Do what the keys say; False to quit. What only the run can do is in `state.wish`."""
+        """Do what the keys say; False to quit, or where there are wishes for the run."""
         keys = self._keys
         for key in keys.read() if keys is not None else ():
             if keys is not None and keys.fileno() is None:  # the terminal hung up
@@ -149,20 +161,36 @@ class TableView:
             self.state = press(self.state, key, self._shape)
             if self.state.ended:
                 return False
-            if self.state.wish is not None and self.state.wish.what == "write":
-                self._write_screen(self.state.wish)
             if self.state.wish is not None:
-                break
-            # a key looks at what the one before it has made
-            self._draw(pipeline, tick)
+                self._take_wish(self.state.wish)
+            else:
+                # a key looks at what the one before it has made
+                self._draw(pipeline, tick)
+        if self._wishes:
+            return False
         self._draw(pipeline, tick)
         return True
 
-    def wish(self) -> Wish | None:
-        """What the keys asked of the run, once."""
-        wish = self.state.wish
-        self.state = replace(self.state, wish=None)
-        return wish
+    def _take_wish(self, wish: Wish) -> None:
+        if wish.what == "write":
+            self._write_screen(wish)
+        else:
+            self._wishes.append(wish)
+
+    def wishes(self) -> Sequence[Wish]:
+        """What keys asked of the run since the last call."""
+        wishes, self._wishes = self._wishes, []
+        return wishes
+
+    def look(self, pipeline: Pipeline, tick: Tick) -> None:
+        """A window, paused or not."""
+        pipeline.table.tick(tick.elapsed_ns)
+        self._draw(pipeline, tick)
+
+    @property
+    def waits_for_more(self) -> bool:
+        """Whether an Escape may be the beginning of a key."""
+        return self._keys is not None and self._keys.unfinished
 
     def say(self, message: str) -> None:
         """A line at the bottom, until the next key."""
@@ -451,7 +479,7 @@ class TableView:
             "about": level.about,
             "prompt": prompt,
             "message": state.message,
-            "marks": self.marks,
+            "marks": self.position(self._screen.size[0], ascii) if self.position is not None else "",
             "keys": legend(self.traits),
             "empty": self._empty(level),
         }

@@ -129,7 +129,7 @@ def _loop(
     ):
         reader.check()
         tick = moment.tick or tick
-        if keyboard is not None and keyboard in moment.ready:
+        if keyboard is not None and (keyboard in moment.ready or view.waits_for_more):
             if not view.typed(pipeline, tick):
                 break
             pace.change(view.interval_s)

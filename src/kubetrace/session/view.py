@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kubetrace.pipeline import EventView, Pipeline
     from kubetrace.session.cost import Overhead
     from kubetrace.stream.steps import Tick
+    from kubetrace.views.navigation import Wish
 
 # Of a name in a remedy on a terminal; JSON has the whole.
 _NAME_CELLS = 72
@@ -59,6 +60,24 @@ class View(Protocol):
 
     def typed(self, pipeline: Pipeline, tick: Tick) -> bool:
         """Do what the keys say; False to quit."""
+
+    speed: float
+    """Of a replay: how many times as fast as it was. Keys change it."""
+    position: Callable[[int, bool], str] | None
+    """Of a replay: where it is, as a line of so many cells, in ASCII or not."""
+
+    def wishes(self) -> Sequence[Wish]:
+        """What keys asked of the run since the last call."""
+
+    def say(self, message: str) -> None:
+        """A line at the bottom, until the next key."""
+
+    def look(self, pipeline: Pipeline, tick: Tick) -> None:
+        """A window, paused or not: the replay went to another time."""
+
+    @property
+    def waits_for_more(self) -> bool:
+        """Whether a key has come in part: `typed` is to be called again though there is no more to read."""
 
     @property
     def interval_s(self) -> float:

@@ -69,8 +69,7 @@ class Pages:
         measures by its key, `number` the value of a column: an expression of `row`, or a function of key and row.
         """
         if generation != self._generation or wanted is not self._wanted:
-            if generation != self._generation:
-                self._named.clear()
+            self._named.clear()
             self._generation, self._wanted = generation, wanted
             self._found, self._asked = {}, 0
             self._bounds.clear()
@@ -129,9 +128,6 @@ class Pages:
     ) -> Items:
         # names do not change: each is made comparable once
         keys, names = self._named.setdefault(at, ([], []))
-        if self._wanted is not None and len(names) > len(rows):
-            keys.clear()
-            names.clear()
         new = list(islice(rows, len(names), None))
         keys += new
         names += [sortable(front(key)[at]) for key in new] if at >= self._keys else [sortable(key[at]) for key in new]

@@ -73,6 +73,11 @@ class Keys:
         """Whether there is a terminal to read from."""
         return self._fd is not None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a key has come in part, such as an Escape: the next `read` tells it."""
+        return bool(self._pending)
+
     def fileno(self) -> int | None:
         """The descriptor to poll for reading; None where there is no terminal (any more)."""
         return self._fd
@@ -131,6 +136,10 @@ class Keys:
                 break
             key = match[0]
             at = match.end()
+            if len(key) > 1 and key[:1] == b"\x1b" and key[1:2] not in b"[O":
+                # Escape and a key that was typed soon after it, or Alt with it: no key with Alt means anything here
+                keys.append("escape")
+                key = key[1:]
             name = _mouse(key) or _NAMES.get(key.replace(b"\x1bO", b"\x1b[", 1))
             if name is None:
                 with contextlib.suppress(UnicodeDecodeError):

@@ -21,9 +21,11 @@ def keys_over(traits: Collection[str], cells: int, *, ascii: bool) -> list[Line]
     mark = "~" if ascii else "…"
     for at in range(half):
         line: Line = []
-        for keys, text in found[at::half]:
+        for place, (keys, text) in enumerate(found[at::half]):
             body = cut(text, max(1, each - _KEYS), mark=mark)
-            line += [(f"{keys:<{_KEYS}}", "key"), (body + " " * (each - _KEYS - width(body) + 2), "")]
+            if not place:
+                body += " " * (each - _KEYS - width(body) + 2) if half < len(found) else ""
+            line += [(f"{keys:<{_KEYS}}", "key"), (body, "")]
         lines.append(line)
     return lines
 

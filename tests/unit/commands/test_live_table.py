@@ -1,0 +1,205 @@
+"""A replay on a terminal, driven by keys: what a person would see of a table that is worked in."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from kubetrace.attribution.facts import CgroupSeen, Fact, OverlaySeen
+from kubetrace.stream.layout import Batch
+from kubetrace.stream.steps import Step, Tick
+from tests.screens import Screen
+from tests.unit.recordings import HEADER, record
+from tests.unit.test_pipeline import WEB, container, event
+
+ROOT = Path(__file__).parents[3]
+RECORDINGS = ROOT / "tests" / "recordings"
+ROWS = 3_000
+SECOND = 1_000_000_000
+
+
+def replay(file: Path, *options: str, columns: int = 120, environment: Mapping[str, str] | None = None) -> Screen:
+    return Screen([sys.executable, "-m", "kubetrace", "replay", str(file), *options], columns, 24, environment)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3,000 files, each copied up once, file N in second N // 1000; of N bytes."""
+    made = []
+    for second in range(3):
+        now = second * SECOND
+        records = [
+            event(now + number, 21, b"/data/file-%04d" % number, number, device=7)
+            for number in range(1000 * second, 1000 * (second + 1))
+        ]
+        learned: list[Fact] = [
+            CgroupSeen(0, 21, f"/kubepods/podweb/{WEB}", 0),
+            container(WEB, "shop", "web-0", "app"),
+            OverlaySeen(7, WEB, "/run/x", "/up", "/work", ("/lower",), 0),
+        ]
+        batches = [Batch("copyup/copyup", b"".join(records))]
+        tick = Tick(now + SECOND, HEADER.clock_offset_ns + now + SECOND, now // 100)
+        made.append(Step(learned if not second else [], batches, {}, tick))
+    path = tmp_path_factory.mktemp("many") / "many.ktrace"
+    record(path, made, every=1)
+    return path
+
+
+def test_the_last_of_3000_rows_is_reached_and_a_smaller_terminal_keeps_it(many: Path) -> None:
+    with replay(many, "--speed", "1000") as screen:
+        lines = screen.wait("3000 copy-ups")
+        assert "/data/file-2999" in screen.selected()
+        assert any(re.search(r"… 2,?9\d\d more rows", line) for line in lines)
+        screen.press("end")
+        screen.wait("/data/file-0000")
+        assert "/data/file-0000" in screen.selected()
+        screen.resize(40, 10)
+        # 40 cells are less than the columns ask for: the path's beginning goes, not its end
+        screen.wait(lambda lines: "file-0000" in screen.selected() and len(lines) == 10)
+        screen.resize(120, 24)
+        screen.wait(lambda lines: "/data/file-0000" in screen.selected() and "… 2" in "".join(lines))
+        screen.press("pageup", "home", "down")
+        screen.wait(lambda lines: "/data/file-2998" in screen.selected())
+
+
+def test_a_filter_leaves_what_matches_and_escape_brings_back_the_rest(many: Path) -> None:
+    with replay(many, "--speed", "1000") as screen:
+        screen.wait("3000 copy-ups")
+        screen.press("/", "file-12")
+        lines = screen.wait(lambda lines: "/file-12_" in lines[-1] and "/data/file-1299" in screen.selected())
+        assert sum("/data/file-12" in line for line in lines) == sum("/data/file-" in line for line in lines) > 10
+        screen.press(" !99", "enter")
+        screen.wait(lambda lines: "/data/file-1298" in screen.selected() and lines[1] == "/file-12 !99")
+        screen.press("end", "n")
+        screen.wait(lambda lines: "/data/file-1298" in screen.selected())
+        screen.press("escape")
+        screen.wait(lambda lines: "/data/file-2999" in screen.selected())
+
+
+def test_a_file_is_opened_down_to_its_event() -> None:
+    with replay(RECORDINGS / "copyup-1.ktrace", "--speed", "1000", "--by", "pod") as screen:
+        screen.wait("6 copy-ups")
+        assert re.match(r"shop +web-0 ", screen.selected())
+        screen.press("enter")
+        screen.wait("copyup › pod shop/web-0")
+        screen.wait(lambda lines: screen.selected().startswith("nginx "))
+        screen.press("enter")
+        screen.wait("› container nginx")
+        screen.press("/", "nginx.conf", "enter", "enter")
+        screen.wait("› file /etc/nginx/nginx.conf")
+        screen.wait("WHY open-write; IMAGE docker.io/library/nginx:1.27; DOCKERFILE-LINE (not looked up)")
+        screen.wait(lambda lines: "nginx" in screen.selected() and "open-write" in screen.selected())
+        # an Escape closes the last level; the filter of the one before is still there, and goes with the next
+        for left in ("› container nginx   /nginx.conf", "› container nginx", "pod shop/web-0"):
+            screen.press("escape")
+            screen.wait(lambda lines, left=left: lines[1].endswith(left))  # type: ignore[misc]
+        screen.press("escape")
+        screen.wait(lambda lines: re.match(r"shop +web-0 ", screen.selected()) and "›" not in "".join(lines))
+
+
+def test_a_replay_stays_open_and_is_walked_through(many: Path) -> None:
+    with replay(many, "--speed", "1000") as screen:
+        screen.wait("  end")
+        assert "3000 copy-ups" in "\n".join(screen.lines())
+        screen.press("left")
+        screen.wait("2000 copy-ups")
+        screen.wait("paused: space goes on")
+        screen.press("left")
+        screen.wait("1000 copy-ups")
+        screen.press(":", "2s", "enter")
+        screen.wait("2000 copy-ups")
+        screen.press(":", "never", "enter")
+        screen.wait("'never' is not a moment")
+        screen.press(" ")
+        screen.wait("  end")
+        screen.wait("3000 copy-ups")
+        screen.press("[")
+        screen.wait("1000 copy-ups")
+        screen.press("q")
+        assert screen.process.wait() == 0
+
+
+def test_final_shows_the_end_and_is_over(many: Path) -> None:
+    with replay(many, "--final") as screen:
+        assert screen.process.wait() == 0
+        lines = screen.wait("3000 copy-ups, ")
+        # at most a screenful is left
+        assert len([line for line in lines if line]) <= 24
+        assert screen.data.count(b"/data/file-") < 2 * 24 + 10
+
+
+def test_the_mouse_selects_opens_and_sorts(many: Path) -> None:
+    with replay(many, "--speed", "1000") as screen:
+        lines = screen.wait("3000 copy-ups")
+        head = next(number for number, line in enumerate(lines) if "FILE" in line)
+        screen.click(5, head + 3)
+        screen.wait(lambda lines: "/data/file-2997" in screen.selected())
+        screen.click(lines[head].index("FILE"), head)
+        screen.wait(lambda lines: "/data/file-0000" in screen.selected() and "FILE▲" in lines[head])
+        screen.click(5, head + 1)
+        screen.wait("› file shop/web-0/app /data/file-0000")
+        screen.press("q")
+        assert screen.process.wait() == 0
+        screen.wait("3000 copy-ups, ")
+        assert screen.data.rindex(b"\x1b[?1000l") > screen.data.rindex(b"\x1b[?1000h")
+
+
+def test_the_screen_is_written_to_a_file_that_is_not_there_yet(many: Path, tmp_path: Path) -> None:
+    with replay(many, "--speed", "1000") as screen:
+        screen.wait("3000 copy-ups")
+        for name, held in (("a.txt", "/data/file-2999"), ("a.svg", "</svg>")):
+            screen.press("w", "\x15", str(tmp_path / name), "enter")
+            screen.wait(f"/{name}")
+            screen.wait(lambda lines, name=name: re.match(rf"written to .*/{name}$", lines[-1]))  # type: ignore[misc]
+            assert held in (tmp_path / name).read_text()
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+        assert "\x1b" not in (tmp_path / "a.txt").read_text()
+        screen.press("w", "\x15", str(tmp_path / "a.txt"), "enter")
+        screen.wait("exists.")
+
+
+def test_help_and_columns_lie_over_the_table(many: Path) -> None:
+    with replay(many, "--speed", "1000", columns=160) as screen:
+        screen.wait("3000 copy-ups")
+        screen.press("?")
+        lines = screen.wait("Keys; any other closes this.")
+        for text in ("Enter", "go to a time", "the other way round", "quit; the last table stays"):
+            assert any(text in line for line in lines)
+        screen.press("x", "c")
+        screen.wait(lambda lines: any(line.startswith("[x] COPIES ") for line in lines))
+        screen.press("end", "up", " ", "c")
+        screen.wait(lambda lines: any("LAST" in line and "FILE" in line for line in lines))
+
+
+# Keys, and what the screen shows then.
+STATES = (
+    (["down"], "q quit"),
+    (["?"], "Keys; any"),
+    (["x", "c"], "Columns: "),
+    (["c", "/", "e"], "/e_"),
+    (["enter", "g"], "/e"),
+    (["escape"], "q quit"),
+    (["o", "enter", "o"], "q quit"),
+)
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+@pytest.mark.parametrize("tracer", ["copyup", "writes", "cgroups", "starts"])
+def test_every_state_fits_every_terminal(tracer: str, locale: str) -> None:
+    more = {"LC_ALL": locale} if locale == "C.UTF-8" else {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    file = RECORDINGS / f"{tracer}-1.ktrace"
+    with replay(file, tracer, "--speed", "100000", environment=more) as screen:
+        screen.wait("  end")
+        for columns, (keys, mark) in itertools.product((60, 80, 120, 160), STATES):
+            screen.resize(columns, 24)
+            screen.press(*keys)
+            lines = screen.wait(lambda lines, mark=mark: mark in "\n".join(lines))  # type: ignore[misc]
+            assert len(lines) == 24
+            assert locale != "C" or all(line.isascii() for line in lines), lines
+        screen.press("q")
+        assert screen.process.wait() == 0
