@@ -79,14 +79,17 @@ class Pipeline:
         metered: bool = False,
         fold_ended: bool = True,
         recent: int = 0,
+        learn: Callable[[Sequence[Fact]], None] | None = None,
     ) -> None:
         """`layouts` are those of all streams (steps.stream_key); the other words are those of tables.contract.Run.
 
         `events` is told each event. A live source is `asked` about what has no name; `record` is given every step when
-        it is complete. `fold_ended`: of pods that ended a while ago, only the heavy keep rows of their own.
+        it is complete. `learn` takes facts in for this one and others that share the context. `fold_ended`: of pods
+        that ended a while ago, only the heavy keep rows of their own.
         """
         self._tracer, self._attribution = tracer, context.attribution
         self._events, self._asked, self._record = events, asked, record
+        self._learn = learn if learn is not None else self._learn_alone
         self._fold_ended, self._forgotten = fold_ended, 0
         self._begun, self._before_ns = True, 0
         prefix = stream_key(tracer.name, "")
@@ -109,6 +112,11 @@ class Pipeline:
         )
         if asked is not None and record is None and self.table.joiners:  # a recording has them as they came
             asked.join({prefix + stream: joiner for stream, joiner in self.table.joiners.items()})
+
+    @property
+    def shown(self) -> Pipeline:
+        """What a view looks at: itself."""
+        return self
 
     @property
     def counts(self) -> Counts:
@@ -152,7 +160,7 @@ class Pipeline:
         self._fold(step)
         self._tell_losses(step)
 
-    def _learn(self, facts: Sequence[Fact]) -> None:
+    def _learn_alone(self, facts: Sequence[Fact]) -> None:
         self._attribution.learn(facts)
         self.table.learn(facts)
 

@@ -6,6 +6,9 @@ import os
 
 # Commands besides the tracers: module of the same name with `command`, and what each is for.
 OTHERS = {
+    "All of them": {
+        "top": "Show one row for each pod, the worst first; Enter opens it in each tracer's table.",
+    },
     "Your own tracers": {
         "run": "Show the events of NAME.bpf.c, a C file with programs and a struct for events.",
     },

@@ -11,11 +11,15 @@ from kubetrace.commands import complete, help, options
 from kubetrace.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from kubetrace.kit.tracer import Tracer
     from kubetrace.recording.header import Traced
     from kubetrace.session.options import Attach, Show
+    from kubetrace.session.replay import How
+
+_TOP = "top"
 
 
 def _run(file: Path, name: str | None, **given: Any) -> None:
@@ -24,23 +28,44 @@ def _run(file: Path, name: str | None, **given: Any) -> None:
 
     if given["speed"] is not None and given["final"]:
         raise UsageError("--speed and --final exclude one another.", do="--final shows the end at once")
+    speed = None if given["final"] else given["speed"] or 1.0
+    how = How(speed, given["final"], given["begin"], given["end"])
+    if name == _TOP:
+        options.lost(given, _replay_top(file, how, given))
+        return
 
     def make(tracer: Tracer, found: Traced) -> tuple[Attach, Show]:
         asked = Attach(selection_of(found, options.selected(given)), own_options(tracer, given))
         return asked, options.shown(tracer, given)
 
-    speed = None if given["final"] else given["speed"] or 1.0
-    options.lost(given, run(file, name, make, How(speed, given["final"], given["begin"], given["end"])))
+    options.lost(given, run(file, name, make, how))
+
+
+def _replay_top(file: Path, how: How, given: Mapping[str, Any]) -> int:
+    from kubetrace.commands.top import shown
+    from kubetrace.session.top import replay
+
+    refused = [name for name in ("by", "columns", "events") if given[name]]
+    if refused or given["output"] not in ("table", "wide"):
+        raise UsageError(
+            f"{_TOP} has no {'--' + refused[0] if refused else '-o ' + given['output']}.",
+            why="It is a table of pods, for a person.",
+            do=f"kubetrace replay {file} TRACER",
+        )
+    chosen = [tracers.find(each) for each in tracers.names()]
+    return replay(file, options.selected(given), shown(chosen, given), how)
 
 
 _HELP = """Show the recording FILE as it was shown live, or as it would have been with other options.
 
 Runs anywhere: no Linux, no root, no cluster. Each pod has the name that it had. A recording of several tracers needs
-the TRACER to show.
+the TRACER to show, or `top` for all of them as one table. On a terminal it stays open at its end and can be walked
+through: ? shows the keys.
 
 \b
 Examples:
   kubetrace replay node.ktrace                          the table, at the speed of then
+  kubetrace replay node.ktrace top                      one row for each pod, as kubetrace top
   kubetrace replay node.ktrace --final --by pod         the last table, at once
   kubetrace replay node.ktrace --final -o json          every event
   kubetrace replay node.ktrace --from 18:02 --speed 10  from that (local) time on, ten times as fast

@@ -38,6 +38,26 @@ class Grouping:
         return (*self.key, *self.notes)
 
 
+@dataclass(frozen=True)
+class Overview:
+    """A column of the table that several tracers share, with one row for each pod (kubetrace top).
+
+    What of it is bad, its column says: `alarm`, a `limit`, a percentage; of the others who has most comes first.
+    """
+
+    column: Column
+    measure: str
+    """The key of the measure that it shows."""
+    by: str = "pod"
+    """The grouping whose rows it is read from; it has `namespace` and `pod`."""
+    only: Callable[[Mapping[str, Value]], bool] | None = None
+    """Which of these rows, by the cells in front of the measures; None: all."""
+    join: str = SUM
+    """How several rows of a pod come to one: SUM or MAX."""
+    weight: float = 1.0
+    """Of an alarm: how bad it is beside others. A process that was killed is worse than a write that failed."""
+
+
 class Remedy(Protocol):
     """One line of advice."""
 
@@ -159,6 +179,9 @@ class Tracer:
     overlays: Mapping[str, str] = {}
     """A stream that tells which overlay a device number is of -> the struct of its records: time, device,
     upperdir_bytes and upperdir. It becomes facts (OverlayTold), and is in no recording itself."""
+
+    overview: Sequence[Overview] = ()
+    """What it has to say of a pod beside other tracers. Empty: it is not asked."""
 
     def options(self) -> Sequence[click.Option]:
         """The tracer's own options."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from kubetrace.attribution.selection import Selection
 from kubetrace.attribution.whose import Attribution
+from kubetrace.errors import KubetraceError
 from kubetrace.kit.context import Context
 
 if TYPE_CHECKING:
@@ -70,16 +71,29 @@ class Attachment:
 
         return not all(hookable(tracer.name) for tracer in self.tracers if tracer.needs_overlay)
 
-    def attach(self, modules: Sequence[str] = (), ring_bytes: int | None = None) -> None:
+    def attach(
+        self,
+        modules: Sequence[str] = (),
+        ring_bytes: int | None = None,
+        without: Callable[[Tracer, KubetraceError], None] | None = None,
+    ) -> None:
         """Load and attach every tracer; `modules` are imported while the kernel verifies the programs.
 
-        `ring_bytes`: for the main ring of each tracer whose events come by one. Raises KubetraceError.
+        `ring_bytes`: for the main ring of each tracer whose events come by one. `without` is told which tracer cannot
+        be attached, and why: the others go on, unless there is none. Raises KubetraceError.
         """
         meanwhile = threading.Thread(target=lambda: [importlib.import_module(name) for name in modules])
         meanwhile.start()
         try:
-            for tracer in self.tracers:
-                kernel = self._attached(tracer, ring_bytes)
+            for tracer in list(self.tracers):
+                try:
+                    kernel = self._attached(tracer, ring_bytes)
+                except KubetraceError as error:
+                    if without is None or self.tracers == [tracer]:
+                        raise
+                    self.tracers.remove(tracer)
+                    without(tracer, error)
+                    continue
                 self._stack.callback(kernel.close)
                 self.kernels[tracer.name] = kernel
         finally:

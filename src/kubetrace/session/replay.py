@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kubetrace import tracers
 from kubetrace.errors import RecordingError, UsageError, no_such
@@ -49,7 +49,7 @@ class Span:
     begin_ns: int = 0
     end_ns: int | None = None
 
-    def records_from(self, *pipelines: Pipeline) -> int:
+    def records_from(self, *pipelines: Taking | Pipeline) -> int:
         """From when on records are wanted: all of them where what was counted before has to be known."""
         return 0 if any(pipeline.needs_all for pipeline in pipelines) else self.begin_ns
 
@@ -197,7 +197,8 @@ def context_of(recording: Recording, selection: Selection | Both) -> Context:
 
 def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Attach, Show]], how: How) -> int:
     """Show a recording; how many events were lost when it was made. Raises KubetraceError."""
-    import kubetrace.pipeline  # noqa: F401  # before signals are taken: what ends an import, ends it
+    # before signals are taken: what ends an import, ends it
+    from kubetrace.pipeline import Pipeline
     from kubetrace.recording.reader import Recording
     from kubetrace.session.open_view import open_view
     from kubetrace.session.stop import Stop
@@ -208,24 +209,58 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
         tracer = tracer.with_options(asked.own)
         tracer.keeps(asked.own)
         span = how.span(recording)
-        _recorded(recording, tracer, found, asked, show)
+        refuse_unrecorded(recording, tracer, found, asked, show)
         context = context_of(recording, asked.selection)
         view = open_view(tracer, asked, show, context, recording.header.kernel)
         view.unmatched = "no container matches {} so far"
         view.pause_notice = "paused: space goes on"
-        play = Play(recording, [(tracer, found)], asked, show, view, how, span, stop)
+        streams = [stream_key(tracer.name, stream) for stream in tracer.streams]
+
+        def assemble(context: Context) -> Pipeline:
+            return Pipeline(
+                tracer,
+                recording.layouts,
+                context,
+                groupings=view.groupings,
+                events=view.events,
+                keep=tracer.keeps(asked.own),
+                by=show.by,
+                own=asked.own,
+                missing=found.missing,
+                recent=view.recent,
+            )
+
+        play = Play(recording, assemble, lambda: context_of(recording, asked.selection), streams, view, how, span, stop)
         with view.open():
             play.begin(context)
             view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
             play.play()
-            view.last(play.pipeline, play.tick)
+            view.last(play.shown, play.tick)
             stop.wait()
-        view.end(play.pipeline, play.tick)
+        view.end(play.shown, play.tick)
         # by q, or a signal, it is not known how it ends
         warn(recording, whole=play.whole and span.end_ns is None)
-        if play.whole and not play.pipeline.counts.events:
-            _nobody(recording, play.context)
-        return play.pipeline.counts.lost
+        if play.whole and not play.shown.counts.events:
+            nobody(recording, play.context)
+        return play.shown.counts.lost
+
+
+class Taking(Protocol):
+    """What takes a recording's steps: a pipeline, or several as one (session.top.Joint)."""
+
+    @property
+    def needs_all(self) -> bool:
+        """See `pipeline.Pipeline`."""
+
+    @property
+    def shown(self) -> Pipeline:
+        """What the view looks at."""
+
+    def before(self, step: Step) -> None:
+        """See `pipeline.Pipeline`."""
+
+    def take(self, step: Step) -> None:
+        """See `pipeline.Pipeline`."""
 
 
 class Play:
@@ -237,16 +272,19 @@ class Play:
     def __init__(
         self,
         recording: Recording,
-        chosen: Sequence[tuple[Tracer, Traced]],
-        asked: Attach,
-        show: Show,
+        assemble: Callable[[Context], Taking],
+        know: Callable[[], Context],
+        streams: Sequence[str],
         view: View,
         how: How,
         span: Span,
         stop: Stop,
     ) -> None:
-        """`chosen`: the tracers that are played, each as it was recorded."""
-        self._recording, self._chosen, self._asked, self._show = recording, chosen, asked, show
+        """`assemble` makes what takes the steps, `know` a context of which nothing is known yet.
+
+        `streams` (steps.stream_key) are those of which it is told when something happened.
+        """
+        self._recording, self._assemble, self._know, self._streams = recording, assemble, know, streams
         self._view, self._how, self._span, self._stop = view, how, span, stop
         self._length_ns = recording.last_ns if span.end_ns is None else min(span.end_ns, recording.last_ns)
         self._held: tuple[Step, bool] | None = None
@@ -262,45 +300,24 @@ class Play:
 
     def begin(self, context: Context | None = None) -> None:
         """From the beginning, with nothing known."""
-        from kubetrace.pipeline import Pipeline
         from kubetrace.session.loop import Pace
 
         if context is None:
-            context = context_of(self._recording, self._asked.selection)
+            context = self._know()
             self._view.start_over(context)
         elif self._view.keyboard() is not None:
-            names = [stream_key(tracer.name, stream) for tracer, _ in self._chosen for stream in tracer.streams]
-            self._happened = self._recording.density(names, _PARTS)
+            self._happened = self._recording.density(self._streams, _PARTS)
         self.context = context
-        self.pipelines = [
-            Pipeline(
-                tracer,
-                self._recording.layouts,
-                context,
-                groupings=self._view.groupings,
-                events=self._view.events,
-                keep=tracer.keeps(self._asked.own),
-                by=self._show.by,
-                own=self._asked.own,
-                missing=found.missing,
-                recent=self._view.recent,
-            )
-            for tracer, found in self._chosen
-        ]
-        self.pipeline = self.pipelines[0]
-        records_from = self._span.records_from(*self.pipelines)
-        self._steps = with_more(self._span.cut(self._recording.steps(records_from), self._before))
+        self._taking = self._assemble(context)
+        self.shown = self._taking.shown
+        records_from = self._span.records_from(self._taking)
+        self._steps = with_more(self._span.cut(self._recording.steps(records_from), self._taking.before))
         self._held = None
         self._pace = Pace(self._view.interval_s)
         self.tick = Tick(self._span.begin_ns, 0, 0)
 
-    def _before(self, step: Step) -> None:
-        for pipeline in self.pipelines:
-            pipeline.before(step)
-
     def _take(self, step: Step) -> None:
-        for pipeline in self.pipelines:
-            pipeline.take(step)
+        self._taking.take(step)
         if step.tick is not None:
             self.tick = step.tick
 
@@ -321,7 +338,7 @@ class Play:
             step, more = found
             if stop.asked:
                 return
-            if step.tick is not None and not self._wait.until(step.tick, self.pipeline, self.tick):
+            if step.tick is not None and not self._wait.until(step.tick, self.shown, self.tick):
                 self._held = found
                 if not self._go():
                     return
@@ -330,10 +347,10 @@ class Play:
             self._pace.change(view.interval_s)
             # as live: of the last one there is only the last table, unless one stays to look at it
             if step.tick is not None and (more or self._stays) and self._is_due(step.tick, last=not more):
-                (view.skip if self._how.final else view.show)(self.pipeline, step.tick)
+                (view.skip if self._how.final else view.show)(self.shown, step.tick)
 
     def _is_due(self, tick: Tick, *, last: bool) -> bool:
-        return self._pace.due(tick, self.pipeline.counts.events) or last
+        return self._pace.due(tick, self.shown.counts.events) or last
 
     @property
     def _stays(self) -> bool:
@@ -341,9 +358,9 @@ class Play:
 
     def _rest(self) -> bool:
         """At the end, until a key leads back into it; False to quit."""
-        self._view.look(self.pipeline, self.tick)
+        self._view.look(self.shown, self.tick)
         while not self._stop.asked and self._view.keyboard() is not None:
-            if not self._wait.keys(self.pipeline, self.tick, 0.1) and not self._go():
+            if not self._wait.keys(self.shown, self.tick, 0.1) and not self._go():
                 return False
             if self.tick.elapsed_ns < self._length_ns and not self.whole:
                 return True
@@ -385,10 +402,10 @@ class Play:
                 self._held = found
                 break
             self._take(step)
-            if step.tick is not None and self._pace.due(step.tick, self.pipeline.counts.events):
-                self._view.skip(self.pipeline, step.tick)
+            if step.tick is not None and self._pace.due(step.tick, self.shown.counts.events):
+                self._view.skip(self.shown, step.tick)
         self._wait.anew(self.tick)
-        self._view.look(self.pipeline, self.tick)
+        self._view.look(self.shown, self.tick)
 
     def position(self, cells: int, ascii: bool) -> str:
         """Where it is, as a line."""
@@ -404,7 +421,7 @@ class Play:
         return max(1, self._length_ns)
 
 
-def _recorded(recording: Recording, tracer: Tracer, found: Traced, asked: Attach, show: Show) -> None:
+def refuse_unrecorded(recording: Recording, tracer: Tracer, found: Traced, asked: Attach, show: Show) -> None:
     """Raises UsageError for what the recording cannot show, whoever looks at it."""
     again = f"kubetrace record {tracer.name}"
     by = found.options.get("by", next(iter(tracer.groupings)))
@@ -427,7 +444,7 @@ def _recorded(recording: Recording, tracer: Tracer, found: Traced, asked: Attach
             )
 
 
-def _nobody(recording: Recording, context: Context) -> None:
+def nobody(recording: Recording, context: Context) -> None:
     """Raises RecordingError where nobody in the recording is of the selection."""
     selection, names = context.attribution.selection, context.attribution.names
     if not selection or context.attribution.matched:

@@ -158,7 +158,7 @@ class TableView:
         for key in keys.read() if keys is not None else ():
             if keys is not None and keys.fileno() is None:  # the terminal hung up
                 return False
-            self.state = press(self.state, key, self._shape)
+            self._press(key)
             if self.state.ended:
                 return False
             if self.state.wish is not None:
@@ -170,6 +170,9 @@ class TableView:
             return False
         self._draw(pipeline, tick)
         return True
+
+    def _press(self, key: str) -> None:
+        self.state = press(self.state, key, self._shape)
 
     def _take_wish(self, wish: Wish) -> None:
         if wish.what == "write":
@@ -464,8 +467,8 @@ class TableView:
         """Where one is, and what is being typed."""
         state, level = self.state, self.state.level
         arrow = " > " if ascii else " › "
-        crumbs = [self._tracer.name, *(one.crumb for one in state.levels[1:])]
-        path = arrow.join(crumbs) if len(state.levels) > 1 else ""
+        crumbs = [one.crumb for one in state.levels if one.crumb]
+        path = arrow.join([self._tracer.name, *crumbs]) if crumbs else ""
         if level.filter and state.mode != "filter":
             path = f"{path}   /{level.filter}" if path else f"/{level.filter}"
         prompts = {"filter": "/", "time": "go to: ", "write": "write to: "}

@@ -10,6 +10,7 @@
     joining.py    alike records as one, before anything is decoded
     aggregate.py  groups of rows: sums and maxima, bounded in number, exact in total
     sorting.py    their order
+    pages.py      the rows that fit a screen, of very many
 
 Nothing here does I/O or knows a source or a view.
 """

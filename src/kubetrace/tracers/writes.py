@@ -20,7 +20,7 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import Grouping, Metric, Wiring
+from kubetrace.kit.tracer import Grouping, Metric, Overview, Wiring
 from kubetrace.tables.aggregate import quantile
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_time
@@ -302,6 +302,44 @@ class Writes(Fielded):
         Metric("mapped_bytes", "mapped_bytes", "About how many bytes were dirtied through shared mappings."),
     )
     noun = ("write", "writes")
+    overview = (
+        Overview(
+            Column(
+                "layer_bytes",
+                "TO-LAYER",
+                "bytes",
+                rate="TO-LAYER/s",
+                help="bytes written to writable layers, which the kubelet evicts by",
+            ),
+            "bytes",
+            "destination",
+            lambda cells: cells["destination"] == "writable layer",
+        ),
+        Overview(
+            Column("log_bytes", "TO-LOGS", "bytes", rate="TO-LOGS/s", spare=True, help="bytes of its containers' logs"),
+            "bytes",
+            "destination",
+            lambda cells: cells["destination"] == "container log",
+        ),
+        Overview(
+            Column(
+                "volume_bytes",
+                "TO-VOLUMES",
+                "bytes",
+                short="TO-VOLS",
+                rate="TO-VOLUMES/s",
+                help="bytes written anywhere else: to volumes, and by the node",
+            ),
+            "bytes",
+            "destination",
+            lambda cells: cells["destination"] not in ("writable layer", "container log"),
+        ),
+        Overview(
+            Column("write_errors", "WR-ERR", "count", spare=True, alarm=True, help="writes that failed"),
+            "errors",
+            "destination",
+        ),
+    )
     ours = ("operation", "error", "device", "destination_kind", "medium", "fstype")
 
     def options(self) -> Sequence[click.Option]:

@@ -5,6 +5,11 @@
     text.py      untrusted names made safe and visible; widths in terminal cells; cutting
     units.py     numbers and times for people, and sizes and durations as people type them
     table.py     a Window as lines of at most so many cells: pure, the one layout that all tables share
+    navigation.py  what keys make of a table's state: pure; keymap.py declares them, filter.py is what / types
+    overlay.py   what lies over the table: the keys, the list of columns
+    trend.py     what a live table adds to rows: growth, the last minute, bars
+    timeline.py  where a replay is, as a line
+    picture.py   the screen as SVG
     screen.py    that table on a terminal, in place; `open_table` picks live or plain
     frame.py     those lines with rich's styles, imported by screen.py when the screen is taken
     plain.py     that table on a pipe or a dumb terminal

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kubetrace.attribution.facts import CgroupSeen, Fact, OverlaySeen
+from kubetrace.recording.reader import Recording
 from kubetrace.stream.layout import Batch
 from kubetrace.stream.steps import Step, Tick
 from tests.screens import Screen
@@ -23,7 +26,7 @@ ROWS = 3_000
 SECOND = 1_000_000_000
 
 
-def replay(file: Path, *options: str, columns: int = 120, environment: Mapping[str, str] | None = None) -> Screen:
+def played(file: Path, *options: str, columns: int = 120, environment: Mapping[str, str] | None = None) -> Screen:
     return Screen([sys.executable, "-m", "kubetrace", "replay", str(file), *options], columns, 24, environment)
 
 
@@ -51,7 +54,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_last_of_3000_rows_is_reached_and_a_smaller_terminal_keeps_it(many: Path) -> None:
-    with replay(many, "--speed", "1000") as screen:
+    with played(many, "--speed", "1000") as screen:
         lines = screen.wait("3000 copy-ups")
         assert "/data/file-2999" in screen.selected()
         assert any(re.search(r"… 2,?9\d\d more rows", line) for line in lines)
@@ -68,7 +71,7 @@ def test_the_last_of_3000_rows_is_reached_and_a_smaller_terminal_keeps_it(many: 
 
 
 def test_a_filter_leaves_what_matches_and_escape_brings_back_the_rest(many: Path) -> None:
-    with replay(many, "--speed", "1000") as screen:
+    with played(many, "--speed", "1000") as screen:
         screen.wait("3000 copy-ups")
         screen.press("/", "file-12")
         lines = screen.wait(lambda lines: "/file-12_" in lines[-1] and "/data/file-1299" in screen.selected())
@@ -82,7 +85,7 @@ def test_a_filter_leaves_what_matches_and_escape_brings_back_the_rest(many: Path
 
 
 def test_a_file_is_opened_down_to_its_event() -> None:
-    with replay(RECORDINGS / "copyup-1.ktrace", "--speed", "1000", "--by", "pod") as screen:
+    with played(RECORDINGS / "copyup-1.ktrace", "--speed", "1000", "--by", "pod") as screen:
         screen.wait("6 copy-ups")
         assert re.match(r"shop +web-0 ", screen.selected())
         screen.press("enter")
@@ -103,7 +106,7 @@ def test_a_file_is_opened_down_to_its_event() -> None:
 
 
 def test_a_replay_stays_open_and_is_walked_through(many: Path) -> None:
-    with replay(many, "--speed", "1000") as screen:
+    with played(many, "--speed", "1000") as screen:
         screen.wait("  end")
         assert "3000 copy-ups" in "\n".join(screen.lines())
         screen.press("left")
@@ -125,7 +128,7 @@ def test_a_replay_stays_open_and_is_walked_through(many: Path) -> None:
 
 
 def test_final_shows_the_end_and_is_over(many: Path) -> None:
-    with replay(many, "--final") as screen:
+    with played(many, "--final") as screen:
         assert screen.process.wait() == 0
         lines = screen.wait("3000 copy-ups, ")
         # at most a screenful is left
@@ -134,7 +137,7 @@ def test_final_shows_the_end_and_is_over(many: Path) -> None:
 
 
 def test_the_mouse_selects_opens_and_sorts(many: Path) -> None:
-    with replay(many, "--speed", "1000") as screen:
+    with played(many, "--speed", "1000") as screen:
         lines = screen.wait("3000 copy-ups")
         head = next(number for number, line in enumerate(lines) if "FILE" in line)
         screen.click(5, head + 3)
@@ -150,7 +153,7 @@ def test_the_mouse_selects_opens_and_sorts(many: Path) -> None:
 
 
 def test_the_screen_is_written_to_a_file_that_is_not_there_yet(many: Path, tmp_path: Path) -> None:
-    with replay(many, "--speed", "1000") as screen:
+    with played(many, "--speed", "1000") as screen:
         screen.wait("3000 copy-ups")
         for name, held in (("a.txt", "/data/file-2999"), ("a.svg", "</svg>")):
             screen.press("w", "\x15", str(tmp_path / name), "enter")
@@ -164,7 +167,7 @@ def test_the_screen_is_written_to_a_file_that_is_not_there_yet(many: Path, tmp_p
 
 
 def test_help_and_columns_lie_over_the_table(many: Path) -> None:
-    with replay(many, "--speed", "1000", columns=160) as screen:
+    with played(many, "--speed", "1000", columns=160) as screen:
         screen.wait("3000 copy-ups")
         screen.press("?")
         lines = screen.wait("Keys; any other closes this.")
@@ -193,7 +196,7 @@ STATES = (
 def test_every_state_fits_every_terminal(tracer: str, locale: str) -> None:
     more = {"LC_ALL": locale} if locale == "C.UTF-8" else {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     file = RECORDINGS / f"{tracer}-1.ktrace"
-    with replay(file, tracer, "--speed", "100000", environment=more) as screen:
+    with played(file, tracer, "--speed", "100000", environment=more) as screen:
         screen.wait("  end")
         for columns, (keys, mark) in itertools.product((60, 80, 120, 160), STATES):
             screen.resize(columns, 24)
@@ -203,3 +206,85 @@ def test_every_state_fits_every_terminal(tracer: str, locale: str) -> None:
             assert locale != "C" or all(line.isascii() for line in lines), lines
         screen.press("q")
         assert screen.process.wait() == 0
+
+
+# Several tracers as one.
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What three tracers recorded, each in its own minute, in one file: as if they had run side by side."""
+    parts = [Recording(RECORDINGS / f"{name}-1.ktrace") for name in ("cgroups", "copyup", "writes")]
+    made = [step for part in parts for step in part.steps()]
+    made.sort(key=lambda step: step.tick.elapsed_ns if step.tick is not None else 0)
+    number, traced = 0, []
+    for part in parts:
+        (item,) = part.header.tracers
+        streams = []
+        for stream in item.streams:
+            number += 1
+            streams.append(replace(stream, number=number))
+        traced.append(replace(item, streams=tuple(streams)))
+    path = tmp_path_factory.mktemp("several") / "several.ktrace"
+    record(path, made, replace(parts[0].header, tracers=tuple(traced)))
+    for part in parts:
+        part.close()
+    return path
+
+
+def test_pods_are_shown_with_what_each_tracer_knows_the_worst_first(several: Path) -> None:
+    with played(several, "top", "--speed", "100000", columns=160) as screen:
+        lines = screen.wait("  end")
+        assert lines[0].startswith("kubetrace top · [top] cgroups copyup writes · node node1")
+        rows = [line for line in lines if re.match(r"(shop|jobs|-) +\S", line)]
+        # a process of the one was killed for want of memory, a copy-up of the other failed
+        assert [row.split()[1] for row in rows][:2] == ["ledger-0", "web-0"]
+        assert "OOM 1" in rows[0] and "COPY-ERR 1" in rows[1]
+        assert "WR-ERR 2" in rows[2]
+        # the same numbers as in each tracer's own table
+        assert "28 KiB" in rows[0] and "10 MiB" in rows[1]
+
+
+def test_enter_goes_into_a_pod_tab_to_the_next_tracer_and_escape_back(several: Path) -> None:
+    with played(several, "top", "--speed", "100000", columns=160) as screen:
+        screen.wait("  end")
+        assert " ledger-0 " in screen.selected()
+        screen.press("enter")
+        screen.wait("cgroups › pod shop/ledger-0")
+        screen.wait(lambda lines: screen.selected().startswith("app ") and "exit 3" in screen.selected())
+        screen.press("tab")
+        screen.wait("copyup › pod shop/ledger-0")
+        screen.wait("no copy-ups yet")
+        screen.press("tab")
+        screen.wait("writes › pod shop/ledger-0")
+        screen.press("enter")
+        screen.wait("writes › pod shop/ledger-0 › container app")
+        screen.wait(lambda lines: screen.selected().startswith("emptyDir/cache"))
+        screen.press("escape")
+        screen.wait(lambda lines: lines[1] == "writes › pod shop/ledger-0")
+        screen.press("escape")
+        screen.wait("[top] cgroups copyup writes")
+        screen.wait(lambda lines: " ledger-0 " in screen.selected())
+        screen.press("left")
+        screen.wait("paused: space goes on")
+        screen.press("q")
+        assert screen.process.wait() == 0
+        screen.wait("copyup: 6 copy-ups, 10 MiB copied")
+
+
+def test_on_a_pipe_top_prints_the_pods(several: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kubetrace", "replay", str(several), "top", "--final", "--sort", "+pod", "--top", "2"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "… 3 more rows" in done.stdout
+    assert "writes: 598 writes" in done.stdout
+    refused = subprocess.run(
+        [sys.executable, "-m", "kubetrace", "replay", str(several), "top", "-o", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2 and "top has no -o json" in refused.stderr

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.kit.fields import Field, Fielded
 from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, text_of
-from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric
+from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, Overview
 from kubetrace.tracers.cgroups import usage
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, parse_duration
@@ -598,6 +598,13 @@ class Cgroups(Fielded):
         *("limit_bytes", "detail"),
     )
     sums = ()
+    overview = (
+        *(Overview(column, column.key) for column in (_CPU, _CPU_LIMIT)),
+        Overview(_THROTTLED, _THROTTLED.key, join=MAX),
+        *(Overview(column, column.key) for column in (_MEM, _MEM_LIMIT)),
+        Overview(_OOM, _OOM.key, weight=10),
+        Overview(_RESTARTS, _RESTARTS.key, weight=4),
+    )
     sorts: Mapping[str, str] = {
         "cpu": "cpu_milli",
         "memory": "memory_bytes",

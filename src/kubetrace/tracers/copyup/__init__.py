@@ -36,7 +36,7 @@ from kubetrace.kit.identity import (
     path_of,
     text_of,
 )
-from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping
+from kubetrace.kit.tracer import LAST, MAX, SUM, Grouping, Overview
 from kubetrace.tables.aggregate import Groups, Key
 from kubetrace.tracers.copyup.remedy import Offender, is_runtime, remedies, trigger_of
 from kubetrace.views.columns import Column
@@ -309,6 +309,14 @@ class Copyup(Fielded):
     metered_by = "container"
     metric_labels = ("namespace", "pod", "container", "image")
     noun = ("copy-up", "copy-ups")
+    overview = (
+        Overview(_COPIED, "copied_bytes"),
+        Overview(
+            Column("copy_errors", "COPY-ERR", "count", short="CP-ERR", alarm=True, help="copy-ups that failed"),
+            "errors",
+            weight=4,
+        ),
+    )
     needs_overlay = True
 
     def options(self) -> Sequence[click.Option]:

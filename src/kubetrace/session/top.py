@@ -1,0 +1,213 @@
+"""One run of several tracers in one process, shown as one table of pods (session/top_view.py)."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kubetrace.errors import KubetraceError, RecordingError
+from kubetrace.pipeline import Pipeline
+from kubetrace.recording.private import touch
+from kubetrace.session.attach import Attachment
+from kubetrace.session.loop import Pace, drain, moments
+from kubetrace.session.overall import Overall, Together
+from kubetrace.session.stop import Stop
+from kubetrace.session.top_view import TopView, first_by
+from kubetrace.stream.steps import stream_key
+from kubetrace.views.output import Reader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kubetrace.attribution.facts import Fact
+    from kubetrace.attribution.selection import Selection
+    from kubetrace.kit.context import Context
+    from kubetrace.kit.tracer import Tracer
+    from kubetrace.pipeline import Asked
+    from kubetrace.session.options import Attach, Last, Show
+    from kubetrace.session.replay import How
+    from kubetrace.stream.layout import Layout
+    from kubetrace.stream.live import LiveSource
+    from kubetrace.stream.steps import Step, Tick
+
+_FIRST_PAUSE_S = 0.005
+
+
+class Joint:
+    """Several pipelines that share what is known of the node; each takes every step."""
+
+    def __init__(
+        self,
+        tracers: Sequence[Tracer],
+        layouts: Mapping[str, Layout],
+        context: Context,
+        *,
+        recent: int,
+        own: Mapping[str, Any],
+        missing: Mapping[str, Sequence[str]],
+        asked: Asked | None = None,
+    ) -> None:
+        """`missing`: of each tracer what is not seen. The other words are those of `pipeline.Pipeline`."""
+        self._context = context
+        self.pipelines = {
+            tracer.name: Pipeline(
+                tracer,
+                layouts,
+                context,
+                groupings=tracer.others(first_by(tracer)) if recent else [*{one.by for one in tracer.overview}],
+                asked=asked,
+                by=first_by(tracer),
+                own=own,
+                missing=missing[tracer.name],
+                recent=recent,
+                learn=self._learn,
+            )
+            for tracer in tracers
+        }
+        self.together = Together(Overall(tracers), self.pipelines)
+
+    def _learn(self, facts: Sequence[Fact]) -> None:
+        self._context.attribution.learn(facts)
+        for pipeline in self.pipelines.values():
+            pipeline.table.learn(facts)
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether one of them needs the records of what was before."""
+        return any(pipeline.needs_all for pipeline in self.pipelines.values())
+
+    @property
+    def shown(self) -> Any:
+        """The table of all."""
+        return self.together
+
+    def before(self, step: Step) -> None:
+        """Learn from a step that is before what is asked for."""
+        self._learn(step.facts)
+        for pipeline in self.pipelines.values():
+            pipeline.before(replace(step, facts=()))
+
+    def take(self, step: Step) -> None:
+        """Count a step: its facts are learned once."""
+        self._learn(step.facts)
+        for pipeline in self.pipelines.values():
+            pipeline.take(replace(step, facts=()))
+
+
+def run(tracers: Sequence[Tracer], asked: Attach, show: Show, last: Last) -> int:
+    """Trace until the duration is over or the user ends it; how many events were lost. Raises KubetraceError.
+
+    A tracer that cannot be attached here is left out, and it is said why.
+    """
+    gc.disable()
+    attachment = Attachment(tracers, asked)
+    reader = Reader(sys.stdout)
+    notices: list[str] = []
+
+    def without(tracer: Tracer, error: KubetraceError) -> None:
+        notices.append(f"without {tracer.name}: {error.what}")
+
+    with Stop() as stop:
+        with attachment:
+            attachment.attach(["kubetrace.stream.live", "kubetrace.node.files"], without=without)
+            view = TopView(attachment.tracers, asked, show, attachment.context, attachment.host.kernel_release())
+            for tracer in attachment.tracers:
+                notices += [f"{tracer.name}: {notice}" for notice in attachment.notices(tracer)]
+            with view.open():
+                source = attachment.open(interval_s=show.interval_s)
+                joint = Joint(
+                    attachment.tracers,
+                    source.layouts,
+                    attachment.context,
+                    recent=view.recent,
+                    own=asked.own,
+                    missing={tracer.name: attachment.missing(tracer) for tracer in attachment.tracers},
+                    asked=source,
+                )
+                view.shows(joint.pipelines)
+                source.start()
+                if last.ready_file is not None:
+                    touch(last.ready_file)
+                view.attached("", notices)
+                tick = _loop(source, joint, view, show, last, stop, reader)
+        view.end(joint.together, tick)  # type: ignore[arg-type]  # what the views ask of a pipeline, it has
+    return joint.together.counts.lost
+
+
+def _loop(source: LiveSource, joint: Joint, view: TopView, show: Show, last: Last, stop: Stop, reader: Reader) -> Tick:
+    """Until the end; the last tick."""
+    together: Any = joint.together
+    pace = Pace(show.interval_s)
+    tick = drain(source, joint.take)
+    if pace.due(tick, together.counts.events):
+        view.show(together, tick)
+    gc.freeze()
+    gc.enable()
+    keyboard = view.keyboard()
+    if keyboard is not None:
+        source.watch(keyboard)
+    for moment in moments(
+        source, joint.take, stop=lambda: stop.asked, duration_s=last.duration_s, first_pause_s=_FIRST_PAUSE_S
+    ):
+        reader.check()
+        tick = moment.tick or tick
+        if keyboard is not None and (keyboard in moment.ready or view.waits_for_more):
+            if not view.typed(together, tick):
+                break
+            pace.change(view.interval_s)
+            source.pace(view.interval_s)
+            if view.keyboard() is None:  # the terminal hung up
+                source.unwatch(keyboard)
+                keyboard = None
+        if moment.tick is not None and pace.due(tick, together.counts.events):
+            view.show(together, tick)
+    tick = drain(source, joint.take, last=True)
+    view.last(together, tick)
+    return tick
+
+
+def replay(file: Path, selection: Selection, show: Show, how: How) -> int:
+    """Show a recording of several tracers; how many events were lost. Raises KubetraceError."""
+    from kubetrace.recording.reader import Recording
+    from kubetrace.session.options import Attach, own_defaults
+    from kubetrace.session.replay import _PATIENCE_S, Play, context_of, nobody, selection_of, traced, warn
+
+    with Recording(file) as recording, Stop(_PATIENCE_S) as stop:
+        chosen = [traced(recording, item.name) for item in recording.header.tracers]
+        if not any(tracer.overview for tracer, _ in chosen):
+            held = " and ".join(tracer.name for tracer, _ in chosen) or "no tracer"
+            raise RecordingError(
+                f"{recording.path} holds {held}, which top does not show.", do=f"kubetrace replay {recording.path}"
+            )
+        own = {name: value for tracer, _ in chosen for name, value in own_defaults(tracer).items()}
+        found = chosen[0][1]
+        asked = Attach(selection_of(found, selection), own)
+        tracers = [tracer.with_options(own) for tracer, _ in chosen]
+        span = how.span(recording)
+        context = context_of(recording, asked.selection)
+        view = TopView(tracers, asked, show, context, recording.header.kernel)
+        view.unmatched = "no container matches {} so far"
+        view.pause_notice = "paused: space goes on"
+
+        def assemble(context: Context) -> Joint:
+            missing = {item.name: item.missing for item in recording.header.tracers}
+            joint = Joint(tracers, recording.layouts, context, recent=view.recent, own=own, missing=missing)
+            view.shows(joint.pipelines)
+            return joint
+
+        streams = [stream_key(tracer.name, stream) for tracer in tracers for stream in tracer.streams]
+        play = Play(recording, assemble, lambda: context_of(recording, asked.selection), streams, view, how, span, stop)
+        with view.open():
+            play.begin(context)
+            view.attached("", [])
+            play.play()
+            view.last(play.shown, play.tick)
+            stop.wait()
+        view.end(play.shown, play.tick)
+        warn(recording, whole=play.whole and span.end_ns is None)
+        if play.whole and not play.shown.counts.events:
+            nobody(recording, play.context)
+        return play.shown.counts.lost
