@@ -279,8 +279,11 @@ static __always_inline int writes_aio_begin(const void *request)
 	begun.time = bpf_ktime_get_boot_ns();
 	begun.thread = bpf_get_current_pid_tgid();
 	kt_current_cgroups(&begun.who);
-	if (bpf_map_update_elem(&requests, &request, &begun, BPF_ANY))
-		kt_lost(kt_loss_map_full);
+	if (!bpf_map_update_elem(&requests, &request, &begun, BPF_NOEXIST))
+		return 0;
+	/* its memory is another request's now, whose end was not seen */
+	kt_lost(bpf_map_update_elem(&requests, &request, &begun, BPF_EXIST) ? kt_loss_map_full
+									    : kt_loss_missed_return);
 	return 0;
 }
 

@@ -38,8 +38,8 @@ struct writes_request {
 };
 /*
  * An aio request on its way. What finds no room is told as lost; LRU maps drop what is in flight unsaid, and
- * on many CPUs long before they are full. One whose completion was missed is overwritten when its memory is
- * given again.
+ * on many CPUs long before they are full. One whose completion was missed is told when its memory is given to
+ * another: kernels before 6.7 do not count what a kprobe misses that interrupts another (trace_call_bpf).
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
