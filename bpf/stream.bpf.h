@@ -43,15 +43,30 @@ static __always_inline void kt_lost(__u32 kind)
 		*count += 1;
 }
 
+/* User space sleeps until something comes (1): the next record takes this back, and wakes it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} asleep SEC(".maps");
+
 /*
- * Hand a record over without waking the reader for each: a timer drains. Once per crossing of half the ring
- * the reader is woken all the same, so that a burst does not have to wait for the timer.
+ * Hand a record over without waking the reader for each: a timer drains. It is woken where it has said that
+ * it sleeps, and once per crossing of half the ring, so that a burst does not have to wait for the timer.
  */
 static __always_inline __u64 kt_wake(void *ring, __u64 size)
 {
-	__u64 half = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2;
-	__u64 filled = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+	__u32 zero = 0;
+	__u32 *sleeps = bpf_map_lookup_elem(&asleep, &zero);
+	__u64 half, filled;
 
+	if (sleeps && *sleeps) {
+		*sleeps = 0;
+		return BPF_RB_FORCE_WAKEUP;
+	}
+	half = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2;
+	filled = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
 	return filled >= half && filled < half + 8 * (size + 8) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 }
 

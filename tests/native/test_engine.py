@@ -366,6 +366,14 @@ def test_a_ring_asks_to_be_drained_once_when_it_is_half_full(
         assert poller.poll(0) == []
         (batch,) = source.read("copyup")
         assert len(list(source.layouts["copyup"].decode(batch.data))) == 5000
+        # a reader that sleeps is woken by the next record, and by that one alone
+        workload.fire(path, 3)
+        assert poller.poll(0) == []
+        source.wake_at_next()
+        assert poller.poll(0) == []
+        workload.fire(path, 5)
+        assert len(poller.poll(DEADLINE_S)) == 1
+        assert poller.poll(0) == []
     finally:
         poller.close()
         source.close()

@@ -122,6 +122,11 @@ class ListSource:
 
     counters: tuple[str, ...] = ()
 
+    slept = 0
+
+    def wake_at_next(self) -> None:
+        self.slept += 1
+
     def hurry(self) -> None:
         pass
 
@@ -357,7 +362,23 @@ def test_a_birth_while_gauges_are_read_is_dealt_with_at_once() -> None:
     assert born in step.facts and gauge.taught.count(born) == 1
 
 
-def test_losses_are_told_once_each_time_they_rise() -> None:
+def test_where_nothing_comes_it_sleeps_for_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ListSource()
+    live = LiveSource({"copyup": source}, Files(), interval_s=0.7)
+    live.drain()
+    assert (live.pause_s, source.slept) == (0.1, 0)
+    monkeypatch.setattr("kubetrace.stream.live._QUIET_S", 0.0)
+    live.drain()
+    live.drain()
+    # told once: it stays said until a record takes it back
+    assert (live.pause_s, source.slept) == (0.7, 1)
+    live.pace(30.0)
+    live.drain()
+    assert live.pause_s == 1.0
+
+
+def test_losses_are_told_once_each_time_they_rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubetrace.stream.live._LOSSES_AGAIN_S", 0.0)
     made, source, kept = pipeline()
     made.drain()
     source.losses_now = {"ring_full": 3}

@@ -140,9 +140,13 @@ class KernelSource:
         """Readable (poll) as soon as a cgroup was made or removed."""
         return self._loaded.map_fd(CGROUPS)
 
+    def wake_at_next(self) -> None:
+        """Let the next record wake the reader of its ring, once."""
+        self._loaded.update("asleep", bytes(4), b"\1\0\0\0")
+
     @property
     def ring_fds(self) -> list[int]:
-        """Of all other rings: an edge-triggered poll wakes when one is half full."""
+        """Of all other rings: an edge-triggered poll wakes when one is half full, and after `wake_at_next`."""
         return [self._loaded.map_fd(stream) for stream in self._rings.keys() - self.counters - {CGROUPS}]
 
     def read(self, *streams: str) -> list[Batch]:

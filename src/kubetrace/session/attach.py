@@ -149,7 +149,7 @@ class Attachment:
             tracer.prepare(kernel.store, files)
             if (gauges := tracer.gauges(self.host)) is not None:
                 self._gauges[tracer.name] = gauges
-        return LiveSource(
+        source = LiveSource(
             self.kernels,
             files,
             self._gauges,
@@ -157,6 +157,8 @@ class Attachment:
             all_layers=all_layers,
             overlays={tracer.name: list(tracer.overlays) for tracer in self.tracers},
         )
+        self._stack.callback(source.close)
+        return source
 
     def _exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         for kernel in self.kernels.values():

@@ -76,7 +76,8 @@ def moments(
         if now >= next_drain or source.half_full:
             tick = drain(source, take)
             pause_s = min(DRAIN_INTERVAL_S, 1.5 * pause_s)
-            next_drain = now + min(pause_s, source.pause_s)
+            # where nothing comes, further apart; but not before the first rows are there
+            next_drain = now + (source.pause_s if pause_s == DRAIN_INTERVAL_S else min(pause_s, source.pause_s))
         if tick is not None or ready:
             yield Moment(tick, ready)
 

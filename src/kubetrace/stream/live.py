@@ -4,14 +4,17 @@
     changes of mounts ---> node's files ---> facts ---+--> Step
     rings, losses, clock -------every 100 ms----------'
 
-It wakes for the birth of a cgroup (the container's config.json may be gone 30 ms later), for a change of the node's
-mounts, and for whatever descriptor it is told to watch (a key); events wait in their rings until `drain`.
+Where no ring had anything for half a second it comes once an interval, and the next record wakes it. It also wakes for
+a signal, the birth of a cgroup (the container's config.json may be gone 30 ms later), a change of the node's
+mounts, and whatever descriptor it is told to watch (a key); events wait in their rings until `drain`.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +37,11 @@ _MOUNTS_AGAIN_S = 0.02
 # What a ring (bpf/*.bpf.c: 8 MiB) may hold when it is drained, and the shortest time between two drains.
 _COMFORTABLE_BYTES = 2 << 20
 _SHORTEST_S = 0.004
+# After so long without a record, the pause becomes that of the view, and one second at most.
+_QUIET_S = 0.5
+_LONGEST_S = 1.0
+# Losses are a system call for each program.
+_LOSSES_AGAIN_S = 1.0
 _LAYERS_AT_ONCE = 4
 _BIRTHS = "cgroups"
 
@@ -53,7 +61,10 @@ class Kernel(Protocol):
 
     @property
     def ring_fds(self) -> Sequence[int]:
-        """Of all other streams: wake once when half full."""
+        """Of all other streams: wake once when half full, and after `wake_at_next`."""
+
+    def wake_at_next(self) -> None:
+        """Let the next record of any of these wake, once."""
 
     def read(self, *streams: str) -> Iterable[Batch]:
         """What has come since the last call."""
@@ -150,7 +161,9 @@ class LiveSource:
         self._counters = {
             stream_key(tracer, stream) for tracer, kernel in kernels.items() for stream in kernel.counters
         }
+        self._gauged: set[str] = set()
         for tracer, gauge in self._gauges.items():
+            self._gauged |= {stream_key(tracer, stream) for stream in gauge.layouts}
             self.layouts |= {stream_key(tracer, stream): layout for stream, layout in gauge.layouts.items()}
         self._facts: list[Fact] = []
         self._losses: dict[str, dict[str, int]] = {}
@@ -161,7 +174,9 @@ class LiveSource:
         self._mounts_changed = False
         self._mounts_read = 0.0
         self._look_again = False
-        self._drained = time.monotonic()
+        self._drained = self._heard = time.monotonic()
+        self._losses_read = -_LOSSES_AGAIN_S
+        self._asleep = False
         self.pause_s = DRAIN_INTERVAL_S
         """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
@@ -175,6 +190,20 @@ class LiveSource:
         for fd in self._ring_fds:
             self._poller.register(fd, select.EPOLLIN | select.EPOLLET)
         self._poller.register(self._mounts_fd, select.EPOLLPRI)
+        self._signals = self._signals_end = -1
+        if threading.current_thread() is threading.main_thread():
+            self._signals, self._signals_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            signal.set_wakeup_fd(self._signals_end, warn_on_full_buffer=False)
+            self._poller.register(self._signals, select.EPOLLIN)
+
+    def close(self) -> None:
+        """No longer be woken."""
+        if self._signals >= 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self._signals_end)
+            os.close(self._signals)
+            self._signals = -1
+        self._poller.close()
 
     def pace(self, interval_s: float) -> None:
         """From now on, read gauges so often."""
@@ -195,6 +224,8 @@ class LiveSource:
     def wait(self, timeout_s: float) -> set[int]:
         """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
         ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s))}
+        if self._signals in ready:
+            os.read(self._signals, 4096)
         for fd, kernel in self._births_fds.items():
             if fd in ready:
                 self._births(kernel)
@@ -204,11 +235,17 @@ class LiveSource:
             self._mounts()
         if ready & self._ring_fds:
             self.half_full = True
-        return ready - self._births_fds.keys() - self._ring_fds - {self._mounts_fd}
+            self._asleep = False
+        return ready - self._births_fds.keys() - self._ring_fds - {self._mounts_fd, self._signals}
 
     def drain(self, *, last: bool = False) -> list[Step]:
         """All that is there, as steps of which the last has a tick; `last` reads gauges and counters as they stand."""
         self.half_full = False
+        if time.monotonic() - self._heard >= _QUIET_S and not self._asleep:
+            # before the rings are read: what comes behind that wakes
+            self._asleep = True
+            for kernel in self._kernels.values():
+                kernel.wake_at_next()
         if last:
             for kernel in self._kernels.values():
                 kernel.hurry()
@@ -227,8 +264,13 @@ class LiveSource:
             self._facts.extend(self._files.layers_again())
         batches: list[Batch] = []
         losses: dict[str, dict[str, int]] = {}
+        look = last or time.monotonic() - self._losses_read >= _LOSSES_AGAIN_S
+        if look:
+            self._losses_read = time.monotonic()
         for tracer, kernel in self._kernels.items():
             batches += [replace(batch, stream=stream_key(tracer, batch.stream)) for batch in read[tracer]]
+            if not look:
+                continue
             now = kernel.losses()
             before = self._losses.get(tracer, {})
             if now != before:
@@ -293,9 +335,13 @@ class LiveSource:
     def _measure(self, batches: list[Batch]) -> None:
         # How soon to come again: before the fullest ring holds what is a quarter of it, by the pace of just now.
         now = time.monotonic()
-        most = max((self._taken(batch) for batch in batches if batch.stream not in self._counters), default=0)
+        rings = (batch for batch in batches if batch.stream not in self._counters | self._gauged)
+        most = max(map(self._taken, rings), default=0)
         if most:
+            self._heard = now
             self.pause_s = min(DRAIN_INTERVAL_S, max(_SHORTEST_S, (now - self._drained) * _COMFORTABLE_BYTES / most))
+        elif self._asleep:
+            self.pause_s = min(_LONGEST_S, max(DRAIN_INTERVAL_S, self._interval_s))
         else:
             self.pause_s = DRAIN_INTERVAL_S
         self._drained = now
