@@ -28,6 +28,7 @@ from kubetrace.attribution.destination import Destinations, Mounted
 from kubetrace.attribution.facts import Fact
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.lookup import Lookup
 from tests.native import support
 from tests.vm import cri, guest, images
 from tests.vm.stage import cache_directory
@@ -103,17 +104,40 @@ def containerds(runtime: str, cells: list[support.Cell], directory: Path) -> Ite
                 more=blockfile(place) if modern else "",
             )
             node.start_containerd()
-            command = ["ctr", "-a", place.socket, "-n", "k8s.io", "images", "import", f"{directory}/images.tar"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
-            for image in (images.PAUSE, images.WEB, images.BATCH):
-                while not node.image(image).id:
-                    time.sleep(0.01)  # the CRI learns of what is imported a moment later
+            brought(node, directory, path)
             made = [pod_of(node, cell, modern) for cell in run]
             if modern and name == "custom":
                 made[0]["volumes"] = volumes_of(node)
+                made[0]["hidden"] = hidden(path, directory)
             yield from made
             if run is not runs[-1]:
                 node.stop_containerd()
+
+
+def hidden(path: str, directory: Path) -> dict[str, Any]:
+    """A pod of a containerd whose mounts are in a mount namespace of its own."""
+    place = cri.Place("hidden", "/srv/hidden/root", "/run/hidden")
+    node = cri.Node(place, path=path, hidden=True)
+    node.start_containerd()
+    brought(node, directory, path)
+    pod = node.run_pod("shop", "hidden-0")
+    container = pod.start_container("app", images.WEB, SLEEP)
+    points = [point for _, _, point, _, _ in mounts("self")]
+    return {
+        "container_id": container.container_id,
+        "root": container.rootfs,
+        "shown": container.rootfs in points,
+        "queries": {"root": f"{container.rootfs}/etc", "pod": "shop/hidden-0"},
+    }
+
+
+def brought(node: cri.Node, directory: Path, path: str) -> None:
+    """The images, as the CRI knows them."""
+    command = ["ctr", "-a", node.place.socket, "-n", "k8s.io", "images", "import", f"{directory}/images.tar"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path})
+    for image in (images.PAUSE, images.WEB, images.BATCH):
+        while not node.image(image).id:
+            time.sleep(0.01)  # the CRI learns of what is imported a moment later
 
 
 def volumes_of(node: cri.Node) -> dict[str, Any]:
@@ -198,13 +222,16 @@ def crio(cells: list[support.Cell], directory: Path) -> Iterator[dict[str, Any]]
     Path("/etc/crio/crio.conf").write_text('[crio]\nroot = "/srv/storage"\nrunroot = "/run/crio-run"\n')
     roots = {"default": ("/var/lib/containers/storage", "/run/containers/storage")}
     roots["custom"] = ("/srv/storage", "/run/crio-run")
+    for place, (root, runroot) in roots.items():
+        drop_in = Path("/etc/crio/crio.conf.d", f"{place}.conf")
+        drop_in.parent.mkdir(exist_ok=True)
+        drop_in.write_text(f'[crio]\nroot = "{root}-fuse"\nrunroot = "{runroot}-fuse"\n')
+    traced = starts(directory)
+    made = []
     for cell in cells:
         root, runroot = roots[cell.place]
         if cell.snapshotter == "fuse-overlayfs":
             root, runroot = f"{root}-fuse", f"{runroot}-fuse"
-            drop_in = Path("/etc/crio/crio.conf.d", f"{cell.place}.conf")
-            drop_in.parent.mkdir(exist_ok=True)
-            drop_in.write_text(f'[crio]\nroot = "{root}"\nrunroot = "{runroot}"\n')
         command = [f"{tree}/bin/podman", "--root", root, "--runroot", runroot, "--storage-driver", "overlay"]
         if cell.snapshotter == "fuse-overlayfs":
             command += ["--storage-opt", f"overlay.mount_program={tree}/bin/fuse-overlayfs"]
@@ -217,7 +244,26 @@ def crio(cells: list[support.Cell], directory: Path) -> Iterator[dict[str, Any]]
 
         for tag, name in (("1.4", images.WEB), ("7", images.BATCH), ("3.9", images.PAUSE)):
             podman("tag", podman("pull", "-q", f"oci:{directory}/oci:{tag}"), name)
-        yield crio_container(cell, podman, runroot, environment)
+        made.append(crio_container(cell, podman, runroot, environment))
+    traced.send_signal(signal.SIGINT)
+    traced.wait(60)
+    told = [json.loads(line) for line in (directory / "starts.json").read_text().splitlines()]
+    for one in made:
+        one["starts"] = [step for step in told if step.get("container_id") == one["container_id"]]
+    yield from made
+
+
+def starts(directory: Path) -> subprocess.Popen[bytes]:
+    """kubetrace starts, attached."""
+    ready = directory / "starts.ready"
+    command = [sys.executable, "-m", "kubetrace", "starts", "-o", "json", "--ready-file", str(ready)]
+    with open(directory / "starts.json", "wb") as out, open(directory / "starts.err", "wb") as err:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    while not ready.exists():
+        if process.poll() is not None:
+            raise SystemExit((directory / "starts.err").read_text())
+        time.sleep(0.01)
+    return process
 
 
 def crio_container(cell: support.Cell, podman: Any, runroot: str, environment: dict[str, str]) -> dict[str, Any]:
@@ -336,6 +382,8 @@ def asked(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for one in made:
         if "volumes" in one:
             one["volumes"] |= volumes_asked(one["volumes"], destinations)
+        if "hidden" in one:
+            one["hidden"]["said"] = said_of_hidden(one["hidden"], node, attributor)
     number = os.path.basename(directories[0]) if directories else "1"
     made[0]["queries"]["numbered"] = f"snapshot:{number}"
     every = list(dict.fromkeys(query for one in made for query in one["queries"].values()))
@@ -355,6 +403,20 @@ def asked(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
         one["writes"] = destination(one, destinations)
         one["layers"] = layers(one, node, attributor, learn)
     return made
+
+
+def said_of_hidden(one: dict[str, Any], node: Node, attributor: Attributor) -> dict[str, Any]:
+    command = [sys.executable, "-m", "kubetrace", "who", "-o", "json", *one["queries"].values()]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()
+    root, pod = [json.loads(line) for line in said]
+    (own,) = [container for container in pod["containers"] if container["container_id"] == one["container_id"]]
+    (answer,) = Lookup(Host.find("/")).answers(f"{own['upperdir']}/tmp")
+    return {
+        "root": root["container_id"],
+        "mounted": own["root"],
+        "upperdir": own["upperdir"],
+        "writable": answer.identity.container_id,
+    }
 
 
 def volumes_asked(one: dict[str, Any], destinations: Destinations) -> dict[str, Any]:

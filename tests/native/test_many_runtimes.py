@@ -158,3 +158,27 @@ def test_volumes_that_are_neither_the_kubelets_nor_a_host_path(nodes: dict[str, 
     }
     assert volumes["mounts"]["/tools"] == images.BATCH
     assert volumes["mounts"]["/vault"] == "vault"
+
+
+def test_a_containerd_with_a_mount_namespace_of_its_own(nodes: dict[str, Made]) -> None:
+    (hidden,) = [one["hidden"] for one in nodes.values() if "hidden" in one]
+    assert not hidden["shown"], "its mounts are in PID 1's namespace too"
+    said = hidden["said"]
+    assert said["root"] == said["writable"] == hidden["container_id"]
+    assert said["mounted"] == hidden["root"]
+    assert said["upperdir"].startswith("/srv/hidden/root/io.containerd.snapshotter.v1.overlayfs/snapshots/")
+
+
+def test_crios_starts_have_their_steps(nodes: dict[str, Made]) -> None:
+    for one in nodes.values():
+        if one["runtime"] != "CRI-O":
+            continue
+        steps = {step["phase"]: step for step in one["starts"]}
+        # crun makes its process in the cgroup, so that none enters it (runc_init), and mostly with its namespaces
+        assert set(steps) >= {"prepared", "pod_cgroup", "cgroup", "volumes", "pivot_root", "exec"}
+        assert {(step["pod"], step["container"], step["image"]) for step in one["starts"]} == {
+            (one["pod"], "app", one["image"])
+        }
+        assert steps["exec"]["path"] == "/bin/sh"
+        if one["root_type"] == "overlay":
+            assert steps["rootfs"]["layers"] == 3

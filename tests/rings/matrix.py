@@ -22,6 +22,8 @@ MODES = {
     "6.12": ("v2",),
     "7.2": ("v2",),
 }
+# Where the node has containerd 2 and runc of a newer Debian, and 1.6 elsewhere: names are tried on both natively.
+CONTAINERD_2 = ("6.12", "7.2")
 # The kernel whose headers are fetched, and in which the image is tried: what needs one kernel runs there.
 MAIN = "6.1"
 # Not beside another machine: emulated on CPUs that it has to share, its kernel is the first to go wrong (a boot that

@@ -21,8 +21,9 @@ def prepare(wanted: Sequence[str], cache: Path) -> None:
         for name in wanted:
             kernel = kernels.find(name, cache, machine.note)
             kernels.headers(name, kernel, cache, machine.note)
-        options = machine.parse(["--kernel", wanted[0], "--node=quiet", "--", "true"])
-        machine.node_disk(options, kernels.find(wanted[0], cache, machine.note), directory)
+        for containerd in {"2" if name in matrix.CONTAINERD_2 else "1" for name in wanted}:
+            options = machine.parse(["--kernel", wanted[0], "--node=quiet", "--containerd", containerd, "--", "true"])
+            machine.node_disk(options, kernels.find(wanted[0], cache, machine.note), directory)
 
 
 def main() -> int:

@@ -105,11 +105,13 @@ def part_of_place(place: matrix.Place, full: bool, *arguments: str) -> Part:
     """tests/kernel in a machine with this kernel and cgroup mode; `arguments` choose among its tests."""
     told = DIRECTORY / f"{place.kernel}-{place.cgroup}.jsonl"
     image = ("--image",) if place == matrix.Place(matrix.MAIN, "v2") else ()
+    containerd = "2" if place.kernel in matrix.CONTAINERD_2 else "1"
     limit_s = LIMIT_S.get(place.kernel, OTHERS_LIMIT_S) * (2 if full else 1)
     return Part(
         f"Linux {place.kernel}, cgroup {place.cgroup}",
         (
-            *("scripts/vm", "--kernel", place.kernel, "--cgroup", place.cgroup, "--node=quiet", *image, "--explain"),
+            *("scripts/vm", "--kernel", place.kernel, "--cgroup", place.cgroup, "--node=quiet", *image),
+            *("--containerd", containerd, "--explain"),
             *("--timeout", str(limit_s), "--", "python3", *_PYTEST, "-p", "no:cacheprovider"),
             *(arguments or ("tests/kernel",)),
         ),

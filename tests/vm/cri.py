@@ -226,13 +226,16 @@ class Node:
         enabled: Sequence[str] = (),
         cni: bool = False,
         configured: bool = False,
+        hidden: bool = False,
         more: str = "",
     ) -> None:
         """`path` is that of containerd's and runc's directories (None: as the caller's PATH has them).
 
         `handlers`: snapshotters that have a runtime handler of their name. `cni`: pods may have a network of their own.
         `configured`: root and state are in the configuration file, not among the arguments. `more` is added to it.
+        `hidden`: what it mounts is in a mount namespace of its own (OpenShift's option).
         """
+        self._hidden = hidden
         self.place, self._path, self._snapshotter = place, path, snapshotter
         self._handlers, self._cni, self._configured, self._more = tuple(handlers), cni, configured, more
         self._disabled = [name for name in _DISABLED if name not in enabled]
@@ -306,9 +309,10 @@ class Node:
         if self.place == DEFAULT:
             options = ""
         environment = os.environ | ({"PATH": self._path} if self._path is not None else {})
+        alone = "unshare --mount --propagation slave " if self._hidden else ""
         groups = " ".join(f"{path}/cgroup.procs" for path in guest.make_cgroup("system.slice/containerd.service"))
         # A shell enters the cgroups, rather than a preexec_fn: gRPC's threads do not survive a fork of this process.
-        script = f'for procs in {groups}; do echo 0 > "$procs"; done; exec containerd --config {config}{options}'
+        script = f'for procs in {groups}; do echo 0 > "$procs"; done; exec {alone}containerd --config {config}{options}'
         with open(CONTAINERD_LOG, "ab") as log:
             self._pid = subprocess.Popen(
                 ["sh", "-c", script],

@@ -131,6 +131,7 @@ class Options:
     image: bool = False
     accel: str = "auto"
     explain: bool = False
+    runtime: str = stage.RUNTIMES[0]
 
 
 def note(line: str) -> None:
@@ -159,6 +160,12 @@ def parse(arguments: list[str]) -> Options:
         default="",
         choices=["busy", "quiet"],
         help="start containerd and pods first; --node=quiet: pods that only sleep",
+    )
+    parser.add_argument(
+        "--containerd",
+        default=stage.RUNTIMES[0],
+        choices=stage.RUNTIMES,
+        help="the node's containerd and runc: 1 (default: this release's, 1.6), or 2 (2.1, of a newer Debian)",
     )
     parser.add_argument("--cgroup", default="v2", choices=["v2", "v1", "hybrid"], help="cgroup mode (default v2)")
     parser.add_argument(
@@ -213,6 +220,7 @@ def parse(arguments: list[str]) -> Options:
         count_instructions=given.count_instructions,
         possible_cpus=given.possible_cpus,
         image=given.image,
+        runtime=given.containerd,
         accel=given.accel,
         explain=given.explain,
     )
@@ -662,7 +670,7 @@ def node_disk(options: Options, kernel: kernels.Kernel, run: Path) -> tuple[Path
     """The node's disk and how QEMU opens it: a fresh one, or for a node one that holds the images already."""
     if not options.node:
         return stage.node_disk(run), "readonly=off"
-    tools = stage.tools_disk(options.cache, note)
+    tools = stage.tools_disk(options.cache, note, options.runtime)
     prepared = tools.with_name(tools.name.replace("tools-", "node-"))
     if not prepared.exists():
         note("importing the node's images into a disk, once for all machines to come ...")
@@ -670,7 +678,7 @@ def node_disk(options: Options, kernel: kernels.Kernel, run: Path) -> tuple[Path
         status = boot(replace(options, node="prepare", command=["true"]), kernel, run, (fresh, "readonly=off"))
         if status != 0:
             raise MachineError("the node's images could not be imported.", status)
-        for old in options.cache.glob("node-*.ext4"):
+        for old in options.cache.glob(f"node-{options.runtime}-*.ext4"):
             old.unlink()
         fresh.rename(prepared)
     # Writes go to a temporary file of QEMU's.
@@ -680,7 +688,7 @@ def node_disk(options: Options, kernel: kernels.Kernel, run: Path) -> tuple[Path
 def boot(options: Options, kernel: kernels.Kernel, run: Path, disk: tuple[Path, str]) -> int:
     """Boot the machine with this disk for the node's files and run the command; its exit status."""
     disks = {
-        "tools": (stage.tools_disk(options.cache, note), "readonly=on"),
+        "tools": (stage.tools_disk(options.cache, note, options.runtime), "readonly=on"),
         "source": (stage.source_disk(options.cache, run), "readonly=on"),
         "disk": disk,
     }

@@ -27,6 +27,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 Progress = Callable[[str], None]
 
+# This machine's release's (Debian 12: containerd 1.6), and the newer one's that scripts/setup has unpacked.
+RUNTIMES = ("1", "2")
 _RUNTIME = ("containerd", "containerd-shim-runc-v2", "ctr", "runc")
 
 # How long an image that is not of this checkout is kept.
@@ -71,10 +73,22 @@ def program(name: str) -> Path:
     return Path(found).resolve()
 
 
-def tools_disk(cache: Path, progress: Progress) -> Path:
+def runtime_program(name: str, runtime: str) -> Path:
+    """Path of containerd, runc and the like: of this machine's release, or for "2" the newer one's."""
+    if runtime == RUNTIMES[0]:
+        return program(name)
+    unpacked = cache_directory() / "containerd-2" / "usr"
+    found = shutil.which(name, path=f"{unpacked}/bin:{unpacked}/sbin")
+    if found is None:
+        raise StageError(f"containerd {runtime} is not here. Try:  scripts/setup vm")
+    # by its own name: sbin has a link, and what it names may be the one that was made to run here
+    return Path(found).resolve()
+
+
+def tools_disk(cache: Path, progress: Progress, runtime: str = RUNTIMES[0]) -> Path:
     """The disk with Python, the container runtime and the node's images; made when anything of it has changed."""
     packages = _distributions()
-    disk = cache / f"tools-{_state(packages)}.ext4"
+    disk = cache / f"tools-{runtime}-{_state(packages, runtime)}.ext4"
     if not disk.exists():
         progress("staging Python, containerd and the test images for the guest ...")
         cache.mkdir(parents=True, exist_ok=True)
@@ -86,12 +100,12 @@ def tools_disk(cache: Path, progress: Progress) -> Path:
             for library in _compiler_libraries():
                 _copy(library, tree / "lib" / "compiler" / library.name)
             for binary in _RUNTIME:
-                _copy(program(binary), tree / "bin" / binary)
+                _copy(runtime_program(binary, runtime), tree / "bin" / binary)
             _copy(program("busybox"), tree / "bin" / "busybox")
             images.write(tree / "images.tar", busybox=program("busybox"), pause=images.build_pause(Path(name)))
             write_ext4(Path(name) / "disk", tree, _size_mib(tree) * 5 // 4 + 16)
             (Path(name) / "disk").rename(disk)
-        for old in cache.glob("tools-*.ext4"):
+        for old in cache.glob(f"tools-{runtime}-*.ext4"):
             if old != disk:
                 old.unlink()
     return disk
@@ -256,13 +270,16 @@ def _distributions() -> list[importlib.metadata.Distribution]:
     return [found[name] for name in sorted(found)]
 
 
-def _state(packages: Iterable[importlib.metadata.Distribution]) -> str:
+def _state(packages: Iterable[importlib.metadata.Distribution], runtime: str) -> str:
     state = hashlib.sha256()
     for path in (Path(__file__), Path(images.__file__), Path(__file__).with_name("cri.proto")):
         state.update(path.read_bytes())
     for package in packages:
         state.update(f"{package.name} {package.version}\n".encode())
-    binaries = (Path(sys.executable).resolve(), *(program(name) for name in (*_RUNTIME, "busybox")))
+    binaries = (
+        *(Path(sys.executable).resolve(), program("busybox")),
+        *(runtime_program(name, runtime) for name in _RUNTIME),
+    )
     for binary in (*binaries, *_compiler_libraries()):
         state.update(f"{binary} {_mark(binary)}\n".encode())
     return state.hexdigest()[:16]

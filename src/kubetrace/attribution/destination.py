@@ -74,6 +74,8 @@ UNSEEN: Final = frozenset({"pipe", "socket", "memory file", "kernel", "other"})
 _VOLUME = re.compile(r"/pods/([^/]+)/volumes/([^/]+)/([^/]+)")
 _SUBPATH = re.compile(r"/pods/([^/]+)/volume-subpaths/([^/]+)")
 _LOG = re.compile(r"/([^/_]+)_([^/_]+)_([^/_]+)(?:/([^/]+))?(?:/|\Z)")
+# Where CRI-O and podman keep what they pull meanwhile (containers/image, "container_images_storage").
+_DOWNLOAD = re.compile(r"/var/tmp/container_images_[a-z]+-?[0-9]+(?:/|\Z)")
 _CONTENT = re.compile(r"/io\.containerd\.content\.v1\.content(?:/|\Z)")
 # Beside the snapshots a snapshotter has its metadata.db, which every container that is made or removed changes.
 _SNAPSHOTS = re.compile(r"/(?:io\.containerd\.snapshotter\.v1\.[^/]+/snapshots|tmpmounts)(?:/|\Z)")
@@ -187,7 +189,7 @@ def by_path(path: str, directories: Directories) -> Destination | None:
     """
     found = directories.find(path)
     if found is None:
-        return None
+        return Destination("content store") if _DOWNLOAD.match(path) else None
     role, rest = found
     if role == "logs":
         match = _LOG.match(rest)

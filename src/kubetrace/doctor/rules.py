@@ -262,19 +262,27 @@ def _runtime(node: NodeFacts) -> Finding:
     if node.runtime is None:
         do = "is this a Kubernetes node? --host-root DIR"
         return Finding("runtime", "less", "none found: containers have no names", do)
-    if node.runtime != "containerd" or node.state is None:
-        return Finding("runtime", "less", f"{node.runtime}: untested; image layers stay unknown", "tell us how it goes")
-    found = f"containerd: {node.state} ({node.containers} containers)"
-    if node.store is None:
+    if not node.runtimes:
+        if node.runtime != "containerd":
+            return Finding(
+                "runtime", "less", f"{node.runtime}: untested; image layers stay unknown", "tell us how it goes"
+            )
+        return Finding(
+            "runtime", "less", f"containerd: {node.state}, without pods", "start a pod; is the kubelet running?"
+        )
+    found = "; ".join(f"{one.name}: {one.state} ({one.containers} containers)" for one in node.runtimes)
+    if not node.stores:
         return Finding("runtime", "less", f"{found}; its root was not found", "--host-root DIR")
-    return Finding("runtime", "ok", f"{found}, {node.store}")
+    return Finding("runtime", "ok", f"{found}; {', '.join(node.stores)}")
 
 
 def _disk(node: NodeFacts) -> Finding:
-    found = f"{format_bytes(node.disk_free_bytes)} of {format_bytes(node.disk_bytes)} at {node.disk_path}"
-    if node.disk_free_bytes < _LOW_BYTES or node.disk_free_bytes < _LOW_SHARE * node.disk_bytes:
-        return Finding("free disk", "less", found, "record elsewhere; kubetrace copyup shows what fills it")
-    return Finding("free disk", "ok", found)
+    found = [(one.path, one.size_bytes, one.free_bytes) for one in node.disks]
+    found = found or [(node.disk_path, node.disk_bytes, node.disk_free_bytes)]
+    text = "; ".join(f"{format_bytes(free)} of {format_bytes(size)} at {path}" for path, size, free in found)
+    if any(free < _LOW_BYTES or free < _LOW_SHARE * size for _, size, free in found):
+        return Finding("free disk", "less", text, "record elsewhere; kubetrace copyup shows what fills it")
+    return Finding("free disk", "ok", text)
 
 
 # The tracers.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from kubetrace.attribution import directories
 from kubetrace.errors import NodeError
 from kubetrace.node.host import Host
 
@@ -13,8 +12,28 @@ from kubetrace.node.host import Host
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 # Below a cgroup mount, by the kubelet's --cgroup-driver; kind and others put them one level down.
 _PODS = {"systemd": ("kubepods.slice", "kubelet.slice"), "cgroupfs": ("kubepods", "kubelet")}
-_OTHER_RUNTIMES = {"/run/crio/crio.sock": "CRI-O", "/run/cri-dockerd.sock": "docker (cri-dockerd)"}
+_CRIO = ("/run/crio/crio.sock", "/var/run/crio/crio.sock", "/etc/crio/crio.conf", "/etc/crio/crio.conf.d")
+_DOCKER = "/run/cri-dockerd.sock"
+_BUNDLES, _LAYERS = "overlay-containers", "overlay-layers/layers.json"
 _TASKS = "io.containerd.runtime.v2.task/k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A container runtime by its state directory; `containers` are the bundles there, sandboxes included."""
+
+    name: str
+    state: str
+    containers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file system, by one of the directories that are on it."""
+
+    path: str
+    size_bytes: int
+    free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +63,19 @@ class NodeFacts:
     disk_path: str
     disk_bytes: int
     disk_free_bytes: int
+    runtimes: tuple[Runtime, ...] = ()
+    """All of them: a node can have several."""
+    stores: tuple[str, ...] = ()
+    """The root directories of all of them."""
+    disks: tuple[Disk, ...] = ()
+    """Those that runtimes, kubelets and logs are on, each once."""
 
 
 def node_facts(host: Host) -> NodeFacts:
     """Look at everything; nothing is raised for what is not there."""
 
-    def first(paths: tuple[str, ...]) -> str | None:
-        return next((path for path in paths if os.path.isdir(host.path(path))), None)
+    def there(paths: list[str]) -> list[str]:
+        return [path for path in paths if os.path.isdir(host.path(path))]
 
     mode, mounts, trouble = None, [], ""
     try:
@@ -59,14 +84,23 @@ def node_facts(host: Host) -> NodeFacts:
         mode = "v2" if found.memory is None else "v1" if found.unified is None else "hybrid"
     except NodeError as error:
         trouble = error.what
-    state, store = first(directories.CONTAINERD_STATE), first(directories.CONTAINERD)
-    runtime = "containerd" if state is not None else None
-    if state is None or not os.path.isdir(host.path(f"{state}/{_TASKS}")):
-        others = (name for path, name in _OTHER_RUNTIMES.items() if os.path.exists(host.path(path)))
-        runtime = next(others, runtime)
-    kubelet_root = first(directories.KUBELET)
-    disk_path = store or kubelet_root or "/"
-    disk = os.statvfs(host.path(disk_path))
+    places = host.places
+    states, kubelets = there(places.states), there(places.kubelets)
+    runtimes = [Runtime("containerd", state, _count(host.path(f"{state}/{_TASKS}"))) for state in states]
+    # one that Kubernetes does not use has no tasks there (docker's)
+    runtimes = [one for one in runtimes if one.containers or os.path.isdir(host.path(f"{one.state}/{_TASKS}"))]
+    stores = there(places.roots)
+    if any(os.path.exists(host.path(path)) for path in _CRIO):
+        runtimes += [Runtime("CRI-O", root, _count(host.path(f"{root}/{_BUNDLES}"))) for root in there(places.runroots)]
+        stores += [root for root in places.storages if os.path.isfile(host.path(f"{root}/{_LAYERS}"))]
+    runtime = runtimes[0].name if runtimes else "containerd" if states else None
+    if not runtimes and os.path.exists(host.path(_DOCKER)):
+        runtime = "docker (cri-dockerd)"
+    state = runtimes[0].state if runtimes else states[0] if states else None
+    store = stores[0] if stores else None
+    kubelet_root = kubelets[0] if kubelets else None
+    disks = _disks(host, [*stores, *kubelets, *there(places.logs), "/"])
+    disk = disks[0] if disks else Disk("/", 0, 0)
     return NodeFacts(
         name=host.node_name(),
         root=str(host.root),
@@ -78,12 +112,28 @@ def node_facts(host: Host) -> NodeFacts:
         runtime=runtime,
         state=state,
         store=store,
-        containers=_count(host.path(f"{state}/{_TASKS}")) if state is not None else 0,
+        containers=sum(one.containers for one in runtimes),
         kubelet_root=kubelet_root,
-        disk_path=disk_path,
-        disk_bytes=disk.f_blocks * disk.f_frsize,
-        disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        disk_path=disk.path,
+        disk_bytes=disk.size_bytes,
+        disk_free_bytes=disk.free_bytes,
+        runtimes=tuple(runtimes),
+        stores=tuple(stores),
+        disks=tuple(disks),
     )
+
+
+def _disks(host: Host, paths: list[str]) -> list[Disk]:
+    # The first directory of each file system; "/" too where nothing else is on it.
+    found: dict[int, Disk] = {}
+    for path in paths:
+        try:
+            device, disk = os.stat(host.path(path)).st_dev, os.statvfs(host.path(path))
+        except OSError:
+            continue
+        if path != "/" or not found:
+            found.setdefault(device, Disk(path, disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize))
+    return list(found.values())
 
 
 def _driver(host: Host, mounts: list[str]) -> str | None:

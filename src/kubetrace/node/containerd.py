@@ -53,19 +53,18 @@ class Bundle:
 def bundle_directories(host: Host) -> list[str]:
     """The directories that hold bundles, one per containerd and namespace of it, as node paths; k8s.io first.
 
-    Those of each containerd and CRI-O that is known to be on the node (host.places). The first is given even where it
-    does not exist yet, so that the first container after a node's start is found.
+    Those of each containerd and CRI-O that is known to be on the node (host.places). Kubernetes' are given even where
+    they do not exist yet, so that the first container after a node's start is found.
     """
     places = host.places
-    found = [f"{places.states[0]}/{_TASKS[0]}/k8s.io"]
+    found = [f"{state}/{_TASKS[0]}/k8s.io" for state in places.states]
     for state in places.states:
         for tasks in _TASKS:
             for name in listed(host.path(f"{state}/{tasks}")):
                 directory = f"{state}/{tasks}/{name}"
                 if directory not in found:
                     found.append(directory)
-    storages = [f"{root}{_STORAGE_BUNDLES}" for root in places.runroots]
-    return found + [directory for directory in storages if os.path.isdir(host.path(directory))]
+    return found + [f"{root}{_STORAGE_BUNDLES}" for root in places.runroots]
 
 
 def bundle_ids(host: Host, directory: str) -> Iterator[str]:

@@ -123,6 +123,7 @@ class Node:
         self._unmounted: dict[int, _Shown] = {}
         self._layers = Layers(host)
         self._stores: dict[str, storage.Storage] = {}
+        self._databases: list[str] = []
         self._looked_ns = 0
         self._other_lines: set[bytes] = set()
         self._places_changed = False
@@ -192,7 +193,7 @@ class Node:
             return []
         wanted = [one.sandbox_id for one in self._unlabelled.values()]
         found: dict[str, tuple[str, ...]] = {}
-        for database in containerd.metadata_paths(self.host):
+        for database in self._databases or containerd.metadata_paths(self.host):
             with contextlib.suppress(BoltError):
                 found |= containerd.pod_labels(database, wanted)
         facts = []
@@ -262,6 +263,12 @@ class Node:
         self._bundle_directories = [
             (directory, self.host.path(directory)) for directory in containerd.bundle_directories(self.host)
         ]
+        # Which records there are: looked for here, as who waits for a name has no time for it.
+        self._databases = containerd.metadata_paths(self.host)
+        for root in self.host.places.storages:
+            store = self._stores.get(root) or storage.Storage(self.host, root)
+            if store.exists:
+                self._stores[root] = store
 
     # At run time.
 
@@ -432,21 +439,14 @@ class Node:
     def recorded(self, container_ids: Collection[str] | None, now: int) -> list[ContainerSeen]:
         """What the runtimes' own records say of these containers (None: of all), exited ones too."""
         found: list[ContainerSeen] = []
-        for database in containerd.metadata_paths(self.host):
+        for database in self._databases:
             with contextlib.suppress(BoltError):
                 found += containerd.metadata(database, container_ids, now)
-        for store in self._storages():
+        for store in self._stores.values():
             for one in store.containers():
                 if container_ids is None or one.container_id in container_ids:
                     found += [seen] if (seen := storage.seen(one, now)) is not None else []
         return found
-
-    def _storages(self) -> Iterator[storage.Storage]:
-        for root in self.host.places.storages:
-            store = self._stores.get(root) or storage.Storage(self.host, root)
-            if store.exists:
-                self._stores[root] = store
-                yield store
 
     def _name_pods(self, found: Iterator[PodSeen], unnamed: set[str]) -> Iterator[PodSeen]:
         for pod in list(found):
@@ -605,12 +605,11 @@ class Node:
         match = _CONTAINER_ROOT.search(mount_point)
         if match is None and (layer := storage.split_layer(mount_point, "merged")) is not None:
             # a bundle that was not found: by the store's own list
-            for store in self._storages():
-                if store.root == layer[0]:
-                    found = next((one.container_id for one in store.containers() if one.layer == layer[1]), None)
-                    if found is not None:
-                        self._roots[mount_point] = found
-                    return found
+            store = self._stores.get(layer[0])
+            for one in store.containers() if store is not None else ():
+                if one.layer == layer[1]:
+                    self._roots[mount_point] = one.container_id
+                    return one.container_id
         return match[1] if match else None
 
     # Layers.
@@ -674,6 +673,9 @@ class Node:
             levels |= {root: 0, f"{root}/pods": 4}
         levels |= dict.fromkeys((*places.roots, *places.states, *places.storages, *places.runroots), 1)
         levels |= dict.fromkeys(containerd.snapshotters(self.host), 1)
+        if self._stores or any(storage.Storage(self.host, root).exists for root in places.storages):
+            # what CRI-O pulls is there first
+            levels["/var/tmp"] = 1
         found = [(device, inode, levels[path]) for path, (device, inode) in self._inodes(levels).items()]
         return found[:_MOST_ANCHORS]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -43,8 +44,9 @@ _MEASURES = (
     (_NEWEST, MAX),
 )
 
-# Where the runtime mounts a container's root, and the kubelet a pod's volumes.
+# Where containerd mounts a container's root, CRI-O (by the id of its writable layer), and the kubelet a pod's volumes.
 _ROOT = re.compile(rb"/([0-9a-f]{64})/rootfs\Z")
+_MERGED = re.compile(rb"(?:/|\A)([0-9a-f]{64})/merged\Z")
 _VOLUME = re.compile(rb"/pods/([0-9a-f]{32}|[0-9a-f-]{36})/volumes/")
 # mount(2): what is not a mount of its own, and a bind mount
 _MS_REMOUNT, _MS_BIND, _MS_PROPAGATION = 1 << 5, 1 << 12, 0xF << 17
@@ -101,6 +103,7 @@ class StartsBoard:
         self._prepared: dict[str, int] = {}
         self._rooted: dict[str, int] = {}
         self._layers: dict[str, int] = {}
+        self._writable: dict[str, str] = {}
         self._volumes: dict[str, tuple[int, int]] = {}
 
     def learn(self, fact: Fact) -> None:
@@ -109,6 +112,8 @@ class StartsBoard:
             _remember(self._prepared, fact.container_id, fact.prepared_ns)
         elif isinstance(fact, OverlaySeen) and fact.container_id is not None:
             _remember(self._layers, fact.container_id, len(fact.lowerdirs))
+            if layer := _MERGED.search(os.fsencode(fact.mount_point)):
+                _remember(self._writable, fact.container_id, layer[1].decode())
 
     def take(self, event: Any, identity: Identity) -> Iterable[tuple[Any, Identity]]:
         """A container's steps in their order, when its entrypoint is executed; then its first write."""
@@ -141,9 +146,9 @@ class StartsBoard:
 
     def _mounted_by_the_node(self, event: Any) -> bool:
         path = event.path[: event.path_bytes]
-        if root := _ROOT.search(path):
-            container_id = root[1].decode()
-            _remember(self._rooted, container_id, self._rooted.get(container_id, event.time))
+        if root := _ROOT.search(path) or _MERGED.search(path):
+            name = root[1].decode()
+            _remember(self._rooted, name, self._rooted.get(name, event.time))
             return True
         if volume := _VOLUME.search(path):
             uid = volume[1].decode()
@@ -169,8 +174,9 @@ class StartsBoard:
         assert container_id is not None
         unit.ended = True
         for phase, known in (("prepared", self._prepared), ("rootfs", self._rooted)):
-            if container_id in known and known[container_id] <= unit.times["exec"]:
-                unit.times[phase] = known[container_id]
+            found = known.get(container_id) or known.get(self._writable.get(container_id, ""))
+            if found is not None and found <= unit.times["exec"]:
+                unit.times[phase] = found
         times = dict(unit.times)
         sandbox = unit.identity.kind == "sandbox"
         if sandbox or pod.ready_ns is None:
@@ -274,8 +280,8 @@ class Starts(Fielded):
     summary = "Show what the start of each pod consists of, step by step with times, and which step took longest."
     explanation = (
         "A row for each pod that starts while kubetrace runs; --events draws each container's steps as a waterfall: "
-        "pod_cgroup, prepared (config.json written), rootfs (its overlay mounted), cgroup, runc_init (the runtime's "
-        "process is in the cgroup), namespaces, volumes (the last mount), pivot_root, exec of the entrypoint, and "
+        "pod_cgroup, prepared (config.json written), rootfs (its overlay mounted), cgroup, runc_init (the process of "
+        "runc or crun is in the cgroup), namespaces, volumes (the last mount), pivot_root, exec of the entrypoint, and "
         "first_write. A step's time is what passed since the step before it, so that the steps of the sandbox and of a "
         "container add up to the time from the pod's first step to the entrypoint. A pulled image is part of "
         "prepared.\n\n"

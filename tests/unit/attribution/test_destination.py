@@ -338,6 +338,7 @@ def test_what_crio_keeps_is_told_apart() -> None:
         (f"{layer}/diff/etc", "snapshotter"),
         (f"{layer}/merged/etc", "writable layer"),
         ("/var/lib/containers/storage/overlay-images/images.json", "containers-storage"),
+        ("/var/tmp/container_images_storage2843/1", "content store"),
         (f"/run/containers/storage/overlay-containers/{SANDBOX}/userdata", "containers-storage"),
     ):
         found = by_path(path, Directories())

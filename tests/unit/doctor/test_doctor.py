@@ -14,10 +14,12 @@ from kubetrace import errors
 from kubetrace.doctor import rules
 from kubetrace.doctor.report import lines
 from kubetrace.doctor.rules import CHECKS, Finding, findings
-from kubetrace.doctor.surroundings import NodeFacts
+from kubetrace.doctor.surroundings import Disk, NodeFacts, Runtime, node_facts
 from kubetrace.doctor.trial import Trial
 from kubetrace.engines.probe import KernelFacts
 from kubetrace.errors import HookMissing, KubetraceError, PermissionDenied
+from kubetrace.node.host import Host
+from tests.nodes import captured
 
 PACKAGE = Path(inspect.getfile(errors)).parent
 
@@ -57,6 +59,8 @@ NODE = NodeFacts(
     disk_path="/var/lib/containerd",
     disk_bytes=100 << 30,
     disk_free_bytes=60 << 30,
+    runtimes=(Runtime("containerd", "/run/containerd", 7),),
+    stores=("/var/lib/containerd",),
 )
 TRIALS = [Trial("copyup", "auto", "fentry"), Trial("copyup", "kprobe", "kprobe"), Trial("starts", "auto", "raw_tp")]
 
@@ -134,9 +138,18 @@ def test_what_a_kernel_lacks_is_said_with_what_to_do(
         ("cgroups", {"cgroups": None, "cgroup_trouble": "No cgroup hierarchy."}, "no", "No cgroup hierarchy."),
         ("cgroups", {"driver": None}, "less", "no pods' cgroups"),
         ("cgroups", {"cgroups": "hybrid", "driver": "cgroupfs"}, "ok", "hybrid, cgroupfs driver"),
-        ("runtime", {"runtime": None, "state": None}, "less", "none found"),
-        ("runtime", {"runtime": "CRI-O", "state": None}, "less", "CRI-O: untested"),
-        ("runtime", {"store": None}, "less", "its root was not found"),
+        ("runtime", {"runtime": None, "state": None, "runtimes": ()}, "less", "none found"),
+        ("runtime", {"runtime": "docker (cri-dockerd)", "runtimes": ()}, "less", "docker (cri-dockerd): untested"),
+        ("runtime", {"runtimes": ()}, "less", "/run/containerd, without pods"),
+        ("runtime", {"stores": ()}, "less", "its root was not found"),
+        (
+            *("runtime", {"runtimes": (*NODE.runtimes, Runtime("CRI-O", "/run/crio", 3))}, "ok"),
+            "containerd: /run/containerd (7 containers); CRI-O: /run/crio (3 containers); /var/lib/containerd",
+        ),
+        (
+            *("free disk", {"disks": (Disk("/var/lib/kubelet", 90 << 30, 50 << 30), Disk("/srv", 8 << 30, 1 << 29))}),
+            *("less", "50 GiB of 90 GiB at /var/lib/kubelet; 512 MiB of 8.0 GiB at /srv"),
+        ),
         ("kubelet root", {"kubelet_root": None}, "less", "volumes have no names"),
         ("free disk", {"disk_free_bytes": 1023 << 20}, "less", "of 100 GiB"),
         ("free disk", {"disk_free_bytes": 4 << 30}, "less", "4.0 GiB of 100 GiB"),
@@ -207,3 +220,25 @@ def test_every_error_of_the_kernel_or_the_node_names_a_line() -> None:
         assert str(kind("what.")).splitlines()[-1] == f"See:  kubetrace doctor, line '{kind.check}'"
     for other in (errors.UsageError, errors.RecordingError, errors.OutputError):
         assert "See:" not in str(other("what."))
+
+
+def test_every_runtime_of_a_node_is_found(tmp_path: Path) -> None:
+    captured.modern("containerd-2.1", tmp_path / "two")
+    (tmp_path / "two/var/lib/kubelet").mkdir(parents=True, exist_ok=True)
+    found = node_facts(Host(tmp_path / "two"))
+    assert [(one.name, one.state) for one in found.runtimes] == [
+        ("containerd", "/run/containerd"),
+        ("containerd", "/srv/cr/state"),
+    ]
+    assert found.stores == ("/var/lib/containerd", "/srv/cr/root")
+    assert all(one.containers > 3 for one in found.runtimes)
+    captured.modern("crio", tmp_path / "crio")
+    found = node_facts(Host(tmp_path / "crio"))
+    # with stores of fuse-overlayfs beside its own
+    assert {(one.name, one.state, one.containers) for one in found.runtimes} == {
+        ("CRI-O", "/run/containers/storage", 2),
+        ("CRI-O", "/run/crio-run", 2),
+        ("CRI-O", "/run/containers/storage-fuse", 1),
+        ("CRI-O", "/run/crio-run-fuse", 1),
+    }
+    assert set(found.stores) >= {"/var/lib/containers/storage", "/srv/storage"}

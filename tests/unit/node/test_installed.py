@@ -218,3 +218,13 @@ def test_hostile_names_of_processes_cost_nothing(root: Path) -> None:
         runs(root, pid, "containerd", "--root", f"/made/up/{pid}")
     places = Host(root).places
     assert len(places.roots) <= 64 and all(len(path) < 66_000 for path in places.roots)
+
+
+def test_the_first_container_of_a_runtime_is_found_in_a_directory_that_was_not_there(root: Path) -> None:
+    write(root, "/etc/crio/crio.conf", '[crio]\nrunroot = "/run/crio"\n')
+    node = Node(Host(root))
+    list(node.scan())
+    names = {"io.kubernetes.pod.name": "web-0", "io.kubernetes.pod.namespace": "shop"}
+    write(root, f"/run/crio/overlay-containers/{ID}/userdata/config.json", json.dumps({"annotations": names}))
+    found = node.cgroup_created(0, 7, f"/kubepods/pod{UID}/crio-{ID}", 1)
+    assert [fact.pod for fact in found if isinstance(fact, ContainerSeen)] == ["web-0"]

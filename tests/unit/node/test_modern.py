@@ -279,3 +279,25 @@ def test_roots_of_fuse_overlayfs_are_told_apart(tmp_path: Path) -> None:
     assert unseen(find("copyup"), Host(tmp_path)) == [
         "2 containers' roots are no overlay (fuse.fuse-overlayfs 2): what fuse copies up is not seen"
     ]
+
+
+def test_layers_of_an_additional_store_are_found_by_a_container_of_another(tmp_path: Path) -> None:
+    (one, *_) = captured.modern("crio", tmp_path)
+    # the image is in a store that is read only, the container's writable layer in CRI-O's own
+    own, store = tmp_path / "var/lib/containers/storage", tmp_path / "usr/lib/store"
+    (store / "overlay-layers").mkdir(parents=True)
+    layers = json.loads((own / "overlay-layers/layers.json").read_text())
+    for where, kept in ((store, True), (own, False)):
+        some = [layer for layer in layers if ("diff-digest" in layer) == kept]
+        (where / "overlay-layers/layers.json").write_text(json.dumps(some))
+    shutil.move(own / "overlay-images", store / "overlay-images")
+    config = tmp_path / "etc/containers/storage.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text('[storage.options]\nadditionalimagestores = ["/usr/lib/store"]\n')
+    told = Seen(tmp_path).layers(one, 1, 2, 3)
+    assert [(layer.image, layer.ordinal, layer.created_by) for layer in told] == [
+        (one["image"], number, LINES[number - 1]) for number in (3, 2, 1)
+    ]
+    top = next(layer["id"] for layer in layers if layer.get("parent") and "diff-digest" in layer)
+    found = who(tmp_path, f"/usr/lib/store/overlay/{top}/diff/etc")
+    assert {answer["image"] for answer in found if answer["kind"] == "layer"} == {images.WEB, images.BATCH}
