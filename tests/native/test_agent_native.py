@@ -82,6 +82,23 @@ def test_a_tracer_that_cannot_be_attached_leaves_the_others_running(
         assert running.value("kubetrace_tracer_up", tracer="copyup", hook="") == 0
 
 
+def test_where_the_nodes_kernel_allows_no_tracer_the_agent_serves_that(tmp_path: Path) -> None:
+    if not kernel_has_neither():
+        pytest.skip("this kernel has fentry or kprobes, so that copyup can be attached")
+    with agent(tmp_path, "copyup") as running:
+        status, text = running.get("/healthz")
+        # a liveness probe that failed would start it again for ever
+        assert status == 200 and text.startswith("copyup: ")
+        assert "no tracer can be attached on this node" in running.errors()
+        assert running.value("kubetrace_tracer_up", tracer="copyup", hook="") == 0
+
+
+def kernel_has_neither() -> bool:
+    done = subprocess.run([*KUBETRACE, "doctor", "-o", "json"], stdout=subprocess.PIPE, text=True, check=False)
+    checks: dict[str, str] = {check["check"]: check["status"] for check in json.loads(done.stdout)["checks"]}
+    return {checks["fexit attach"], checks["kprobe attach"]} == {"no"}
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

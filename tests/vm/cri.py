@@ -667,6 +667,10 @@ class Container:
                 )
                 break
             except NodeError as error:
+                if "to stop first" in str(error):
+                    # containerd 2 leaves that to the kubelet
+                    self.stop()
+                    continue
                 if "ttrpc: closed" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
 
     from kubetrace.agent.watch import Standing, Watch
+    from kubetrace.errors import KubetraceError
 
 # Rings are read ten times a second; what has not been for so long is stuck.
 _STUCK_S = 30.0
@@ -76,10 +77,22 @@ def _of_agent(standings: Iterable[tuple[Watch, Standing]]) -> Iterator[Family]:
     yield from families.values()
 
 
+# Lines of `kubetrace doctor` that are about the kernel as it was booted, whatever rights this process has.
+_OF_THE_NODE = frozenset(
+    ("lockdown", "kernel BTF", "module BTF", "overlayfs", "fexit attach", "kprobe attach", "tracepoints", "ring buffer")
+)
+
+
+def of_the_node(error: KubetraceError) -> bool:
+    """Whether a tracer cannot be attached because of the node's kernel: no restart of the agent helps."""
+    return error.check in _OF_THE_NODE
+
+
 def health(watches: Sequence[Watch]) -> tuple[bool, str]:
     """Whether what could be attached still runs, and in words how each tracer stands.
 
-    A kernel that has no hook for one tracer is not a reason to restart the others; a tracer that has stopped is.
+    A kernel that has no hook for one tracer is not a reason to restart the others; a tracer that has stopped is. Nor is
+    a node on which none can be attached: no restart changes that, and who scrapes is told by kubetrace_tracer_up.
     """
     lines, runs, stuck = [], False, False
     for watch in watches:
@@ -94,6 +107,7 @@ def health(watches: Sequence[Watch]) -> tuple[bool, str]:
             words = "its rings are not read" if late else f"attached by {standing.hook}"
         else:
             stuck = stuck or standing.crashed
+            runs = runs or (standing.error is not None and of_the_node(standing.error))
             words = standing.error.what if standing.error is not None else "not attached"
         lines.append(f"{watch.tracer.name}: {words}")
     return runs and not stuck, "\n".join(lines) + "\n"

@@ -26,6 +26,7 @@ from kubetrace.attribution.facts import (
     LayerSeen,
     MountGone,
     MountSeen,
+    NestedSeen,
     OverlayGone,
     OverlaySeen,
     OverlayTold,
@@ -131,6 +132,7 @@ _RANK: Final[dict[Source, int]] = {
     "log links": 4,
     "log directories": 5,
     "kubelet": 6,
+    "ancestry": 7,
 }
 
 # What a cached answer was concluded from: ("cgroup", hierarchy, id), ("container", id) or ("pod", uid).
@@ -165,6 +167,8 @@ class Attributor:
         self._containers: dict[str, ContainerSeen] = {}
         # The names of its image by which each source knows it.
         self._image_names: dict[str, set[str]] = {}
+        # Containers inside of others: the one that each runs in.
+        self._outer: dict[str, str] = {}
         # Pod UID -> the ids of its containers, oldest knowledge first.
         self._of_pods: dict[str, dict[str, None]] = {}
         self._container_paths: dict[str, CgroupPath] = {}
@@ -196,6 +200,9 @@ class Attributor:
             self._learn_container(fact)
         elif isinstance(fact, PodSeen):
             self._learn_pod(fact)
+        elif isinstance(fact, NestedSeen):
+            self._outer[fact.container_id] = fact.outer_id
+            self._forget(("container", fact.container_id))
         elif isinstance(fact, OverlaySeen):
             self._learn_overlay(fact)
         elif isinstance(fact, OverlayGone):
@@ -500,6 +507,7 @@ class Attributor:
     def _drop_container(self, container_id: str) -> None:
         known = self._containers.pop(container_id, None)
         self._image_names.pop(container_id, None)
+        self._outer.pop(container_id, None)
         self._leave_pod(known)
         self._container_paths.pop(container_id, None)
         self._forget(("container", container_id))
@@ -545,10 +553,18 @@ class Attributor:
         for owner in owners_of(path):
             if owner.container_id is not None:
                 self._readers.setdefault(("container", owner.container_id), set()).add(key)
+                if (outer := self._outer.get(owner.container_id)) is not None:
+                    self._readers.setdefault(("container", outer), set()).add(key)
                 known = self._containers.get(owner.container_id)
                 if known is not None and known.pod is not None:
                     return owner
         owner = parse(path)
+        # Kubernetes in a pod: of pods within pods this node's kubelet made the outermost.
+        for other in owners_of(path):
+            if other.pod_uid is not None and other.pod_uid != owner.pod_uid:
+                self._readers.setdefault(("pod", other.pod_uid), set()).add(key)
+                if other.pod_uid in self._pods:
+                    return CgroupPath(owner.container_id, other.pod_uid, other.qos_class)
         if owner.pod_uid is not None:
             self._readers.setdefault(("pod", owner.pod_uid), set()).add(key)
         return owner
@@ -571,6 +587,20 @@ class Attributor:
         pod_uid = (known.pod_uid if known is not None else None) or owner.pod_uid
         pod = self._pods.get(pod_uid) if pod_uid is not None else None
         named: ContainerSeen | PodSeen | None = known if known is not None and known.pod is not None else pod
+        outer = self._containers.get(self._outer.get(owner.container_id or "", "")) if named is None else None
+        if outer is not None and outer.pod is not None:
+            # the pod's container that it runs in; its own id stays
+            return Identity(
+                namespace=outer.namespace,
+                pod=outer.pod,
+                container=outer.container,
+                pod_uid=outer.pod_uid,
+                container_id=owner.container_id,
+                kind="container",
+                cgroup_path=path,
+                attributed_by=how,
+                names_from="ancestry",
+            )
         return Identity(
             namespace=named.namespace if named is not None else None,
             pod=named.pod if named is not None else None,

@@ -16,7 +16,14 @@ KEPT_NS: Final = 120_000_000_000
 
 Role = Literal["logs", "kubelet", "containerd", "storage"]
 Source = Literal[
-    "config.json", "containerd metadata", "containers-storage", "log links", "log directories", "kubelet", "CRI"
+    "config.json",
+    "containerd metadata",
+    "containers-storage",
+    "log links",
+    "log directories",
+    "kubelet",
+    "CRI",
+    "ancestry",
 ]
 
 
@@ -74,6 +81,18 @@ class PodSeen:
     namespace: str | None
     pod: str
     source: Source
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class NestedSeen:
+    """A container that no file of this node names runs inside another one: its processes descend from that one's.
+
+    Of docker in a pod, say, whose containers have cgroups outside of the pod's.
+    """
+
+    container_id: str
+    outer_id: str
     time_ns: int
 
 
@@ -201,6 +220,7 @@ Fact = (
     | CgroupGone
     | ContainerSeen
     | PodSeen
+    | NestedSeen
     | LabelsSeen
     | OverlaySeen
     | OverlayGone

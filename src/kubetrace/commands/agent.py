@@ -32,7 +32,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
             do="pip install 'kubetrace[agent]'",
             check="",
         ) from error
-    from kubetrace.agent.metrics import Collector, health
+    from kubetrace.agent.metrics import Collector, health, of_the_node
     from kubetrace.agent.serve import Server
     from kubetrace.agent.watch import Watch
 
@@ -68,7 +68,10 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
             for name, trouble in failed:
                 click.echo(f"kubetrace: {name}: {visible(trouble.what)} {visible(trouble.why)}", err=True)
             if len(failed) == len(watches):
-                raise failed[0][1]
+                if not all(of_the_node(error) for _, error in failed):
+                    raise failed[0][1]
+                # the node's kernel is so: to end would be to be started again for ever
+                click.echo("kubetrace: no tracer can be attached on this node; it is tried again each minute", err=True)
             click.echo(f"kubetrace: serving {server.url}/metrics", err=True)
             if given["ready_file"] is not None:
                 touch(given["ready_file"])
@@ -105,7 +108,7 @@ _HELP = """Keep tracers running and serve what they count as OpenMetrics, for th
              kubetrace_writes_bytes_total{...,destination,medium}, and more;
              what was lost or unattributed, and the agent's own CPU and memory
   /healthz   200 while every tracer that could be attached runs, else 503;
-             how each stands
+             how each stands (200 too where the node's kernel allows none)
 
 Without TRACER, all that have metrics run. The number of label sets of each is bounded: what finds no place is part
 of one (overflow) series. See deploy/ for a DaemonSet.

@@ -48,6 +48,8 @@ CHECKS = (
 # include/uapi/linux/capability.h
 _CAPABILITIES = {19: "SYS_PTRACE", 21: "SYS_ADMIN", 38: "PERFMON", 39: "BPF"}
 _DEBUG = "kubectl debug node/NODE -it --profile=sysadmin --image=IMAGE -- kubetrace ..."
+# include/linux/errno.h: the kernel's own, which strerror does not know
+_ENOTSUPP = 524
 _LOW_BYTES, _LOW_SHARE = 1 << 30, 0.05
 
 
@@ -209,6 +211,8 @@ def _tracefs(kernel: KernelFacts) -> Finding:
 def _refused(kernel: KernelFacts, code: int | None) -> str:
     if code is None:
         return "not tried without libbpf"
+    if code == _ENOTSUPP:
+        return "refused: this architecture has no BPF trampolines in this kernel (ENOTSUPP; arm64: since Linux 6.0)"
     return f"refused: {os.strerror(code)}"
 
 

@@ -6,6 +6,8 @@
     files.py       every look at them, at the start and at each change
     containerd.py  bundles and databases of container runtimes
     bolt.py        the file of such a database
+    roots.py       roots of containers that are no overlay
+    ancestry.py    in which container a container runs whose cgroup does not say it
     storage.py     the lists of containers-storage, which CRI-O has
     layers.py      from an overlay's directories to the layers of an image
     cri.py         a runtime's own socket, when asked for

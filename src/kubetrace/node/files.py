@@ -27,12 +27,13 @@ from kubetrace.attribution.facts import (
     LabelsSeen,
     MountGone,
     MountSeen,
+    NestedSeen,
     OverlayGone,
     OverlaySeen,
     PodSeen,
 )
 from kubetrace.errors import NodeError
-from kubetrace.node import containerd, cri, kubelet, logs, storage
+from kubetrace.node import ancestry, containerd, cri, kubelet, logs, storage
 from kubetrace.node.bolt import BoltError
 from kubetrace.node.installed import learn_mount
 from kubetrace.node.layers import Layers
@@ -40,7 +41,7 @@ from kubetrace.node.layers import Layers
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Role
     from kubetrace.attribution.mountinfo import Mount
-    from kubetrace.node.host import Host
+    from kubetrace.node.host import CgroupMounts, Host
 
 # The tracer's loop waits for cgroup_created(): config.json is there at the cgroup's creation (60 of 60 measured), but
 # its directory can be seen up to 4.5 ms before it.
@@ -58,6 +59,8 @@ _READS = 2
 
 # The kernel's map of anchors (bpf/writes_place.bpf.h) has room for 128: of more roots and snapshotters the first.
 _MOST_ANCHORS = 120
+# Containers without a name whose processes are looked at in one go.
+_MOST_NESTED = 256
 # Seconds between two looks for runtimes and kubelets that have come, where a container has no name.
 _LOOK_AGAIN_S = 5.0
 _CONTAINER_ROOT = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
@@ -65,8 +68,11 @@ _CONTAINER_ROOT = re.compile(r"/([0-9a-f]{64})/rootfs\Z")
 
 @dataclass(slots=True)
 class _Missing:
-    # A container or pod without names yet; `due` is the count of resolve_again() calls at which to look again.
+    # A container or pod without names yet; `due` is the count of resolve_again() calls at which to look again. `path`
+    # is its cgroup's, in v2 or in v1's memory.
     pod_uid: str | None
+    path: str = ""
+    hierarchy: int = 0
     tries: int = 0
     wait: int = 1
     due: int = 0
@@ -167,6 +173,7 @@ class Node:
             set(self._missing_pods) - self._named_pods,
             now,
         )
+        yield from self._nested(list(self._missing), now)
         yield from self._labels_now(now)
         yield from self.mounts()
 
@@ -236,16 +243,16 @@ class Node:
                             # d_ino is the same number as st_ino (fs/kernfs/dir.c, kernfs_fop_readdir).
                             yield CgroupSeen(hierarchy, entry.inode(), path, now)
                             pending.append((entry.path, path))
-                            self._note(path)
+                            self._note(path, hierarchy)
             except OSError:
                 continue
 
-    def _note(self, path: str) -> None:
+    def _note(self, path: str, hierarchy: int) -> None:
         # Remember that a cgroup's owner has no names yet.
         owner = parse(path)
         if owner.container_id is not None:
             if owner.container_id not in self._named:
-                self._missing.setdefault(owner.container_id, _Missing(owner.pod_uid))
+                self._missing.setdefault(owner.container_id, _Missing(owner.pod_uid, path, hierarchy))
         elif owner.pod_uid is not None and owner.pod_uid not in self._named_pods:
             self._missing_pods.setdefault(owner.pod_uid, _Missing(owner.pod_uid))
 
@@ -286,7 +293,7 @@ class Node:
         owner = parse(path)
         container_id = owner.container_id
         if container_id is None or container_id in self._named or container_id in self._missing:
-            self._note(path)
+            self._note(path, hierarchy)
             return facts
         seen = self._read_bundle_soon(container_id, time_ns)
         if seen is not None:
@@ -295,7 +302,7 @@ class Node:
             if seen.pod is not None:
                 return facts
         if container_id not in self._named:
-            self._missing[container_id] = _Missing(owner.pod_uid)
+            self._missing[container_id] = _Missing(owner.pod_uid, path, hierarchy)
             pods = {owner.pod_uid} - self._named_pods if owner.pod_uid is not None else set()
             facts.extend(self._second_chances({container_id: owner.pod_uid}, pods, time_ns, _BUDGET_NS // 2))
         return facts
@@ -355,6 +362,7 @@ class Node:
         left = {name: missing.pod_uid for name, missing in due.items() if name in self._missing}
         pods = {missing.pod_uid for missing in [*due.values(), *due_pods.values()] if missing.pod_uid is not None}
         facts.extend(self._second_chances(left, pods - self._named_pods, now))
+        facts.extend(self._nested(due, now))
         self._wait_longer(self._missing, due)
         self._wait_longer(self._missing_pods, due_pods)
         facts += self._labels_now(now)
@@ -435,6 +443,24 @@ class Node:
             yield from self._name_pods(logs.pods(self.host, now, unnamed), unnamed)
         if unnamed and not _passed(deadline):
             yield from self._name_pods(kubelet.pods(self.host, sorted(unnamed), now), unnamed)
+
+    def _nested(self, container_ids: Collection[str], now: int) -> list[NestedSeen]:
+        """Which of these containers run inside another one of this node, by what their processes descend from."""
+        found = []
+        mounts: CgroupMounts | None = None
+        for container_id in list(container_ids)[:_MOST_NESTED]:
+            missing = self._missing.get(container_id)
+            if missing is None or not missing.path:
+                continue
+            mounts = mounts or self.host.cgroup_mounts()
+            mount = mounts.unified if missing.hierarchy == 0 else mounts.memory
+            outer = ancestry.outer_container(self.host, f"{mount or ''}{missing.path}", container_id, self._named)
+            if outer is not None:
+                # no file of this node will name it
+                self._missing.pop(container_id, None)
+                self._named.add(container_id)
+                found.append(NestedSeen(container_id, outer, now))
+        return found
 
     def recorded(self, container_ids: Collection[str] | None, now: int) -> list[ContainerSeen]:
         """What the runtimes' own records say of these containers (None: of all), exited ones too."""

@@ -7,10 +7,11 @@ import random
 import pytest
 
 from kubetrace import tracers
+from kubetrace.agent.metrics import of_the_node
 from kubetrace.agent.series import OVERFLOW, Series
 from kubetrace.agent.serve import _split
 from kubetrace.agent.watch import _label
-from kubetrace.errors import UsageError
+from kubetrace.errors import HookMissing, KubetraceError, PermissionDenied, UsageError
 
 
 def series(limit: int = 3, idle_s: float = 60.0) -> Series:
@@ -142,3 +143,18 @@ def test_an_address_is_a_host_and_a_port(address: str, parts: tuple[str, int]) -
 def test_what_is_no_address_is_said(address: str) -> None:
     with pytest.raises(UsageError, match="is not an ADDRESS:PORT"):
         _split(address)
+
+
+@pytest.mark.parametrize(
+    ("error", "of_node"),
+    [
+        (HookMissing("this kernel has no BTF.", check="kernel BTF"), True),
+        (HookMissing("neither fentry nor kprobes."), True),
+        (PermissionDenied("the kernel is locked down for confidentiality", check="lockdown"), True),
+        # these are of who started it
+        (PermissionDenied("this pod lacks CAP_BPF"), False),
+        (KubetraceError("copyup stopped"), False),
+    ],
+)
+def test_what_no_restart_changes_is_the_nodes(error: KubetraceError, of_node: bool) -> None:
+    assert of_the_node(error) is of_node

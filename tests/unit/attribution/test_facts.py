@@ -20,6 +20,7 @@ from kubetrace.attribution.facts import (
     LayerSeen,
     MountGone,
     MountSeen,
+    NestedSeen,
     OverlayGone,
     OverlaySeen,
     OverlayTold,
@@ -47,6 +48,7 @@ KINDS: dict[type, st.SearchStrategy[Fact]] = {
         st.sampled_from(["config.json", "CRI"]),
         NUMBERS,
     ),
+    NestedSeen: st.builds(NestedSeen, NAMES, NAMES, NUMBERS),
     LabelsSeen: st.builds(LabelsSeen, NAMES, st.lists(NAMES, max_size=3).map(tuple), NUMBERS),
     PodSeen: st.builds(PodSeen, NAMES, st.none() | NAMES, NAMES, st.just("kubelet"), NUMBERS),
     OverlaySeen: st.builds(
@@ -74,7 +76,9 @@ KINDS: dict[type, st.SearchStrategy[Fact]] = {
     ),
     MountSeen: st.builds(MountSeen, NUMBERS, NAMES, NAMES, NAMES, NAMES, NUMBERS, NUMBERS),
     MountGone: st.builds(MountGone, NUMBERS, NAMES, NUMBERS),
-    DirectorySeen: st.builds(DirectorySeen, st.sampled_from(["logs", "kubelet", "containerd"]), NAMES, NUMBERS),
+    DirectorySeen: st.builds(
+        DirectorySeen, st.sampled_from(["logs", "kubelet", "containerd", "storage"]), NAMES, NUMBERS
+    ),
 }
 FACTS = st.one_of(*KINDS.values())
 

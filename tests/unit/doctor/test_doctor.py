@@ -242,3 +242,8 @@ def test_every_runtime_of_a_node_is_found(tmp_path: Path) -> None:
         ("CRI-O", "/run/crio-run-fuse", 1),
     }
     assert set(found.stores) >= {"/var/lib/containers/storage", "/srv/storage"}
+
+
+def test_what_arm64_says_has_words() -> None:
+    found = find("fexit attach", kernel=replace(KERNEL, fexit=524))
+    assert (found.status, "no BPF trampolines" in found.found) == ("less", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -511,3 +512,69 @@ def test_labels_that_are_not_there_yet_are_looked_for_again(tmp_path: Path) -> N
     captured.database("meta.db", root / "var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db")
     assert [fact.labels for fact in node.resolve_again() if isinstance(fact, LabelsSeen)] == [("app=cart",)]
     assert not [fact for fact in node.resolve_again() if isinstance(fact, LabelsSeen)]
+
+
+INNER, OUTER = "1" * 64, "0" * 64
+
+
+def nested(root: Path, inner: str, parents: dict[int, int], cgroups: dict[int, str]) -> Attributor:
+    """A node with a pod of which a container runs docker: processes with their parents and cgroups."""
+    for pid, parent in parents.items():
+        process = root / "proc" / str(pid)
+        process.mkdir(parents=True, exist_ok=True)
+        (process / "status").write_text(f"Name:\tx\nPPid:\t{parent}\n")
+        (process / "cgroup").write_text(f"0::{cgroups[pid]}\n")
+    for path in {*cgroups.values(), inner}:
+        directory = root / f"sys/fs/cgroup{path}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "cgroup.procs").write_text("".join(f"{pid}\n" for pid, own in cgroups.items() if own == path))
+    (root / "proc/1").mkdir(parents=True, exist_ok=True)
+    (root / "proc/1/mountinfo").write_text("30 24 0:24 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    bundle = root / TASKS / OUTER / "config.json"
+    bundle.parent.mkdir(parents=True)
+    cri = "io.kubernetes.cri."
+    names = {"container-type": "container", "sandbox-name": "ci-0", "sandbox-namespace": "build"}
+    annotations = {
+        cri + name: text for name, text in {**names, "container-name": "dind", "sandbox-uid": CART_POD}.items()
+    }
+    bundle.write_text(json.dumps({"annotations": annotations}))
+    attributor = Attributor()
+    for fact in Node(Host(root)).scan():
+        attributor.learn(from_json(to_json(fact)))
+    return attributor
+
+
+@pytest.mark.parametrize(
+    "inner", [f"/docker/{INNER}", f"/system.slice/docker-{INNER}.scope", f"/kubepods/podx/{INNER}"]
+)
+def test_container_in_a_container_has_the_outer_ones_names_and_its_own_id(inner: str, tmp_path: Path) -> None:
+    own = f"/kubepods/burstable/pod{CART_POD}/{OUTER}"
+    # the entrypoint, dockerd, the shim, and what the inner container runs
+    parents = {500: 400, 501: 500, 502: 501, 503: 502, 400: 1}
+    cgroups = {500: own, 501: own, 502: own, 503: inner, 400: "/system.slice/containerd.service"}
+    attributor = nested(tmp_path, inner, parents, cgroups)
+    number = os.stat(tmp_path / f"sys/fs/cgroup{inner}").st_ino
+    found = attributor.identify(cgroup_id=number, memory_cgroup_id=0, memory_hierarchy=0, device=None, time_ns=1)
+    assert (found.namespace, found.pod, found.container, found.pod_uid) == ("build", "ci-0", "dind", CART_POD)
+    assert (found.container_id, found.names_from, found.image) == (INNER, "ancestry", None)
+
+
+@pytest.mark.parametrize("parents", [{503: 1}, {503: 400, 400: 1}, {503: 503}, {503: 777}])
+def test_container_whose_processes_descend_from_no_pod_stays_nameless(parents: dict[int, int], tmp_path: Path) -> None:
+    inner = f"/docker/{INNER}"
+    cgroups = {503: inner, 400: "/system.slice/docker.service"}
+    attributor = nested(tmp_path, inner, parents, {pid: cgroups[pid] for pid in parents})
+    number = os.stat(tmp_path / f"sys/fs/cgroup{inner}").st_ino
+    found = attributor.identify(cgroup_id=number, memory_cgroup_id=0, memory_hierarchy=0, device=None, time_ns=1)
+    assert (found.kind, found.pod, found.container_id, found.nameless) == ("container", None, INNER, True)
+
+
+def test_pod_within_a_pod_is_the_outer_one() -> None:
+    """Kubernetes in a pod: its kubelet has kubepods below the pod's own cgroup, and this node names that pod."""
+    attributor = Attributor()
+    attributor.learn(PodSeen(CART_POD, "build", "ci-0", "log directories", 1))
+    inner = "11111111-2222-4333-8444-555555555555"
+    path = f"/kubepods/burstable/pod{CART_POD}/kubelet/kubepods/besteffort/pod{inner}/{INNER}"
+    attributor.learn(CgroupSeen(0, 7, path, 1))
+    found = attributor.identify(cgroup_id=7, memory_cgroup_id=0, memory_hierarchy=0, device=None, time_ns=1)
+    assert (found.namespace, found.pod, found.pod_uid, found.container_id) == ("build", "ci-0", CART_POD, INNER)
