@@ -172,7 +172,7 @@ def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
     who = pod.identity
     name, uid = escape(f"{who.namespace}/{who.pod}"), escape(who.pod_uid or "-")
     yield f"Pod:        {name}, uid {uid}, {who.qos_class or '-'}"
-    labels = "not known: containerd's metadata has none of its sandbox" if pod.labels is None else ", ".join(pod.labels)
+    labels = "not known: the runtime's files have none of its sandbox" if pod.labels is None else ", ".join(pod.labels)
     yield f"Labels:     {escape(labels) or '-'}"
     yield from _cgroup_lines(pod.cgroups)
     if pod.directory is not None:

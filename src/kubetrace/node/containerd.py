@@ -108,6 +108,26 @@ def read_bundle(
     )
 
 
+def crio_labels(path: str) -> tuple[str, ...] | None:
+    """The labels of a pod, each as key=value, in the config.json of CRI-O's sandbox; None if it has none of them.
+
+    CRI-O: server/sandbox_run_linux.go. What the kubelet adds itself (io.kubernetes.*) is left out, as in `pod_labels`.
+    """
+    try:
+        spec = json.loads(read_regular(path, MAX_CONFIG_BYTES))
+        annotations = spec.get("annotations") if isinstance(spec, dict) else None
+        text = annotations.get("io.kubernetes.cri-o.Labels") if isinstance(annotations, dict) else None
+        labels = json.loads(text) if isinstance(text, str) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(labels, dict):
+        return None
+    found = {
+        key: value for key, value in labels.items() if isinstance(value, str) and not key.startswith("io.kubernetes.")
+    }
+    return tuple(f"{key}={value}" for key, value in found.items())
+
+
 def _written_ns(path: str) -> int | None:
     # When a file was written last, on the clock of the events.
     try:
@@ -178,6 +198,12 @@ def _from_annotations(
 def metadata_paths(host: Host) -> list[str]:
     """The metadata database of each containerd on the node, as paths for this process."""
     return [path for root in host.places.roots if os.path.isfile(path := host.path(f"{root}/{METADATA}"))]
+
+
+def have_labels(host: Host) -> bool:
+    """Whether there is a runtime of whose pods the labels can be known."""
+    bundles = (f"{root}{_STORAGE_BUNDLES}" for root in host.places.runroots)
+    return bool(metadata_paths(host)) or any(os.path.isdir(host.path(directory)) for directory in bundles)
 
 
 def metadata(path: str, container_ids: Iterable[str] | None, time_ns: int) -> list[ContainerSeen]:

@@ -203,6 +203,12 @@ class Node:
         for database in self._databases or containerd.metadata_paths(self.host):
             with contextlib.suppress(BoltError):
                 found |= containerd.pod_labels(database, wanted)
+        for directory, opened in self._bundle_directories:
+            below = containerd.config_below(directory)
+            for sandbox_id in wanted if below != "config.json" else ():
+                labels = containerd.crio_labels(f"{opened}/{sandbox_id}/{below}") if sandbox_id not in found else None
+                if labels is not None:
+                    found[sandbox_id] = labels
         facts = []
         for pod_uid, one in list(self._unlabelled.items()):
             one.tries += 1

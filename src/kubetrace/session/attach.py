@@ -133,10 +133,10 @@ class Attachment:
         from kubetrace.node.files import Node
         from kubetrace.stream.live import LiveSource
 
-        if self._asked.selection.by_labels and not containerd.metadata_paths(self.host):
+        if self._asked.selection.by_labels and not containerd.have_labels(self.host):
             raise NodeError(
                 "the labels of this node's pods are not known.",
-                why="Only containerd's metadata has them, and no containerd was found on this node.",
+                why="containerd's metadata and CRI-O's bundles have them, and neither was found on this node.",
                 do="-n and -p instead of -l",
                 check="runtime",
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kubetrace.attribution.facts import ContainerSeen, DirectorySeen, OverlaySeen
+from kubetrace.attribution.facts import ContainerSeen, DirectorySeen, LabelsSeen, OverlaySeen
 from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.node.installed import Places, usual
@@ -228,3 +228,32 @@ def test_the_first_container_of_a_runtime_is_found_in_a_directory_that_was_not_t
     write(root, f"/run/crio/overlay-containers/{ID}/userdata/config.json", json.dumps({"annotations": names}))
     found = node.cgroup_created(0, 7, f"/kubepods/pod{UID}/crio-{ID}", 1)
     assert [fact.pod for fact in found if isinstance(fact, ContainerSeen)] == ["web-0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        (json.dumps({"app": "web", "tier": "", "io.kubernetes.pod.uid": UID, "n": 1}), ("app=web", "tier=")),
+        ("[]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_labels_of_crios_pods_are_those_of_its_sandbox(
+    text: str | None, labels: tuple[str, ...] | None, root: Path
+) -> None:
+    sandbox = "b" * 64
+    names = {"io.kubernetes.pod.name": "web-0", "io.kubernetes.pod.namespace": "shop", "io.kubernetes.pod.uid": UID}
+    for identifier, kind in ((ID, "container"), (sandbox, "sandbox")):
+        annotations: dict[str, object] = {
+            **names,
+            "io.kubernetes.cri-o.ContainerType": kind,
+            "io.kubernetes.cri-o.SandboxID": sandbox,
+            # of the container these are its own
+            "io.kubernetes.cri-o.Labels": text if kind == "sandbox" else '{"other": "x"}',
+        }
+        bundle = f"/run/containers/storage/overlay-containers/{identifier}/userdata/config.json"
+        write(root, bundle, json.dumps({"annotations": annotations}))
+    node = Node(Host(root), labels=True)
+    found = [fact.labels for fact in node.scan() if isinstance(fact, LabelsSeen)]
+    assert found == ([] if labels is None else [labels])
