@@ -77,13 +77,15 @@ class Row:
     """One line of a table: sums since the start, what they came to when rows were asked for last (`now`), and what the
     last interval added to the totals."""
 
-    __slots__ = ("base", "elapsed_ns", "landing", "longest", "now", "sample", "slots", "sums", "window")
+    __slots__ = ("base", "elapsed_ns", "key", "landing", "longest", "now", "sample", "slots", "sums", "window")
 
-    def __init__(self, sums: list[list[int]], zero: Sequence[int], sample: Any, landing: Landing) -> None:
-        """`zero` are the totals of no operation at all."""
+    def __init__(
+        self, sums: list[list[int]], zero: Sequence[int], sample: Any, landing: Landing, key: tuple[Any, ...]
+    ) -> None:
+        """`zero` are the totals of no operation at all, `key` the cells that make it."""
         self.sums = sums
         self.base = self.window = self.now = zero
         self.elapsed_ns = 0
         self.slots: list[int] = []
         self.longest = 0
-        self.sample, self.landing = sample, landing
+        self.sample, self.landing, self.key = sample, landing, key

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Rows of a table that nobody can scroll in, where --top does not say how many.
 PIPE_ROWS = 20
-# Rows behind both ends of the screen that are asked for too: a larger terminal shows them at once, and a selected row
-# that moves is found again.
+_LIVE_MODULES = ("kubetrace.views.frame", "kubetrace.views.trend", "kubetrace.views.filter", "kubetrace.tables.pages")
+# Rows behind both ends of the screen that are looked at too: a selected row that moves is found again.
 _MARGIN = 60
 
 
@@ -59,7 +59,7 @@ class TableView:
 
             self.recent = RECENT
             self._sheet = Sheet(tracer, self.groupings, context)
-        self.modules: Sequence[str] = (*NODE_MODULES, "kubetrace.views.frame") if self._live else NODE_MODULES
+        self.modules: Sequence[str] = (*NODE_MODULES, *_LIVE_MODULES) if self._live else NODE_MODULES
         self._notices: list[str] = []
         self.overhead: Overhead | None = None
         self.unmatched = UNMATCHED
@@ -375,9 +375,11 @@ class TableView:
         frame = self._frame(pipeline, tick, cost)
         frame = replace(frame, **self._around(ascii=ascii))  # type: ignore[arg-type]  # fields of a Window
         height = screen.size[1]
-        begin = max(0, level.top - _MARGIN)
+        # a row that somebody chose is looked for where it may have gone
+        margin = _MARGIN if level.key else 0
+        begin = max(0, level.top - margin)
         most = self._show.top
-        end = level.top + height + _MARGIN
+        end = level.top + height + margin
         found, total = sheet.page(level, pipeline, begin, end if most is None else min(end, most))
         total = total if most is None else min(total, most)
         frame = replace(frame, total=total)
@@ -387,8 +389,7 @@ class TableView:
         self.state = clamp(self.state, self._shape)
         level = self.state.level
         if not begin <= level.top <= begin + len(found) - min(room, total):  # it went further than was asked for
-            begin = max(0, level.top - _MARGIN)
-            end = level.top + height + _MARGIN
+            begin, end = level.top, level.top + height
             found, _ = sheet.page(level, pipeline, begin, end if most is None else min(end, most))
         selected = found[level.cursor - begin] if 0 <= level.cursor - begin < len(found) else None
         if selected is not None and level.key == ():
@@ -397,7 +398,7 @@ class TableView:
         trend = sheet.trend(level, columns) if level.by != EVENTS else None
         all_columns: Sequence[Column] = columns
         hints: Sequence[Mapping[str, Style]] = ()
-        rows: Sequence[Sequence[Value]] = found[level.top - begin :]
+        rows: Sequence[Sequence[Value]] = found[level.top - begin :][:height]
         if trend is not None:
             trend.look(found, tick.elapsed_ns, whole=begin == 0 and len(found) >= total, order=level.order.lstrip("+-"))
             all_columns = trend.columns(ascii=ascii)

@@ -65,13 +65,14 @@ class _Rows:
         front: int,
         pages: Pages,
         generation: object,
+        changed: dict[tuple[Any, ...], None],
     ) -> None:
-        """Looks at `rows` when asked. `front`: cells before the measures."""
+        """Looks at `rows` when asked. `front`: cells before the measures; `changed`: rows since the last page."""
         self.columns = columns
         self._rows = rows
         self._counters = counters
         self._front = front
-        self._pages, self._generation = pages, generation
+        self._pages, self._generation, self._changed = pages, generation, changed
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -95,10 +96,12 @@ class _Rows:
             place = self._counters.sorted_by.get(self.columns[at].key)
             if place is not None:
                 return f"row.{place[0]}[{place[1]}]"
-            return lambda _, row: measures(row)[at - self._front]
+            return lambda item: measures(item[1])[at - self._front] or 0
 
+        changed = list(self._changed)
+        self._changed.clear()
         items, total = self._pages.page(
-            self._rows, self._generation, order, begin, end, wanted, front=lambda key: key, number=number
+            self._rows, changed, self._generation, order, begin, end, wanted, front=lambda key: key, number=number
         )
         return [(*key, *measures(row))[:count] for key, row in items], total
 
@@ -150,6 +153,7 @@ class Counted:
         self._readers: dict[str, Reader] = {}
         # Of the grouping that is shown: screens of it, and how often rows were taken away.
         self._pages: tuple[str, Pages] | None = None
+        self._changed: dict[tuple[Any, ...], None] = {}
         self._generation = 0
 
     # Learning.
@@ -411,7 +415,7 @@ class Counted:
         key = tuple([cells[column.key] for column in self._tracer.groupings[self._by].columns])
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = Row(self._sums(), self._zero, sample, landing)
+            row = self._rows[key] = Row(self._sums(), self._zero, sample, landing, key)
         return row
 
     def _place(self, group: _Group) -> None:
@@ -510,7 +514,7 @@ class Counted:
 
     def total(self) -> dict[str, Value]:
         """The totals by the keys of the tracer's measures."""
-        everything = Row(self._sums(), self._zero, None, Landing(Identity(), UNKNOWN, None, None))
+        everything = Row(self._sums(), self._zero, None, Landing(Identity(), UNKNOWN, None, None), ())
         for row in self._rows.values():
             everything.sums = [
                 [total + more for total, more in zip(mine, others, strict=True)]
@@ -559,13 +563,18 @@ class Counted:
             self.look_again()
         span = elapsed_ns - self._ticked_ns
         self._ticked_ns = elapsed_ns
-        self._ticked = self._totals()
+        self._note_changed()
+        totals_of, windows = self._counters.totals, []
         for row in self._shown - self._touched:
             row.window = self._zero
+            if self._pages is not None:
+                self._changed[row.key] = None
         for row in self._touched:
-            totals = self._counters.totals(row.sums)
-            row.window = [now - before for now, before in zip(totals, row.base, strict=True)]
+            totals = totals_of(row.sums)
+            row.window = window = [now - before for now, before in zip(totals, row.base, strict=True)]
             row.base = row.now = totals
+            windows.append(window)
+        self._ticked = [sum(column) for column in zip(self._ticked, *windows, strict=True)]
         for row in self._shown | self._touched:
             row.elapsed_ns = span
         self._shown, self._touched = self._touched, set()
@@ -596,11 +605,18 @@ class Counted:
         front = self._tracer.groupings[by].columns
         columns = [*front, *self._tracer.measures]
         if self._pages is None or self._pages[0] != by:
-            self._pages = by, Pages(columns, len(front), len(front))
+            self._pages = by, Pages(columns, len(front))
+            self._changed.clear()
         for row in self._touched:
             row.now = self._counters.totals(row.sums)
+        self._note_changed()
         rows = self._counted_rows()
-        return _Rows(columns, rows, self._counters, len(front), self._pages[1], self._generation)
+        return _Rows(columns, rows, self._counters, len(front), self._pages[1], self._generation, self._changed)
+
+    def _note_changed(self) -> None:
+        # of those whose totals are other ones than when a page was asked for, or whose last interval is
+        if self._pages is not None:
+            self._changed.update([(row.key, None) for row in self._touched])
 
 
 @contextlib.contextmanager

@@ -42,7 +42,9 @@ class Tally:
         self._count = self._groups.by_cells(self._key_columns)
         self._notes: dict[Key, tuple[Value, ...]] = {}
         self._front = len(grouping.columns)
+        # Once somebody looks at it, a screen at a time: the rows that have changed since.
         self._pages: Pages | None = None
+        self._changed: dict[Key, None] = {}
 
     def begin_with(self, rows: Sequence[tuple[Key, tuple[Value, ...], list[Any]]]) -> None:
         """Take over what was counted before: each row's key, notes and numbers."""
@@ -54,6 +56,8 @@ class Tally:
     def add(self, cells: Mapping[str, Value], values: Sequence[Any]) -> None:
         """Count one event."""
         key = self._count(cells, values)
+        if self._pages is not None:
+            self._changed[key] = None
         if self._note_columns:
             self._notes[key] = self._notes_of(cells)
             if len(self._notes) > _MOST_NOTES:
@@ -105,7 +109,8 @@ class Tally:
     ) -> tuple[list[tuple[Value, ...]], int]:
         """See `tables.contract.Rows`."""
         if self._pages is None:
-            self._pages = Pages(self.columns, len(self._key_columns), self._front)
+            self._pages, self._changed = Pages(self.columns, self._front), {}
+        changed, self._changed = self._changed, {}
         blank, own, front = (None,) * len(self._note_columns), self._own_notes, self._front
         notes = self._notes
 
@@ -114,6 +119,7 @@ class Tally:
 
         items, total = self._pages.page(
             self._groups.all,
+            changed,
             self._groups.generation,
             order,
             begin,

@@ -542,7 +542,7 @@ def test_quantiles_of_a_log2_histogram(slots: list[int], q: float, longest: int,
 
 
 def test_an_empty_row_has_no_latency() -> None:
-    row = Row([[0] * 4 for _ in range(4)], (0,) * 7, None, None)  # type: ignore[arg-type]
+    row = Row([[0] * 4 for _ in range(4)], (0,) * 7, None, None, ())  # type: ignore[arg-type]
     assert list(Writes().counters.measures_of(row)) == [0, 0, 0, 0, 0, 0, 0, 0, None, None, None]
 
 
