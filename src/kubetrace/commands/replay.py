@@ -23,6 +23,8 @@ _TOP = "top"
 
 
 def _run(file: Path, name: str | None, **given: Any) -> None:
+    from dataclasses import replace
+
     from kubetrace.session.options import Attach, own_options
     from kubetrace.session.replay import How, run, selection_of
 
@@ -36,7 +38,7 @@ def _run(file: Path, name: str | None, **given: Any) -> None:
 
     def make(tracer: Tracer, found: Traced) -> tuple[Attach, Show]:
         asked = Attach(selection_of(found, options.selected(given)), own_options(tracer, given))
-        return asked, options.shown(tracer, given)
+        return asked, replace(options.shown(tracer, given), at_once=given["final"])
 
     options.lost(given, run(file, name, make, how))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kubetrace.session.options import Attach, Show
     from kubetrace.stream.steps import Tick
     from kubetrace.views.columns import Column, Value
+    from kubetrace.views.lines import Lines
     from kubetrace.views.navigation import Wish
     from kubetrace.views.records import Objects
 
@@ -47,6 +48,7 @@ class StreamView:
         self._context = context
         self._objects: Objects | None = None
         self._rows: Any = None
+        self._lines: Lines | None = None
         self._places: Sequence[int] | None = None
         self._warned = self._waits = False
         self.overhead: Overhead | None = None
@@ -61,7 +63,10 @@ class StreamView:
             from kubetrace.views.lines import Lines
 
             columns = self._chosen(tracer.event_columns)
-            self._rows = Lines(sys.stdout, columns, wide=show.output == "wide", headers=show.headers)
+            wide = show.output == "wide"
+            self._rows = self._lines = Lines(
+                sys.stdout, columns, wide=wide, headers=show.headers, colour=show.colour, whole=show.at_once
+            )
         # Of a template nothing but the events comes: what else is to say goes to stderr.
         self._tells = self._objects if not show.output.startswith(JSONPATH) else None
         self.events: EventView | None = self
@@ -171,7 +176,9 @@ class StreamView:
         (self._objects or self._rows).flush()
 
     def last(self, pipeline: Pipeline, tick: Tick) -> None:
-        """All events are out already; of counters every row comes once more."""
+        """All events are out already, but those that are held back; of counters every row comes once more."""
+        if self._lines is not None:
+            self._lines.close()
         if not pipeline.table.tells_rows:
             self.show(pipeline, tick)
         self._show_rows(pipeline, tick, last=True)

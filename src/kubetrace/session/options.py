@@ -45,6 +45,8 @@ class Show:
     top: int | None = None
     whole: bool = False
     """Whether the last table has all rows, where it is not on a screen (--top all)."""
+    at_once: bool = False
+    """Whether all that there is to show comes at once (replay --final): lines are laid out when all are there."""
     interval_s: float = 1.0
     overhead: bool = False
     columns: Chosen | None = None

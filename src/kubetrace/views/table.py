@@ -238,7 +238,7 @@ def draw(
         titles = 1 if headers else 0
         space = height - len(top) - len(bottom)
         over = [list(line) for line in window.over[window.over_at : window.over_at + space]]
-        over = [_crop(line, width, ascii) if width is not None else line for line in over]
+        over = [crop(line, width, ascii) if width is not None else line for line in over]
         lines = top + over + [[] for _ in range(space - len(over))] + bottom
         return Drawn(lines[:height], max(1, room + titles))
     # after a terminal became lower the selected row may be below what fits
@@ -392,7 +392,7 @@ def _table(
                     run, style = "", other
                 run += text
         line.append((run.rstrip(" "), style))
-        line = _crop(line, cells, ascii) if over and cells is not None else line
+        line = crop(line, cells, ascii) if over and cells is not None else line
         lines.append(_selected(line, cells) if number == selected else line)
     heads, at = [], 0
     for column, size in zip(columns, sizes, strict=True):
@@ -469,7 +469,7 @@ def _titles(
     if cells is None or used == cells:
         return line
     if used > cells:
-        return _crop(line, cells, ascii)
+        return crop(line, cells, ascii)
     return [*line, (" " * (cells - used), "header")]
 
 
@@ -520,8 +520,8 @@ def _matched(text: str, spans: Sequence[tuple[int, int]], style: Style, pad: str
     return [*segments, (text[at:] + pad, style)]
 
 
-def _crop(line: Line, cells: int, ascii: bool) -> Line:
-    # The whole line is too long: cut it, so that the reader sees that it goes on.
+def crop(line: Line, cells: int, ascii: bool) -> Line:
+    """The line in at most so many cells; where it is too long, the reader sees that it goes on."""
     out: Line = []
     left = cells
     if sum(width(text) for text, _ in line) <= cells:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import termios
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -343,3 +345,56 @@ def test_no_view_imports_rich_or_click_before_it_is_used(module: str) -> None:
         check=True,
     )
     assert found.stdout == "[]\n"
+
+
+# --- lines of which all are known
+
+
+EVENT_COLUMNS = (
+    Column("pod", "POD", "name"),
+    Column("what", "EVENT", "text", alarms=("oom_kill",)),
+    Column("error", "ERROR", "text", alarm=True),
+    Column("detail", "DETAIL", "path"),
+)
+
+
+def written(*rows: tuple[object, ...], **how: Any) -> list[str]:
+    stream = io.StringIO()
+    lines = Lines(stream, EVENT_COLUMNS, **how)
+    for row in rows:
+        lines.write(row)  # type: ignore[arg-type]  # of values
+    lines.flush()
+    lines.close()
+    return stream.getvalue().splitlines()
+
+
+def test_where_all_rows_come_at_once_columns_are_as_wide_as_what_is_in_them() -> None:
+    rows = (("a", "exec", None, "/bin/sh"), ("checkout-x2x9k-longer", "oom_kill", "ENOMEM", "limit 48 MiB"))
+    assert written(*rows, whole=True) == [
+        "POD                    EVENT     ERROR   DETAIL",
+        "a                      exec      -       /bin/sh",
+        "checkout-x2x9k-longer  oom_kill  ENOMEM  limit 48 MiB",
+    ]
+    # as they come they only grow
+    assert written(*rows)[1] == "a       exec   -      /bin/sh"
+
+
+def test_what_is_held_back_is_written_when_it_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubetrace.views.lines._HELD", 2)
+    stream = io.StringIO()
+    lines = Lines(stream, EVENT_COLUMNS, whole=True)
+    lines.write(("a", "exec", None, "/"))
+    lines.flush()
+    assert stream.getvalue() == ""
+    lines.write(("bcdefghijk", "exec", None, "/"))
+    assert len(stream.getvalue().splitlines()) == 3
+    lines.write(("a", "exec", None, "/x"))
+    assert stream.getvalue().splitlines()[-1] == "a           exec   -      /x"
+
+
+def test_what_failed_and_what_was_killed_is_coloured_and_told_in_words() -> None:
+    plain = written(("a", "oom_kill", None, "x"), ("b", "exec", "EIO", "x"), whole=True)
+    painted = written(("a", "oom_kill", None, "x"), ("b", "exec", "EIO", "x"), whole=True, colour=True)
+    assert "\x1b[1;31moom_kill" in painted[1] and "\x1b[1;31mEIO" in painted[2]
+    assert "31m" not in painted[2].partition("EIO")[0].removesuffix("\x1b[1;31m")
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in painted] == plain

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 # signal(7), the same everywhere
 _SIGKILL = 9
 
-_STATE = Column("state", "STATE", "text", min_width=7, help="running, frozen, or how its first process ended")
+_STATE = Column(
+    "state",
+    "STATE",
+    "text",
+    min_width=7,
+    alarms=("OOMKilled",),
+    help="running, frozen, or how its first process ended",
+)
 _QOS = Column("qos_class", "QOS", "text", min_width=10, spare=True, help="quality of service class of the pod")
 _AGE = Column("age_ns", "AGE", "duration", spare=True, help="time since it began, or for how long it was there")
 _PROCS = Column("procs", "PROCS", "count", spare=True, help="processes in it")
@@ -539,7 +546,14 @@ class Cgroups(Fielded):
     )
     fields = (
         Field(
-            Column("event", "EVENT", "text", min_width=12, help="created, removed, attached, exec, exit, ..."),
+            Column(
+                "event",
+                "EVENT",
+                "text",
+                min_width=12,
+                alarms=("oom_kill", "fork_refused"),
+                help="created, removed, attached, exec, exit, ...",
+            ),
             says=_what,
             ours=True,
         ),
