@@ -30,6 +30,8 @@ WORST = Column(
     min_width=16,
     help="what is worst about the pod: kills and failures, then limits that are reached, then its share of all",
 )
+# A narrow terminal has fewer quantities rather than names that are no names any more.
+_POD = replace(POD, min_width=18)
 # What failed outweighs what is near a limit, and that a share of what all pods do.
 _FAILED, _SLOWED, _NEAR = 1e6, 1e3, 1e3
 _LEAST_SHARE = 0.01
@@ -45,7 +47,7 @@ class Overall(Tracer):
     def __init__(self, tracers: Sequence[Tracer]) -> None:
         """Of those of the tracers that have an overview."""
         self.parts = [(tracer, one, _keyed(tracer, one.column)) for tracer in tracers for one in tracer.overview]
-        self.groupings: Mapping[str, Grouping] = {"pod": Grouping((NAMESPACE, POD), (WORST,))}
+        self.groupings: Mapping[str, Grouping] = {"pod": Grouping((NAMESPACE, _POD), (WORST,))}
         self.measures: Sequence[Column] = [column for _, _, column in self.parts]
         self.event_columns: Sequence[Column] = ()
         names = {one.column.title.lower(): column.key for _, one, column in self.parts}
@@ -71,7 +73,7 @@ class Together:
         """`pipelines` by their tracers' names."""
         self._overall = overall
         self._pipelines = pipelines
-        self.columns: Sequence[Column] = [NAMESPACE, POD, WORST, *overall.measures]
+        self.columns: Sequence[Column] = [NAMESPACE, _POD, WORST, *overall.measures]
 
     @property
     def table(self) -> Together:
