@@ -62,7 +62,9 @@ _HELP = """Show the recording FILE as it was shown live, or as it would have bee
 
 Runs anywhere: no Linux, no root, no cluster. Each pod has the name that it had. A recording of several tracers needs
 the TRACER to show, or `top` for all of them as one table. On a terminal it stays open at its end and can be walked
-through: ? shows the keys.
+through.
+
+KEYS
 
 \b
 Examples:
@@ -92,7 +94,10 @@ def _command() -> click.Command:
         *options.strict(),
         *options.verbose(),
     ]
-    return click.Command("replay", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
+    from kubetrace.commands.top import keys_of
+
+    text = _HELP.replace("KEYS", keys_of(("replay",)))
+    return click.Command("replay", params=params, callback=_run, help=text, context_settings=options.SETTINGS)
 
 
 command = _command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,6 +71,8 @@ worst comes first: processes that were killed and what failed, then limits that 
 Enter opens a pod in each tracer's own table, Tab goes to the next tracer, Esc back (docs/table.md). A tracer that this
 kernel cannot run is left out, and it is said why.
 
+KEYS
+
 \b
 Examples:
   kubetrace top                     every pod of this node
@@ -78,6 +80,14 @@ Examples:
   kubetrace top --sort mem          the pods that use most memory first
   kubetrace top -d 10 | cat         the table after ten seconds, in parts of one
 """
+
+
+def keys_of(traits: Collection[str]) -> str:
+    """The keys of a live table, for a help."""
+    from kubetrace.views.keymap import shortly
+
+    lines = "\n".join(f"  {line}" for line in shortly(traits))
+    return f"\b\nKeys in the live table, the most used (? shows all):\n{lines}"
 
 
 def _command() -> click.Command:
@@ -114,7 +124,8 @@ def _command() -> click.Command:
         *options.strict(),
         *options.verbose(),
     ]
-    return click.Command("top", params=params, callback=_run, help=_HELP, context_settings=options.SETTINGS)
+    text = _HELP.replace("KEYS", keys_of(("live", "several")))
+    return click.Command("top", params=params, callback=_run, help=text, context_settings=options.SETTINGS)
 
 
 command = _command()

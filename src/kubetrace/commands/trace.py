@@ -48,6 +48,7 @@ def command_of(name: str) -> click.Command:
 
 def _help(tracer: Tracer) -> str:
     from kubetrace.views.columns import describe
+    from kubetrace.views.keymap import shortly
 
     columns = [*next(iter(tracer.groupings.values())).columns, *tracer.measures]
     described = describe(columns)
@@ -58,6 +59,8 @@ def _help(tracer: Tracer) -> str:
     return (
         f"{tracer.summary}\n\n{tracer.explanation}\n\n\b\nColumns:\n"
         + "\n".join(titles)
+        + "\n\n\b\nKeys in the live table, the most used (? shows all):\n"
+        + "\n".join(f"  {line}" for line in shortly())
         + "\n\n\b\nExamples:\n"
         + "\n".join(examples)
     )

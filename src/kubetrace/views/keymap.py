@@ -89,6 +89,13 @@ def help_lines(traits: Collection[str]) -> list[tuple[str, str]]:
     return [(one.shown, one.help) for one in BINDINGS if one.help and works(one, traits)]
 
 
+def shortly(traits: Collection[str] = ("live",)) -> list[str]:
+    """What the bottom line names, a line for each: `keys  what they do`."""
+    rows = [(one.shown, one.help) for one in BINDINGS if one.legend and works(one, traits)]
+    cells = max(len(keys) for keys, _ in rows)
+    return [f"{keys:<{cells}}  {text}" for keys, text in rows]
+
+
 def reference() -> list[str]:
     """The same for documents and --help: `keys  what they do`, those of replays marked."""
     rows = [
