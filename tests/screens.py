@@ -19,6 +19,7 @@ import pyte
 # Only ends a test that hangs: a busy machine promises no time.
 DEADLINE_S = 120
 
+_BEGIN, _END = b"\x1b[?2026h", b"\x1b[?2026l"
 KEYS = {
     "up": "\x1b[A",
     "down": "\x1b[B",
@@ -72,11 +73,23 @@ class Screen:
         os.close(self._main)
 
     def _read(self) -> None:
+        # a frame in one piece, as a terminal with synchronized output shows it
+        waiting = b""
         with contextlib.suppress(OSError):
             while data := os.read(self._main, 65536):
+                waiting += data
+                begun = waiting.rfind(_BEGIN)
+                if begun >= 0 and _END in waiting[begun:]:
+                    begun = -1
+                if begun < 0:
+                    escape = waiting.rfind(b"\x1b")
+                    begun = escape if escape >= 0 and _BEGIN.startswith(waiting[escape:]) else len(waiting)
                 with self._lock:
                     self.data += data
-                    self._stream.feed(data)
+                    self._stream.feed(waiting[:begun])
+                waiting = waiting[begun:]
+        with self._lock:
+            self._stream.feed(waiting)
 
     def _size(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -209,4 +209,6 @@ def _faults(
             if isinstance(limit, (int, float)) and limit > 0 and value >= NEAR * limit:
                 yield _NEAR * value / limit, f"{column.title} {int(100 * value / limit)}% of limit"
         if (column.rate or column.grows) and totals[at] > 0 and (share := value / totals[at]) >= _LEAST_SHARE:
-            yield share, f"{int(100 * share)}% of {column.title}"
+            # most of very little is not bad: of bytes that are copied and of those that are written, the larger counts
+            most = max(total for other, total in zip(columns, totals, strict=True) if other.kind == column.kind)
+            yield value / most, f"{int(100 * share)}% of {column.title}"

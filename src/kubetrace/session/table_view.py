@@ -120,7 +120,8 @@ class TableView:
         with (
             open_table(
                 sys.stdout,
-                wide=self._show.output == "wide",
+                # of a live one each column says for itself whether it is shown
+                wide=self._show.output == "wide" and not self._live,
                 headers=self._show.headers,
                 colour=self._show.colour,
                 mouse=self._keys is not None and is_terminal(sys.stdin),
@@ -302,6 +303,8 @@ class TableView:
         rows = pipeline.table.rows(level.by)
         found, total = rows.page(level.order, 0, len(rows) if top is None else top)
         columns, cells = self._chosen(rows.columns, found)
+        if self._live and self._show.output == "wide":
+            columns = [replace(column, wide=False) for column in columns]
         return replace(
             self._frame(pipeline, tick, cost),
             columns=columns,
@@ -401,7 +404,7 @@ class TableView:
         rows: Sequence[Sequence[Value]] = found[level.top - begin :][:height]
         if trend is not None:
             trend.look(found, tick.elapsed_ns, whole=begin == 0 and len(found) >= total, order=level.order.lstrip("+-"))
-            all_columns = trend.columns(ascii=ascii)
+            all_columns = trend.columns()
             pairs = [trend.row(row, ascii=ascii) for row in rows]
             rows, hints = [cells for cells, _ in pairs], [hint for _, hint in pairs]
         visible = self._visible(all_columns)

@@ -35,6 +35,8 @@ ENTER = "\x1b[?1049h\x1b[H\x1b[?25l\x1b[?7l"
 LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 # Presses and wheel of the mouse, as SGR reports (1000, 1006).
 MOUSE, NO_MOUSE = "\x1b[?1000h\x1b[?1006h", "\x1b[?1006l\x1b[?1000l"
+# A frame in one piece (synchronized output): terminals that know it show no half of one, others pass it over.
+BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
 _HOME, _ERASE_LINE = "\x1b[H", "\x1b[2K"
 
 
@@ -53,7 +55,7 @@ class Painter:
 
         Each is erased before: it may be shorter, or drawn narrower than we counted, than the one that was there.
         """
-        return _HOME + "\n".join([_ERASE_LINE + self._line(line) for line in lines])
+        return BEGIN + _HOME + "\n".join([_ERASE_LINE + self._line(line) for line in lines]) + END
 
     def page(self, lines: Sequence[Line]) -> str:
         """Lines to stay where they are printed."""

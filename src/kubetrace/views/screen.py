@@ -124,10 +124,6 @@ class LiveTable:
         """(columns, lines) of the terminal."""
         return terminal_size(self._out.stream)
 
-    def widen(self, wide: bool) -> None:
-        """Whether columns are shown that only -o wide has."""
-        self._wide = wide
-
     def room(self, window: Window) -> int:
         """How many rows of this window fit, whatever rows it has."""
         _, _, room = frame(window, *self.size, headers=self._headers, ascii=self.ascii, keys=True)

@@ -97,7 +97,7 @@ class Trend:
                 break
             del self._rows[key]
 
-    def columns(self, *, ascii: bool) -> list[Column]:
+    def columns(self) -> list[Column]:
         """Those of the table with rates behind sums, bars behind what has a limit, and the last minute at the end."""
         found: list[Column] = []
         for at, column in enumerate(self._columns):

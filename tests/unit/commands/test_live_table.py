@@ -121,7 +121,10 @@ def test_a_replay_stays_open_and_is_walked_through(many: Path) -> None:
         screen.press(" ")
         screen.wait("  end")
         screen.wait("3000 copy-ups")
-        screen.press("[")
+        # by a minute it goes on from there, unless it stands still
+        screen.press(" ", "[")
+        screen.wait("no copy-ups yet")
+        screen.press("right")
         screen.wait("1000 copy-ups")
         screen.press("q")
         assert screen.process.wait() == 0
@@ -288,3 +291,21 @@ def test_on_a_pipe_top_prints_the_pods(several: Path) -> None:
         check=False,
     )
     assert refused.returncode == 2 and "top has no -o json" in refused.stderr
+
+
+def test_wide_columns_come_and_go_and_chosen_ones_stay(many: Path) -> None:
+    with played(many, "--speed", "1000", "-o", "wide", columns=200) as screen:
+        screen.wait("3000 copy-ups")
+        screen.wait("DOCKERFILE-LINE")
+        screen.press("o")
+        screen.wait(lambda lines: "DOCKERFILE-LINE" not in "".join(lines))
+        screen.press("o", "q")
+        assert screen.process.wait() == 0
+        screen.wait("3000 copy-ups, ")
+        # the layer and image of what stays on the normal screen
+        assert " app:1 " in "".join(screen.lines())
+    with played(many, "--speed", "1000", "--columns", "copies,FILE") as screen:
+        screen.wait("3000 copy-ups")
+        screen.wait(lambda lines: lines[1].split() == ["COPIES", "FILE"])
+        screen.press("c", "home", " ", "c")
+        screen.wait(lambda lines: len(lines[1].split()) == 1)

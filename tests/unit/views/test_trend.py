@@ -21,7 +21,7 @@ GAUGES = (
 
 def test_a_sum_has_what_it_grew_by_in_a_second() -> None:
     trend = Trend(SUMS, 1)
-    assert [column.title for column in trend.columns(ascii=False)] == ["POD", "COPIES", "COPIES/s", "LAST-MINUTE"]
+    assert [column.title for column in trend.columns()] == ["POD", "COPIES", "COPIES/s", "LAST-MINUTE"]
     trend.look([("a", 10)], SECOND, whole=True, order="copies")
     # how it came to that is not known
     assert trend.row(("a", 10), ascii=False)[0][:3] == ["a", 10, None]
@@ -75,9 +75,9 @@ def test_few_rows_are_remembered() -> None:
 def test_a_bar_is_there_where_something_has_a_limit() -> None:
     trend = Trend(GAUGES, 1)
     trend.look([("a", 50, None)], SECOND, whole=True, order="mem")
-    assert len(trend.columns(ascii=True)) == 3
+    assert len(trend.columns()) == 3
     trend.look([("a", 50, 100), ("b", 95, 100)], 2 * SECOND, whole=True, order="mem")
-    assert [column.title for column in trend.columns(ascii=True)] == ["POD", "MEM", "MEM/LIMIT", "MEM-LIMIT"]
+    assert [column.title for column in trend.columns()] == ["POD", "MEM", "MEM/LIMIT", "MEM-LIMIT"]
     assert trend.row(("a", 50, 100), ascii=True) == (["a", 50, "####.... 50%", 100], {})
     assert trend.row(("b", 95, 100), ascii=True)[1] == {"mem": "near", "mem/limit": "near"}
     assert trend.row(("c", 5, None), ascii=True)[0] == ["c", 5, None, None]
