@@ -390,6 +390,10 @@ class Play:
         """On or back to this time, as near as there are steps, and show how it was."""
         target = max(self._span.begin_ns, min(elapsed_ns, self._length_ns))
         if target < self.tick.elapsed_ns:
+            # 12 µs for each event before it
+            self._view.say("going back ...")
+            self._view.look(self.shown, self.tick)
+            self._view.say("")
             self.begin()
             self.whole = False
         while not self._stop.asked:
