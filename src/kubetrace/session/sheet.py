@@ -56,7 +56,8 @@ class Sheet:
             found = list(self.tracer.event_columns)
             known = {column.key for column in found}
             notes = next(iter(self.tracer.groupings.values())).notes
-            found += [replace(column, wide=False) for column in notes if column.key not in known]
+            # spare: of the row that was opened they are told above
+            found += [replace(column, wide=False, spare=True) for column in notes if column.key not in known]
             return [*(column for column in found if column.key not in alike), _TIMES]
         return [column for column in table_columns(self.tracer, level.by) if column.key not in alike]
 

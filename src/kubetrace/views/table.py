@@ -181,7 +181,9 @@ def frame(
     for notice in window.notices if headers else ():
         top.append([(_cut(visible(notice, ascii=ascii), width, ascii), "warn")])
     if window.path:
-        top.append([(_cut(visible(window.path, ascii=ascii), width, ascii), "bold")])
+        # where one is, is at its end
+        path, mark = visible(window.path, ascii=ascii), "~" if ascii else "…"
+        top.append([(path if width is None else cut(path, width, "start", mark=mark), "bold")])
     for line in wrapped(window.about, width or 0, indent=0)[:_ABOUT] if window.about else ():
         top.append([(_cut(visible(line, ascii=ascii), width, ascii), "")])
     bottom = [*_flow(_foot(window), width, ascii)] if headers else []
