@@ -117,12 +117,18 @@ class Summed:
         self._events, self._identities = [], []
 
     def _remember(self, counts: Sequence[int]) -> None:
+        # in a storm these are all that is done for each event: whether it is another one's is asked by `recent`
         last = slice(-self._run.recent, None)
-        match = self._selection.match if self._selection else None
-        for event, identity, count in zip(self._events[last], self._identities[last], counts[last], strict=True):
-            if (match is None or match(identity)) and not self._tracer.folded(event):
-                self._recent.append((event, identity, count))
-                self._remembered += 1
+        new: Iterable[tuple[Any, Identity, int]] = zip(
+            self._events[last], self._identities[last], counts[last], strict=True
+        )
+        if self._selection:
+            match = self._selection.match
+            new = [item for item in new if match(item[1])]
+        else:
+            new = list(new)
+        self._recent.extend(new)
+        self._remembered += len(new)
 
     def _take(self, event: Any, identity: Identity, tell: Tell | None) -> None:
         if not self._selection or self._selection.match(identity):
@@ -210,7 +216,11 @@ class Summed:
     def recent(self, since: int) -> tuple[int, Sequence[tuple[Any, Any, int]]]:
         """The last events."""
         new = min(self._remembered - since, len(self._recent))
-        return self._remembered, list(islice(self._recent, len(self._recent) - new, None)) if new > 0 else ()
+        if new <= 0:
+            return self._remembered, ()
+        folded = self._tracer.folded
+        found = [item for item in islice(self._recent, len(self._recent) - new, None) if not folded(item[0])]
+        return self._remembered, found
 
     def records(self, *, last: bool, wall_ns: int) -> Iterable[dict[str, Any]]:
         """None: each event is told."""
