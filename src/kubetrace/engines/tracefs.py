@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import secrets
 import time
 from collections.abc import Callable
 
@@ -89,7 +88,7 @@ class TracefsReturns:
         # Of whom it is: a pid says that in its own namespace alone.
         self._group = f"{_GROUP}{_pid_namespace()}_{os.getpid()}_{id(self):x}"
         # kprobe_profile has no groups: names of nobody else's.
-        self._token = secrets.token_hex(6)
+        self._token = os.urandom(6).hex()
         self._events: list[str] = []
         if self._root is not None:
             self._remove_stale()
