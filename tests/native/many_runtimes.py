@@ -245,12 +245,22 @@ def crio(cells: list[support.Cell], directory: Path) -> Iterator[dict[str, Any]]
         for tag, name in (("1.4", images.WEB), ("7", images.BATCH), ("3.9", images.PAUSE)):
             podman("tag", podman("pull", "-q", f"oci:{directory}/oci:{tag}"), name)
         made.append(crio_container(cell, podman, runroot, environment))
+    # crun returns before the entrypoint is executed, and the steps are told with that
+    while not {one["container_id"] for one in made} <= {step["container_id"] for step in steps(directory, "exec")}:
+        time.sleep(0.05)
     traced.send_signal(signal.SIGINT)
     traced.wait(60)
-    told = [json.loads(line) for line in (directory / "starts.json").read_text().splitlines()]
+    told = list(steps(directory))
     for one in made:
         one["starts"] = [step for step in told if step.get("container_id") == one["container_id"]]
     yield from made
+
+
+def steps(directory: Path, phase: str = "") -> Iterator[dict[str, Any]]:
+    """What kubetrace starts has told so far: all steps, or those of one kind."""
+    for line in (directory / "starts.json").read_text().splitlines(keepends=True):
+        if line.endswith("\n") and (step := json.loads(line)).get("phase") and phase in ("", step["phase"]):
+            yield step
 
 
 def starts(directory: Path) -> subprocess.Popen[bytes]:
