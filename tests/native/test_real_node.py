@@ -20,11 +20,12 @@ ROOT = Path(__file__).parent.parent.parent
 BUNDLE_NS = 30_000_000
 
 
-@pytest.fixture(scope="module")
-def runtime() -> str:
-    """PATH with containerd and runc."""
+@pytest.fixture(scope="module", params=stage.RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> str:
+    """PATH with containerd and runc: this machine's release's (1.6, 1.1), and a newer one's (2.1, 1.3)."""
     try:
-        paths = [str(stage.program(name).parent) for name in ("containerd", "runc", "busybox")]
+        paths = [str(stage.runtime_program(name, request.param).parent) for name in ("containerd", "runc")]
+        paths.append(str(stage.program("busybox").parent))
         import grpc_tools  # noqa: F401
     except (stage.StageError, ImportError) as error:
         pytest.skip(f"no container runtime here ({error}). Try:  scripts/setup vm")
