@@ -349,7 +349,8 @@ def crio_container(cell: support.Cell, podman: Any, runroot: str, environment: d
         container_id,
     ]
     with open("/run/crun.log", "ab") as log:
-        subprocess.run(crun, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+        # crun gives the container's user what it has as input: a pipe, not the machine's /dev/null
+        subprocess.run(crun, env=environment, input=b"", stdout=log, stderr=log, check=False)
     if not os.path.exists(pid_file):
         raise SystemExit(f"crun {cell.name}: " + Path("/run/crun.log").read_text()[-2000:])
     return {
