@@ -250,6 +250,8 @@ class TableView:
             return
         self.state = replace(self.state, mode="table", message="")
         self._show_live(pipeline, tick, cost)
+        # what stays is the whole table, and its title says so
+        self.state = replace(self.state, levels=self.state.levels[:1])
         self._screen.leave(self._plain_window(pipeline, tick, cost, self._show.top or self._screen.size[1]))
 
     @property

@@ -15,7 +15,7 @@ _KEYS = 14
 def keys_over(traits: Collection[str], cells: int, *, ascii: bool) -> list[Line]:
     """Every key with what it does, in two columns where there is room."""
     found = help_lines(traits)
-    lines: list[Line] = [[("Keys; any other closes this.", "title")]]
+    lines: list[Line] = [[("Keys: Up and Down scroll, any other closes this.", "title")]]
     each = (cells - 2) // 2 if cells >= 130 else cells
     half = -(-len(found) // 2) if cells >= 130 else len(found)
     mark = "~" if ascii else "…"

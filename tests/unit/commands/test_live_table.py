@@ -173,7 +173,7 @@ def test_help_and_columns_lie_over_the_table(many: Path) -> None:
     with played(many, "--speed", "1000", columns=160) as screen:
         screen.wait("3000 copy-ups")
         screen.press("?")
-        lines = screen.wait("Keys; any other closes this.")
+        lines = screen.wait("Keys: Up and Down scroll, any other closes this.")
         for text in ("Enter", "go to a time", "the other way round", "quit; the last table stays"):
             assert any(text in line for line in lines)
         screen.press("x", "c")
@@ -185,7 +185,7 @@ def test_help_and_columns_lie_over_the_table(many: Path) -> None:
 # Keys, and what the screen shows then.
 STATES = (
     (["down"], "q quit"),
-    (["?"], "Keys; any"),
+    (["?"], "Keys: "),
     (["x", "c"], "Columns: "),
     (["c", "/", "e"], "/e_"),
     (["enter", "g"], "/e"),
