@@ -159,11 +159,16 @@ def test_a_full_disk_stops_the_recording_and_not_the_tracing(
     fire()
     until(lambda: recording.stat().st_size > begun, "written down", process)
     assert process.stderr is not None
-    while not select.select([process.stderr], [], [], 0.15)[0]:
-        fire()
+    said = b""
+    while b"the recording stopped" not in said:
+        while not select.select([process.stderr], [], [], 0.15)[0]:
+            fire()
+        part = os.read(process.stderr.fileno(), 65536)
+        assert part, said  # it has ended
+        said += part
     fire()
     os.killpg(process.pid, signal.SIGINT)
-    text = process.communicate(timeout=DEADLINE_S)[1].decode()
+    text = (said + process.communicate(timeout=DEADLINE_S)[1]).decode()
     out = (tmp_path / "out").read_bytes()
     assert "kubetrace: the recording stopped: No space left on device; tracing goes on" in text
     assert "What is there can be read: kubetrace replay " in text and "Traceback" not in text

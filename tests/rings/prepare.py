@@ -16,14 +16,15 @@ from tests.vm import kernels, machine, stage
 def prepare(wanted: Sequence[str], cache: Path) -> None:
     """Kernels, headers, the disk of tools and the node's; the image is made by its tests. Raises as scripts/vm does."""
     cache.mkdir(parents=True, exist_ok=True)
-    with machine.turn(cache) as number, machine.own_directory(cache, number) as directory:
+    with machine.turn(cache) as number:
         # the first may be needed to make the node's disk
         for name in wanted:
             kernel = kernels.find(name, cache, machine.note)
             kernels.headers(name, kernel, cache, machine.note)
-        for containerd in {"2" if name in matrix.CONTAINERD_2 else "1" for name in wanted}:
+        for containerd in sorted({"2" if name in matrix.CONTAINERD_2 else "1" for name in wanted}):
             options = machine.parse(["--kernel", wanted[0], "--node=quiet", "--containerd", containerd, "--", "true"])
-            machine.node_disk(options, kernels.find(wanted[0], cache, machine.note), directory)
+            with machine.own_directory(cache, number) as directory:
+                machine.node_disk(options, kernels.find(wanted[0], cache, machine.note), directory)
 
 
 def main() -> int:
