@@ -416,6 +416,47 @@ def test_the_table_shows_what_was_there_before(pod: Pod, tmp_path: Path) -> None
     assert (row["OOM"], row["RESTARTS"], by_pod["PROCS"]) == ("0", "0", "7")
 
 
+def test_without_programs_the_cgroups_files_are_read(pod: Pod, tmp_path: Path) -> None:
+    ready, out = tmp_path / "ready", tmp_path / "out"
+    with open(out, "wb") as file:
+        process = subprocess.Popen(
+            [*KUBETRACE, "--hook", "none", "-o", "json-tables", "-i", "200ms", "--ready-file", str(ready)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+    Run.running.append(process)
+    until(ready.exists, "ready", process)
+    # born unseen
+    container = pod.container("app")
+    container.file("memory.max", ("memory", "memory.limit_in_bytes")).write_text(str(64 << 20))
+    throttle(container, 3)
+    asleep = container.start("/bin/sh", "-c", "for n in 1 2 3; do sleep 600 & done; wait")
+
+    def row() -> dict[str, Any]:
+        """Of the last whole table."""
+        lines = [line for line in out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        last = json.loads(lines[-1]) if lines else {"columns": [], "rows": []}
+        rows = [dict(zip(last["columns"], cells, strict=True)) for cells in last["rows"]]
+        return next((one for one in rows if (one["pod"], one["container"]) == (pod.name, "app")), {})
+
+    until(lambda: row().get("procs") == 4, "its four processes", process)
+    there = row()
+    assert (there["namespace"], there["memory_limit_bytes"]) == ("shop", 64 << 20)
+    for line in Path(container.directories[0], "cgroup.procs").read_text().split():
+        os.kill(int(line), signal.SIGKILL)
+    asleep.wait()
+    until(lambda: row().get("procs") == 0, "none any more", process)
+    container.remove()
+    until(lambda: row().get("state") != "running", "that it is gone", process)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=DEADLINE_S)[1].decode()
+    assert process.returncode == 0, err
+    tables = [one for one in map(json.loads, out.read_bytes().splitlines()) if "notices" in one]
+    (notice,) = tables[-1]["notices"]
+    assert "starts, ends, victims and stalls are not seen" in notice
+
+
 def test_a_replay_tells_what_the_live_run_told(tmp_path: Path) -> None:
     recording = tmp_path / "node.ktrace"
     run = Run(tmp_path, "--record", str(recording))

@@ -123,6 +123,7 @@ class ListSource:
     counters: tuple[str, ...] = ()
 
     slept = 0
+    sees_births = True
 
     def wake_at_next(self) -> None:
         self.slept += 1
@@ -171,6 +172,9 @@ class Files:
 
     def cgroup_removed(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> list[Fact]:
         return [CgroupGone(hierarchy, cgroup_id, time_ns)]
+
+    def look_for_cgroups(self) -> list[Fact]:
+        return []
 
     def resolve_again(self) -> Sequence[Fact]:
         return self.later

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubetrace.views.columns import Chosen
 
 OUTPUTS = ("table", "wide", "json", "yaml", "csv", "json-tables")
-HOOKS = ("auto", "fentry", "kprobe")
+HOOKS = ("auto", "fentry", "kprobe", "none")
 ENGINES = ("auto", "libbpf", "bcc")
 COLOURS = {"auto": None, "always": True, "never": False}
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -230,7 +230,7 @@ def attaching() -> list[click.Parameter]:
             type=OneOf(HOOKS),
             default="auto",
             metavar="|".join(HOOKS),
-            help="How to attach.  [default: auto, whichever the kernel accepts]",
+            help="How to attach; none: read files alone (cgroups).  [default: auto, whichever the kernel accepts]",
         ),
         click.Option(
             ["--engine"],

@@ -82,6 +82,8 @@ class KernelSource:
     source (bcc) or object of a tracer that is none of ours. The others are as for LoadedObject.
     """
 
+    sees_births = True
+
     def __init__(
         self,
         tracer: str,

@@ -140,6 +140,8 @@ class Tracer:
     optional: Mapping[str, str | None] = {}
     """Program groups that may be missing -> what is then not seen. None: where the kernel has no such function, there
     is nothing to be seen either."""
+    unhooked: str = ""
+    """What is not seen where no program is in the kernel (--hook none); empty: nothing would be seen."""
     groupings: Mapping[str, Grouping]
     """--by NAME -> what makes a row; the first is the default."""
     measures: Sequence[Column]

@@ -131,6 +131,7 @@ class Node:
         self._stores: dict[str, storage.Storage] = {}
         self._databases: list[str] = []
         self._looked_ns = 0
+        self._looked: dict[tuple[int, int], str] | None = None
         self._other_lines: set[bytes] = set()
         self._places_changed = False
         self._looked_again = 0.0
@@ -311,6 +312,29 @@ class Node:
             self._missing[container_id] = _Missing(owner.pod_uid, path, hierarchy)
             pods = {owner.pod_uid} - self._named_pods if owner.pod_uid is not None else set()
             facts.extend(self._second_chances({container_id: owner.pod_uid}, pods, time_ns, _BUDGET_NS // 2))
+        return facts
+
+    def look_for_cgroups(self) -> list[Fact]:
+        """What came and went since the last look: the whole tree is walked. For where the kernel does not tell.
+
+        One that lived for less, or came again under its number between two looks, is not seen.
+        """
+        now = _boot_ns()
+        mounts = self.host.cgroup_mounts()
+        seen: dict[tuple[int, int], str] = {}
+        if mounts.unified is not None:
+            seen |= {(one.hierarchy, one.cgroup_id): one.path for one in self._walk(mounts.unified, 0, now)}
+        if mounts.memory is not None and mounts.memory_hierarchy:
+            walked = self._walk(mounts.memory, mounts.memory_hierarchy, now)
+            seen |= {(one.hierarchy, one.cgroup_id): one.path for one in walked}
+        known, self._looked = self._looked, seen
+        facts: list[Fact] = []
+        for (hierarchy, number), path in known.items() if known is not None else ():
+            if seen.get((hierarchy, number)) != path:
+                facts += self.cgroup_removed(hierarchy, number, path, now)
+        for (hierarchy, number), path in seen.items():
+            if known is None or known.get((hierarchy, number)) != path:
+                facts += self.cgroup_created(hierarchy, number, path, now)
         return facts
 
     def cgroup_removed(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> list[Fact]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Self
 
 from kubetrace.attribution.selection import Selection
 from kubetrace.attribution.whose import Attribution
-from kubetrace.errors import KubetraceError
+from kubetrace.errors import KubetraceError, UsageError
 from kubetrace.kit.context import Context
 
 if TYPE_CHECKING:
     from kubetrace.engines.source import KernelSource
+    from kubetrace.engines.unhooked import Unhooked
     from kubetrace.kit.tracer import Tracer
     from kubetrace.node.host import Host
     from kubetrace.recording.header import Header
@@ -50,7 +51,7 @@ class Attachment:
         self.context = Context(
             self.host.node_name(), self.host.boot_to_wall_ns(), Attribution(asked.selection, self._exclude)
         )
-        self.kernels: dict[str, KernelSource] = {}
+        self.kernels: dict[str, KernelSource | Unhooked] = {}
         self._gauges: dict[str, Gauges] = {}
         self._stack = contextlib.ExitStack()
 
@@ -99,10 +100,19 @@ class Attachment:
         finally:
             meanwhile.join()
 
-    def _attached(self, tracer: Tracer, ring_bytes: int | None) -> KernelSource:
+    def _attached(self, tracer: Tracer, ring_bytes: int | None) -> KernelSource | Unhooked:
         from kubetrace.engines.source import KernelSource
 
         asked = self._asked
+        if asked.hook == "none":
+            from kubetrace.engines.unhooked import Unhooked
+
+            if not tracer.unhooked:
+                raise UsageError(
+                    f"--hook none: {tracer.name} shows nothing without programs in the kernel.",
+                    do="kubetrace cgroups --hook none, which reads the cgroups' files",
+                )
+            return Unhooked(tracer.name, {**tracer.streams, **tracer.overlays}, missing=tracer.unhooked)
         wiring = tracer.wiring(asked.own, self._by, self._events, self.host)
         if ring_bytes is not None and tracer.table != "counted":
             wiring = replace(wiring, sizes={**wiring.sizes, next(iter(tracer.streams)): ring_bytes})

@@ -50,6 +50,8 @@ class Kernel(Protocol):
     """One tracer in the kernel (engines.source.KernelSource)."""
 
     layouts: Mapping[str, Layout]
+    sees_births: bool
+    """Whether the stream `cgroups` tells which are made; otherwise the node's files are looked through."""
 
     @property
     def counters(self) -> Collection[str]:
@@ -93,6 +95,9 @@ class NodeFiles(Protocol):
 
     def cgroup_removed(self, hierarchy: int, cgroup_id: int, path: str, time_ns: int) -> Sequence[Fact]:
         """That a cgroup is gone."""
+
+    def look_for_cgroups(self) -> Sequence[Fact]:
+        """What came and went since the last look, where nobody tells."""
 
     def resolve_again(self) -> Sequence[Fact]:
         """What they say now about containers without a name."""
@@ -177,6 +182,7 @@ class LiveSource:
         self._drained = self._heard = time.monotonic()
         self._losses_read = -_LOSSES_AGAIN_S
         self._asleep = False
+        self._looks = not any(kernel.sees_births for kernel in kernels.values())
         self.pause_s = DRAIN_INTERVAL_S
         """Seconds until the rings should be drained again, by how fast they filled."""
         self._births_fds = {kernel.births_fd: kernel for kernel in kernels.values()}
@@ -260,6 +266,8 @@ class LiveSource:
             self._mounts()
         if time.monotonic() - self._asked >= _ASK_AGAIN_S:
             self._asked = time.monotonic()
+            if self._looks:
+                self._facts.extend(self._files.look_for_cgroups())
             self._facts.extend(self._files.resolve_again())
             self._facts.extend(self._files.layers_again())
         batches: list[Batch] = []

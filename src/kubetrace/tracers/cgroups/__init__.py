@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.attribution.cgroup_path import is_own
+from kubetrace.attribution.facts import CgroupGone
 from kubetrace.kit.fields import Field, Fielded
 from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, text_of
 from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, Overview
@@ -249,8 +250,12 @@ def _join(all_of: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 class CgroupsBoard:
     """The pods and containers of one run: what became of them, and how they stand (kit.tracer.Board)."""
 
-    def __init__(self, *, node: str, keep_ns: int, blank: Any, tell_refused: bool) -> None:
-        """`keep_ns`: how long what ended stays; `blank`: an event of zeros; `tell_refused`: no hook does."""
+    def __init__(self, *, node: str, keep_ns: int, blank: Any, tell_refused: bool, unhooked: bool = False) -> None:
+        """`keep_ns`: how long what ended stays; `blank`: an event of zeros; `tell_refused`: no hook does.
+
+        `unhooked`: no event tells the end of a cgroup.
+        """
+        self._unhooked = unhooked
         self._node = node
         self._keep_ns = keep_ns
         self._blank = blank
@@ -265,7 +270,12 @@ class CgroupsBoard:
         self._swept_ns = 0
 
     def learn(self, fact: Fact) -> None:
-        """Nothing: what it needs of facts comes with the events' identities."""
+        """That a cgroup is gone, where no event tells it; all else comes with the events' identities."""
+        if not self._unhooked or not isinstance(fact, CgroupGone):
+            return
+        for unit in (*self._containers.values(), *self._pods.values()):
+            if unit.now is not None and fact.cgroup_id in (unit.now.cgroup_id, unit.now.memory_cgroup_id):
+                unit.end(fact.time_ns)
 
     # Events.
 
@@ -523,6 +533,10 @@ class Cgroups(Fielded):
         ("kubetrace cgroups -o json -d 60 > events.jsonl", "one minute, for a script"),
     )
     streams: Mapping[str, str] = {"activity": "cgroups_activity"}
+    unhooked = (
+        "without programs in the kernel, usage, limits, throttling and counts are read once a second; starts, ends, "
+        "victims and stalls are not seen, nor what lived for less"
+    )
     optional: Mapping[str, str] = {
         "fork": "refused forks are counted from pids.events: which process it was is not seen",
         "victim": "",
@@ -685,7 +699,8 @@ class Cgroups(Fielded):
             node=context.node,
             keep_ns=int(parse_duration(options.get("keep", _KEEP)) * 1e9),
             blank=blank,
-            tell_refused=self.optional["fork"] in missing,
+            tell_refused=bool({self.optional["fork"], self.unhooked} & set(missing)),
+            unhooked=self.unhooked in missing,
         )
 
     def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:
