@@ -548,9 +548,8 @@ COPYUP_OPERATION(unlink, "ovl_do_remove", copyup_unlink)
 /* 6.1 does not have it (9a87907de359): there, no overlay makes such files */
 COPYUP_OPERATION(tmpfile, "ovl_tmpfile", copyup_create)
 COPYUP_OPERATION(create, "ovl_create_object", copyup_create)
-/* since 6.2 (0e641857322f); before, ACLs were set through ovl_xattr_set */
+/* since 6.2 (0e641857322f); before, ACLs are set through ovl_xattr_set */
 COPYUP_OPERATION(acl, "ovl_set_acl", copyup_xattr)
-COPYUP_OPERATION_OLD(acl, "ovl_posix_acl_xattr_set", copyup_xattr)
 /* since 5.13 (66dbfabf10ed) */
 COPYUP_OPERATION(chattr, "ovl_fileattr_set", copyup_chattr)
 COPYUP_OPERATION_OLD(chattr, "ovl_ioctl_set_flags", copyup_chattr)
