@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kubetrace.session.options import Last, Show
+    from kubetrace.session.stop import Stop
     from kubetrace.stream.live import LiveSource
     from kubetrace.stream.steps import Step, Tick
+    from kubetrace.views.output import Reader
+
+_FIRST_PAUSE_S = 0.005
 
 Take = Callable[["Step"], None]
 
@@ -89,4 +95,54 @@ def drain(source: LiveSource, take: Take, *, last: bool = False) -> Tick:
         take(step)
     tick = steps[-1].tick
     assert tick is not None
+    return tick
+
+
+def shown(
+    source: LiveSource,
+    take: Take,
+    pipeline: Any,
+    view: Any,
+    show: Show,
+    last: Last,
+    stop: Stop,
+    reader: Reader,
+    *,
+    each: Callable[[], None] = lambda: None,
+) -> Tick:
+    """Show what comes until the end, and take what is typed; the last tick.
+
+    `pipeline` is a pipeline.Pipeline or what holds several (session.overall.Together), and `view` one that shows it.
+    `each` is called at every tick.
+    """
+    pace = Pace(show.interval_s)
+    tick = drain(source, take)
+    if pace.due(tick, pipeline.counts.events):
+        view.show(pipeline, tick)
+    # All that was made on the way here stays: it need not be looked at again.
+    gc.freeze()
+    gc.enable()
+    keyboard = view.keyboard()
+    if keyboard is not None:
+        source.watch(keyboard)
+    # The first rows come as soon as there are any; then the pace slows down to what costs little.
+    for moment in moments(
+        source, take, stop=lambda: stop.asked, duration_s=last.duration_s, first_pause_s=_FIRST_PAUSE_S
+    ):
+        reader.check()
+        tick = moment.tick or tick
+        if keyboard is not None and (keyboard in moment.ready or view.waits_for_more):
+            if not view.typed(pipeline, tick):
+                break
+            pace.change(view.interval_s)
+            source.pace(view.interval_s)
+            if view.keyboard() is None:  # the terminal hung up
+                source.unwatch(keyboard)
+                keyboard = None
+        if moment.tick is not None:
+            each()
+            if pace.due(tick, pipeline.counts.events):
+                view.show(pipeline, tick)
+    tick = drain(source, take, last=True)
+    view.last(pipeline, tick)
     return tick

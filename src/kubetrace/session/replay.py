@@ -231,18 +231,7 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
             )
 
         play = Play(recording, assemble, lambda: context_of(recording, asked.selection), streams, view, how, span, stop)
-        with view.open():
-            play.begin(context)
-            view.attached(found.hook, list(dict.fromkeys(filter(None, found.missing))))
-            play.play()
-            view.last(play.shown, play.tick)
-            stop.wait()
-        view.end(play.shown, play.tick)
-        # by q, or a signal, it is not known how it ends
-        warn(recording, whole=play.whole and span.end_ns is None)
-        if play.whole and not play.shown.counts.events:
-            nobody(recording, play.context)
-        return play.shown.counts.lost
+        return play.to_the_end(context, found.hook, list(dict.fromkeys(filter(None, found.missing))))
 
 
 class Taking(Protocol):
@@ -297,6 +286,22 @@ class Play:
         view.speed = how.speed or 1.0
         if not how.final:
             view.position = self.position
+
+    def to_the_end(self, context: Context, hook: str, notices: Sequence[str]) -> int:
+        """Show it, until it or the user ends it, and say what there is to say then; how many events were lost."""
+        view, stop = self._view, self._stop
+        with view.open():
+            self.begin(context)
+            view.attached(hook, list(notices))
+            self.play()
+            view.last(self.shown, self.tick)
+            stop.wait()
+        view.end(self.shown, self.tick)
+        # by q, or a signal, it is not known how it ends
+        warn(self._recording, whole=self.whole and self._span.end_ns is None)
+        if self.whole and not self.shown.counts.events:
+            nobody(self._recording, self.context)
+        return self.shown.counts.lost
 
     def begin(self, context: Context | None = None) -> None:
         """From the beginning, with nothing known."""

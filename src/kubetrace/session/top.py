@@ -12,7 +12,7 @@ from kubetrace.errors import KubetraceError, RecordingError
 from kubetrace.pipeline import Pipeline
 from kubetrace.recording.private import touch
 from kubetrace.session.attach import Attachment
-from kubetrace.session.loop import Pace, drain, moments
+from kubetrace.session.loop import shown
 from kubetrace.session.overall import Overall, Together
 from kubetrace.session.stop import Stop
 from kubetrace.session.top_view import TopView, first_by
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from kubetrace.session.options import Attach, Last, Show
     from kubetrace.session.replay import How
     from kubetrace.stream.layout import Layout
-    from kubetrace.stream.live import LiveSource
-    from kubetrace.stream.steps import Step, Tick
-
-_FIRST_PAUSE_S = 0.005
+    from kubetrace.stream.steps import Step
 
 
 class Joint:
@@ -132,48 +129,16 @@ def run(tracers: Sequence[Tracer], asked: Attach, show: Show, last: Last) -> int
                 if last.ready_file is not None:
                     touch(last.ready_file)
                 view.attached("", notices)
-                tick = _loop(source, joint, view, show, last, stop, reader)
+                tick = shown(source, joint.take, joint.together, view, show, last, stop, reader)
         view.end(joint.together, tick)  # type: ignore[arg-type]  # what the views ask of a pipeline, it has
     return joint.together.counts.lost
-
-
-def _loop(source: LiveSource, joint: Joint, view: TopView, show: Show, last: Last, stop: Stop, reader: Reader) -> Tick:
-    """Until the end; the last tick."""
-    together: Any = joint.together
-    pace = Pace(show.interval_s)
-    tick = drain(source, joint.take)
-    if pace.due(tick, together.counts.events):
-        view.show(together, tick)
-    gc.freeze()
-    gc.enable()
-    keyboard = view.keyboard()
-    if keyboard is not None:
-        source.watch(keyboard)
-    for moment in moments(
-        source, joint.take, stop=lambda: stop.asked, duration_s=last.duration_s, first_pause_s=_FIRST_PAUSE_S
-    ):
-        reader.check()
-        tick = moment.tick or tick
-        if keyboard is not None and (keyboard in moment.ready or view.waits_for_more):
-            if not view.typed(together, tick):
-                break
-            pace.change(view.interval_s)
-            source.pace(view.interval_s)
-            if view.keyboard() is None:  # the terminal hung up
-                source.unwatch(keyboard)
-                keyboard = None
-        if moment.tick is not None and pace.due(tick, together.counts.events):
-            view.show(together, tick)
-    tick = drain(source, joint.take, last=True)
-    view.last(together, tick)
-    return tick
 
 
 def replay(file: Path, selection: Selection, show: Show, how: How) -> int:
     """Show a recording of several tracers; how many events were lost. Raises KubetraceError."""
     from kubetrace.recording.reader import Recording
     from kubetrace.session.options import Attach, own_defaults
-    from kubetrace.session.replay import _PATIENCE_S, Play, context_of, nobody, selection_of, traced, warn
+    from kubetrace.session.replay import _PATIENCE_S, Play, context_of, selection_of, traced
 
     with Recording(file) as recording, Stop(_PATIENCE_S) as stop:
         chosen = [traced(recording, item.name) for item in recording.header.tracers]
@@ -200,14 +165,4 @@ def replay(file: Path, selection: Selection, show: Show, how: How) -> int:
 
         streams = [stream_key(tracer.name, stream) for tracer in tracers for stream in tracer.streams]
         play = Play(recording, assemble, lambda: context_of(recording, asked.selection), streams, view, how, span, stop)
-        with view.open():
-            play.begin(context)
-            view.attached("", [])
-            play.play()
-            view.last(play.shown, play.tick)
-            stop.wait()
-        view.end(play.shown, play.tick)
-        warn(recording, whole=play.whole and span.end_ns is None)
-        if play.whole and not play.shown.counts.events:
-            nobody(recording, play.context)
-        return play.shown.counts.lost
+        return play.to_the_end(context, "", [])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kubetrace.recording.private import refuse_parts, touch
 from kubetrace.session.attach import Attachment, wait_for_overlay
 from kubetrace.session.cost import Overhead
-from kubetrace.session.loop import Pace, drain, moments
+from kubetrace.session.loop import shown
 from kubetrace.session.open_view import open_view
 from kubetrace.session.recorded import recorded
 from kubetrace.session.stop import Stop
@@ -18,15 +18,12 @@ from kubetrace.tables.kinds import MODULES
 from kubetrace.views.output import Reader
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kubetrace.kit.tracer import Tracer
-    from kubetrace.pipeline import Pipeline
     from kubetrace.recording.writer import Recorder
     from kubetrace.session.options import Attach, Keep, Last, Show
     from kubetrace.session.view import View
-    from kubetrace.stream.live import LiveSource
-    from kubetrace.stream.steps import Tick
-
-_FIRST_PAUSE_S = 0.005
 
 
 def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> int:
@@ -80,7 +77,9 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> in
                 if last.ready_file is not None:
                     touch(last.ready_file)
                 view.attached(kernel.hook, attachment.notices(tracer))
-                tick = _loop(source, pipeline, view, show, last, stop, reader, recorder)
+                tick = shown(
+                    source, pipeline.take, pipeline, view, show, last, stop, reader, each=_warning(view, recorder)
+                )
                 if view.overhead is not None:
                     view.overhead.look(tick, last=True)
         view.end(pipeline, tick)
@@ -97,52 +96,14 @@ def _recorder(attachment: Attachment, keep: Keep) -> Recorder | None:
     return Recorder(keep.file, attachment.header(), force=keep.force, max_size=keep.max_size)
 
 
-def _loop(
-    source: LiveSource,
-    pipeline: Pipeline,
-    view: View,
-    show: Show,
-    last: Last,
-    stop: Stop,
-    reader: Reader,
-    recorder: Recorder | None,
-) -> Tick:
-    """Until the end; the last tick."""
-    pace = Pace(show.interval_s)
+def _warning(view: View, recorder: Recorder | None) -> Callable[[], None]:
+    """Says once that the recording stopped."""
     warned = False
-    tick = drain(source, pipeline.take)
-    if pace.due(tick, pipeline.counts.events):
-        view.show(pipeline, tick)
-    # All that was made on the way here stays: it need not be looked at again.
-    gc.freeze()
-    gc.enable()
-    keyboard = view.keyboard()
-    if keyboard is not None:
-        source.watch(keyboard)
-    # The first rows come as soon as there are any; then the pace slows down to what costs little.
-    for moment in moments(
-        source,
-        pipeline.take,
-        stop=lambda: stop.asked,
-        duration_s=last.duration_s,
-        first_pause_s=_FIRST_PAUSE_S,
-    ):
-        reader.check()
-        tick = moment.tick or tick
-        if keyboard is not None and (keyboard in moment.ready or view.waits_for_more):
-            if not view.typed(pipeline, tick):
-                break
-            pace.change(view.interval_s)
-            source.pace(view.interval_s)
-            if view.keyboard() is None:  # the terminal hung up
-                source.unwatch(keyboard)
-                keyboard = None
-        if moment.tick is not None:
-            if recorder is not None and recorder.trouble and not warned:
-                warned = True
-                view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
-            if pace.due(tick, pipeline.counts.events):
-                view.show(pipeline, tick)
-    tick = drain(source, pipeline.take, last=True)
-    view.last(pipeline, tick)
-    return tick
+
+    def warn() -> None:
+        nonlocal warned
+        if recorder is not None and recorder.trouble and not warned:
+            warned = True
+            view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
+
+    return warn
