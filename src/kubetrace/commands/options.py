@@ -230,7 +230,7 @@ def attaching() -> list[click.Parameter]:
             type=OneOf(HOOKS),
             default="auto",
             metavar="|".join(HOOKS),
-            help="How to attach; none: read files alone (cgroups).  [default: auto, whichever the kernel accepts]",
+            help="How to attach; none: read the node's files alone.  [default: auto, whichever the kernel accepts]",
         ),
         click.Option(
             ["--engine"],

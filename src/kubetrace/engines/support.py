@@ -57,7 +57,7 @@ def of_the_node(code: int, log: Iterable[str] = ()) -> EngineError | None:
     if locked_down():
         return PermissionDenied(
             "the kernel is locked down for confidentiality: BPF may not read its memory.",
-            why="All tracers read it (kernel_lockdown(7)). Without BPF work who, replay and cgroups --hook none.",
+            why="All tracers read it (kernel_lockdown(7)); who, replay and --hook none need no BPF.",
             do="boot the node with lockdown=integrity, or without lockdown",
             check="lockdown",
         )

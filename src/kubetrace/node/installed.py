@@ -150,7 +150,7 @@ def _daemons(host: Node, namespaces: list[int]) -> Iterator[tuple[int, str, Sequ
         if what is None:
             continue
         try:
-            root = _key(f"{base}/root/.")
+            root = _key(os.path.join(base, "root", "."))
         except PermissionError:
             # it may be in a container: whose paths these are is not known
             continue

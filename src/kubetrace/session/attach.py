@@ -108,9 +108,12 @@ class Attachment:
             from kubetrace.engines.unhooked import Unhooked
 
             if not tracer.unhooked:
+                from kubetrace.tracers import find, names
+
+                others = [name for name in names() if find(name).unhooked]
                 raise UsageError(
                     f"--hook none: {tracer.name} shows nothing without programs in the kernel.",
-                    do="kubetrace cgroups --hook none, which reads the cgroups' files",
+                    do=" or ".join(f"kubetrace {name} --hook none" for name in others),
                 )
             return Unhooked(tracer.name, {**tracer.streams, **tracer.overlays}, missing=tracer.unhooked)
         wiring = tracer.wiring(asked.own, self._by, self._events, self.host)
