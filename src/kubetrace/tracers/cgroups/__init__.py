@@ -533,10 +533,7 @@ class Cgroups(Fielded):
         ("kubetrace cgroups -o json -d 60 > events.jsonl", "one minute, for a script"),
     )
     streams: Mapping[str, str] = {"activity": "cgroups_activity"}
-    unhooked = (
-        "without programs in the kernel, usage, limits, throttling and counts are read once a second; starts, ends, "
-        "victims and stalls are not seen, nor what lived for less"
-    )
+    unhooked = "starts, ends, victims and stalls are not seen: files alone"
     optional: Mapping[str, str] = {
         "fork": "refused forks are counted from pids.events: which process it was is not seen",
         "victim": "",
