@@ -146,6 +146,9 @@ class ListSource:
     def losses(self) -> dict[str, int]:
         return dict(self.losses_now)
 
+    def iterate(self, group: str, event: str) -> None:
+        """There is no iterator."""
+
     def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         if excluded:
             self.excluded.append((hierarchy, cgroup_id))
@@ -346,6 +349,10 @@ def test_a_birth_while_gauges_are_read_is_dealt_with_at_once() -> None:
 
     class Slow:
         layouts: Mapping[str, Layout] = {}
+        complete = True
+
+        def close(self) -> None:
+            pass
 
         def __init__(self) -> None:
             self.taught: list[Fact] = []

@@ -216,6 +216,11 @@ def lasting() -> list[click.Parameter]:
     return [click.Option(["-d", "--duration"], metavar="TIME", help=text)]
 
 
+def once() -> list[click.Parameter]:
+    """--once, of tracers whose one look is an answer."""
+    return [click.Option(["--once"], is_flag=True, help="End when everything has been read once.")]
+
+
 def attaching() -> list[click.Parameter]:
     """How the kernel and the node are reached."""
     return [
@@ -411,6 +416,7 @@ def lasted(given: Mapping[str, Any]) -> Last:
     return Last(
         duration_s=parse_duration(given["duration"]) if given["duration"] else None,
         ready_file=given["ready_file"],
+        once=given.get("once", False),
     )
 
 

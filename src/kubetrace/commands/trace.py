@@ -30,6 +30,7 @@ def command_of(name: str) -> click.Command:
         *tracer.options(),
         *options.showing(tracer),
         *options.lasting(),
+        *(options.once() if tracer.once else ()),
         *options.recording(),
         *options.attaching(),
         *options.costing(),

@@ -136,6 +136,7 @@ class Attached(ABC):
         self._stats_fd = -1
         self._alone: dict[str, tuple[int, int, int, int]] = {}
         self._optional: dict[str, str | None] = {}
+        self._iterators: dict[str, int] = {}
         self.hooks = {}
         self.missing = {}
 
@@ -191,6 +192,27 @@ class Attached(ABC):
         counters = CounterMap(found.fd, found.value_size, found.entries)
         self._rings.append(counters)
         return counters
+
+    def iterate(self, group: str) -> bytes | None:
+        """What a group's iterator says now, the records one behind the other; None where it is not attached.
+
+        The kernel runs the program for each of its objects (an open file, ...) while this is read (Documentation/bpf/
+        bpf_iterators.rst). OSError where it refuses that.
+        """
+        link = self._iterators.get(group)
+        if link is None:
+            return None
+        ctypes.set_errno(0)
+        fd = int(self._library.bpf_iter_create(link))
+        if fd < 0:
+            raise OSError(-fd, os.strerror(-fd))
+        try:
+            parts = []
+            while part := os.read(fd, 1 << 20):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            os.close(fd)
 
     def map_fd(self, name: str) -> int:
         """The map's file descriptor: a ring buffer's can be polled."""

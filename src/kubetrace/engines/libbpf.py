@@ -216,6 +216,8 @@ class LoadedObject(Attached):
             if not link:
                 return program.name, ctypes.get_errno()
             self._links.append(link)
+            if program.kind == "iter":
+                self._iterators[program.group] = int(self._library.bpf_link__fd(link))
             if program.backs_up is None:
                 self.hooks[program.group] = program.hook
         self._begin_pairs()
@@ -337,6 +339,7 @@ class LoadedObject(Attached):
         for link in self._links:
             self._library.bpf_link__destroy(link)
         self._links.clear()
+        self._iterators.clear()
         self._release_all()
         self._close_object()
 

@@ -50,6 +50,8 @@ class Libbpf:
             ("bpf_program__attach_trace", c_void_p, c_void_p),
             ("bpf_program__attach_perf_event", c_void_p, c_void_p, c_int),
             ("bpf_link__destroy", c_int, c_void_p),
+            ("bpf_link__fd", c_int, c_void_p),
+            ("bpf_iter_create", c_int, c_int),
             ("bpf_object__next_map", c_void_p, c_void_p, c_void_p),
             ("bpf_map__name", c_char_p, c_void_p),
             ("bpf_map__fd", c_int, c_void_p),

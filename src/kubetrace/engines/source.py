@@ -192,6 +192,18 @@ class KernelSource:
             "missed_run": self._loaded.missed_runs()
         }
 
+    def iterate(self, group: str, event: str) -> list[Any] | None:
+        """The records (struct `event`) of a group's iterator, as it finds them now; None where it is not attached."""
+        try:
+            data = self._loaded.iterate(group)
+        except OSError:
+            return None
+        if data is None:
+            return None
+        layout = self._loaded.layout(event)
+        whole = len(data) - len(data) % layout.size
+        return list(map(layout.event_type._make, struct.iter_unpack(layout.format, data[:whole])))
+
     def time_runs(self) -> None:
         """Let the kernel measure the runs of BPF programs, until this is closed. Raises LoadRefused."""
         self._loaded.time_runs()

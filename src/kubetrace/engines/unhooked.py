@@ -68,6 +68,9 @@ class Unhooked:
         """Nothing can be lost."""
         return {}
 
+    def iterate(self, _group: str, _event: str) -> None:
+        """No iterator is attached."""
+
     def time_runs(self) -> None:
         """No program runs."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kubetrace.node.files import Node
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
-    from kubetrace.stream.live import Gauges
+    from kubetrace.stream.live import Gauges, Kernel
     from kubetrace.views.columns import Column, Value
 
 # How a measure of a new event joins that of its row.
@@ -152,6 +152,8 @@ class Tracer:
     """--sort NAME -> the key of the column it sorts by; the first is the default. Descending, names ascending."""
     noun: tuple[str, str] = ("event", "events")
     """One of what is counted, and many."""
+    once: bool = False
+    """Whether one look at everything is an answer (--once)."""
     needs_overlay: bool = False
     """Whether there is nothing to attach to before overlayfs is in the kernel."""
     ours: Collection[str] = ()
@@ -208,8 +210,8 @@ class Tracer:
     def prepare(self, store: Callable[[str, bytes, bytes], None], files: Node) -> None:
         """Fill the maps that tell the kernel about the node: `store` takes map, key and value."""
 
-    def gauges(self, host: Host) -> Gauges | None:
-        """What is read off the node at each interval; None: nothing."""
+    def gauges(self, host: Host, kernel: Kernel) -> Gauges | None:
+        """What is read off the node at each interval; None: nothing. `kernel`: the tracer's own programs, attached."""
         return None
 
     def keeps(self, options: Mapping[str, Any]) -> Callable[[Any], bool] | None:

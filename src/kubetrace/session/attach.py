@@ -117,7 +117,7 @@ class Attachment:
                 )
             return Unhooked(tracer.name, {**tracer.streams, **tracer.overlays}, missing=tracer.unhooked)
         wiring = tracer.wiring(asked.own, self._by, self._events, self.host)
-        if ring_bytes is not None and tracer.table != "counted":
+        if ring_bytes is not None and tracer.streams and tracer.table != "counted":
             wiring = replace(wiring, sizes={**wiring.sizes, next(iter(tracer.streams)): ring_bytes})
         # also for our own container: see `open`
         filtered = int(bool(asked.selection) or bool(self.host.own_cgroups()))
@@ -160,8 +160,9 @@ class Attachment:
             for hierarchy, number in self.host.own_cgroups():
                 kernel.exclude(hierarchy, number)
             tracer.prepare(kernel.store, files)
-            if (gauges := tracer.gauges(self.host)) is not None:
+            if (gauges := tracer.gauges(self.host, kernel)) is not None:
                 self._gauges[tracer.name] = gauges
+                self._stack.callback(gauges.close)
         source = LiveSource(
             self.kernels,
             files,

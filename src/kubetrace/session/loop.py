@@ -117,7 +117,9 @@ def shown(
     """
     pace = Pace(show.interval_s)
     tick = drain(source, take)
-    if pace.due(tick, pipeline.counts.events):
+    # who asks once is shown the end; on a terminal also how it comes about
+    silent = last.once and view.keyboard() is None
+    if pace.due(tick, pipeline.counts.events) and not silent:
         view.show(pipeline, tick)
     # All that was made on the way here stays: it need not be looked at again.
     gc.freeze()
@@ -127,7 +129,11 @@ def shown(
         source.watch(keyboard)
     # The first rows come as soon as there are any; then the pace slows down to what costs little.
     for moment in moments(
-        source, take, stop=lambda: stop.asked, duration_s=last.duration_s, first_pause_s=_FIRST_PAUSE_S
+        source,
+        take,
+        stop=lambda: stop.asked or (last.once and source.complete),
+        duration_s=last.duration_s,
+        first_pause_s=_FIRST_PAUSE_S,
     ):
         reader.check()
         tick = moment.tick or tick
@@ -141,7 +147,7 @@ def shown(
                 keyboard = None
         if moment.tick is not None:
             each()
-            if pace.due(tick, pipeline.counts.events):
+            if pace.due(tick, pipeline.counts.events) and not silent:
                 view.show(pipeline, tick)
     tick = drain(source, take, last=True)
     view.last(pipeline, tick)

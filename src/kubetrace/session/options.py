@@ -70,6 +70,8 @@ class Last:
 
     duration_s: float | None = None
     ready_file: Path | None = None
+    once: bool = False
+    """Whether it ends when all that there is on the node has been read once (kit.tracer.Tracer.once)."""
 
 
 def check(tracer: Tracer, by: str | None, sort: str | None) -> tuple[str, str]:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kubetrace.attribution import mountinfo
 from kubetrace.attribution.facts import OverlaySeen, OverlayTold
@@ -83,6 +83,9 @@ class Kernel(Protocol):
     def exclude(self, hierarchy: int, cgroup_id: int, *, excluded: bool = True) -> None:
         """Do not send events of this cgroup any more; or, when it is gone, do not remember that."""
 
+    def iterate(self, group: str, event: str) -> Sequence[Any] | None:
+        """The records (struct `event`) of a group's iterator, as it finds them now; None where it is not attached."""
+
 
 class NodeFiles(Protocol):
     """The node's files as facts (node.files.Node)."""
@@ -128,6 +131,13 @@ class Gauges(Protocol):
 
         Calls `between` every millisecond or so, for what cannot wait.
         """
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that there is has been read once."""
+
+    def close(self) -> None:
+        """Let go of what reading needs."""
 
 
 class LiveSource:
@@ -214,6 +224,11 @@ class LiveSource:
     def pace(self, interval_s: float) -> None:
         """From now on, read gauges so often."""
         self._interval_s = interval_s
+
+    @property
+    def complete(self) -> bool:
+        """Whether every gauge has read all that there is once."""
+        return all(gauge.complete for gauge in self._gauges.values())
 
     def watch(self, fd: int) -> None:
         """Let `wait` return when this descriptor can be read (the keyboard)."""

@@ -255,6 +255,9 @@ class BccObject(Attached):
             program = _Program(name, section)
             if name in unneeded or program.backs_up is not None:
                 continue
+            if program.kind not in _TYPES and program.group in self._optional:
+                self._miss(program.group)
+                continue
             if program.kind not in _TYPES:
                 raise LoadRefused(f"{name} cannot be attached by bcc.", why=f"{section} is not a kind of hook it has.")
             candidates.setdefault(program.group, []).append(program)

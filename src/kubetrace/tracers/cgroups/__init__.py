@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kubetrace.kit.context import Context
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
+    from kubetrace.stream.live import Kernel
     from kubetrace.views.columns import Value
 
 # signal(7), the same everywhere
@@ -682,7 +683,7 @@ class Cgroups(Fielded):
             "page_bytes": os.sysconf("SC_PAGE_SIZE"),
         }
 
-    def gauges(self, host: Host) -> usage.Usage:
+    def gauges(self, host: Host, kernel: Kernel) -> usage.Usage:
         """The cgroups' files."""
         return usage.Usage(host)
 

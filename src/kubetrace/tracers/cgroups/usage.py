@@ -98,6 +98,12 @@ class Usage:
         self._turn: deque[str] = deque()
         self._read_at = time.monotonic()
 
+    complete = True
+    """Each reading is of all cgroups, or of those whose turn it is."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
     def learn(self, fact: Fact) -> None:
         """Look at this cgroup from now on, if it is a pod's or a container's own."""
         # what a container makes below its own cgroup is in the sums of that
