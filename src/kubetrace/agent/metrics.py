@@ -44,6 +44,11 @@ def _of_tracer(watch: Watch, standing: Standing) -> Iterator[Family]:
         for labels, sums in standing.series.items():
             family.add_metric(labels, sums[at])
         yield family
+    for one in watch.tracer.standings:
+        gauge = GaugeMetricFamily(f"kubetrace_{watch.tracer.name}_{one.name}", one.help, labels=list(one.labels))
+        for labels, value in standing.standings.get(one.name, {}).items():
+            gauge.add_metric(labels, value)
+        yield gauge
 
 
 def _of_agent(standings: Iterable[tuple[Watch, Standing]]) -> Iterator[Family]:

@@ -14,6 +14,26 @@ OVERFLOW = "(overflow)"
 _LONGEST_LABEL = 256
 
 
+def standing(rows: Iterable[tuple[Labels, float | None]], *, limit: int, sums: bool) -> Mapping[Labels, float]:
+    """Numbers as they stand, the largest `limit` of them; what is not known of a label set is not served.
+
+    `sums`: rows of one label set are added up, and so is what finds no place; else the last one counts, and the
+    smallest are kept.
+    """
+    found: dict[Labels, float] = {}
+    for labels, value in rows:
+        if value is not None:
+            labels = tuple([label[:_LONGEST_LABEL] for label in labels])
+            found[labels] = found.get(labels, 0.0) + value if sums else value
+    if len(found) <= limit:
+        return found
+    order = sorted(found, key=lambda labels: found[labels], reverse=sums)
+    kept = {labels: found[labels] for labels in order[:limit]}
+    if sums:
+        kept[(OVERFLOW,) * len(order[0])] = sum(found[labels] for labels in order[limit:])
+    return kept
+
+
 class Series:
     """The counters of one tracer under one set of label names."""
 

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.agent.series import Labels, Series
+from kubetrace.agent.series import Labels, Series, standing
 from kubetrace.errors import KubetraceError
+from kubetrace.kit.tracer import SUM
 from kubetrace.pipeline import Pipeline
 from kubetrace.session.attach import Attachment
 from kubetrace.session.loop import drain, moments
@@ -23,6 +24,7 @@ from kubetrace.views.text import visible
 
 if TYPE_CHECKING:
     from kubetrace.attribution.selection import Selection
+    from kubetrace.kit.tracer import Standing as StandingMetric
     from kubetrace.kit.tracer import Tracer
     from kubetrace.node.host import Host
     from kubetrace.stream.live import LiveSource
@@ -54,6 +56,8 @@ class Standing:
     drained_s: float = 0.0
     """When its rings were last read (time.monotonic)."""
     series: Mapping[Labels, Any] = field(default_factory=dict)
+    standings: Mapping[str, Mapping[Labels, float]] = field(default_factory=dict)
+    """What is served as it stands, by its name."""
     overflowed: int = 0
 
 
@@ -74,6 +78,7 @@ class Watch:
     ) -> None:
         """Nothing is attached yet. `tracer` has to have metrics."""
         self.tracer = tracer
+        self._max_series = max_series
         self._host = host
         self._asked = Attach(selection, own_defaults(tracer), hook=hook, engine=engine, cri_socket=cri_socket)
         self._series = Series(len(tracer.metric_labels), len(tracer.metrics), limit=max_series, idle_s=idle_s)
@@ -114,6 +119,10 @@ class Watch:
                 self.first.set()
                 return
 
+    @property
+    def _by(self) -> str:
+        return self.tracer.metered_by or next(iter(self.tracer.groupings))
+
     def _tell(self, **values: Any) -> None:
         with self._lock:
             for name, value in values.items():
@@ -121,7 +130,7 @@ class Watch:
 
     def _once(self) -> None:
         """Attach, and watch until it is to be attached anew."""
-        by = self.tracer.metered_by
+        by = self._by
         with Attachment([self.tracer], self._asked, host=self._host, by=by) as attachment:
             if attachment.waits:
                 self._tell(hook="", error=None, waits=True)
@@ -171,7 +180,7 @@ class Watch:
 
     def _look(self, pipeline: Pipeline, base: Standing, unattributed: int, now: float, *, last: bool = False) -> int:
         """Take in the table as it stands; how much is remembered."""
-        table = pipeline.table.rows(self.tracer.metered_by)
+        table = pipeline.table.rows(self._by)
         at = {column.key: place for place, column in enumerate(table.columns)}
         labels = [at[name] for name in self.tracer.metric_labels]
         values = [(at[metric.measure], metric.scale) for metric in self.tracer.metrics]
@@ -193,9 +202,27 @@ class Watch:
             unattributed=base.unattributed + unattributed,
             lost={kind: base.lost.get(kind, 0) + counts.losses.get(kind, 0) for kind in {**base.lost, **counts.losses}},
             series=self._series.read(),
+            standings={one.name: self._standing_of(pipeline, one) for one in self.tracer.standings},
             overflowed=self._series.overflowed,
         )
         return max(len(rows), len(pipeline.table))
+
+    def _standing_of(self, pipeline: Pipeline, one: StandingMetric) -> Mapping[Labels, float]:
+        table = pipeline.table.rows(one.by)
+        at = {column.key: place for place, column in enumerate(table.columns)}
+        places, value = [at[name] for name in one.labels], at[one.measure]
+        return standing(
+            (
+                (tuple([_label(row[place]) for place in places]), _known(row[value], one.scale))
+                for row in table.rows("", None)
+            ),
+            limit=self._max_series,
+            sums=one.join == SUM,
+        )
+
+
+def _known(value: Any, scale: float) -> float | None:
+    return float(value) * scale if isinstance(value, int | float) else None
 
 
 def _label(value: Any) -> str:

@@ -87,18 +87,23 @@ def _metered(name: str) -> Tracer:
     if name not in tracers.names():
         raise no_such(f"there is no tracer {name!r}", name, _names(), option="kubetrace agent")
     tracer = tracers.find(name)
-    if not tracer.metrics:
+    if not (tracer.metrics or tracer.standings):
         raise UsageError(f"{name} has no metrics.", do=f"kubetrace agent {'|'.join(_names())}")
     return tracer
 
 
 def _all_metered() -> list[Tracer]:
+    # what counts; who reads the node's files at length is asked for by name
+    return [tracer for tracer in _served() if tracer.metrics]
+
+
+def _served() -> list[Tracer]:
     found = (tracers.find(name) for name in tracers.names())
-    return [tracer for tracer in found if tracer.metrics]
+    return [tracer for tracer in found if tracer.metrics or tracer.standings]
 
 
 def _names() -> list[str]:
-    return [tracer.name for tracer in _all_metered()]
+    return [tracer.name for tracer in _served()]
 
 
 _HELP = """Keep tracers running and serve what they count as OpenMetrics, for the Prometheus that is there.
@@ -110,13 +115,14 @@ _HELP = """Keep tracers running and serve what they count as OpenMetrics, for th
   /healthz   200 while every tracer that could be attached runs, else 503;
              how each stands (200 too where the node's kernel allows none)
 
-Without TRACER, all that have metrics run. The number of label sets of each is bounded: what finds no place is part
-of one (overflow) series. See deploy/ for a DaemonSet.
+Without TRACER, all that count run; disk, which walks directories, has to be named. The number of label sets of each
+is bounded: what finds no place is part of one (overflow) series. See deploy/ for a DaemonSet.
 
 \b
 Examples:
-  kubetrace agent                            all tracers with metrics, on port 9435
+  kubetrace agent                            all tracers that count, on port 9435
   kubetrace agent copyup --listen 127.0.0.1:9435
+  kubetrace agent cgroups disk               bytes on disk by kind and pod, and the time until the kubelet acts
 """
 
 command = click.Command(

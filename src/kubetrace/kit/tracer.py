@@ -97,6 +97,24 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """A number as it stands, as `kubetrace agent` serves it: kubetrace_TRACER_NAME, a gauge."""
+
+    name: str
+    by: str
+    """The grouping whose rows it is of."""
+    labels: Sequence[str]
+    """Of that grouping's columns: their keys. Rows that have these alike are one."""
+    measure: str
+    """The key of its column."""
+    help: str
+    scale: float = 1.0
+    """What a value is multiplied by: Prometheus counts in bytes and seconds."""
+    join: str = SUM
+    """SUM, or LAST: then what finds no place of its own is left out, as a sum would say nothing."""
+
+
+@dataclass(frozen=True)
 class Wiring:
     """What the engine is told of a tracer for one run (engines.source.KernelSource)."""
 
@@ -167,6 +185,8 @@ class Tracer:
     metric_labels: Sequence[str] = ()
     """Of that grouping's columns."""
     metrics: Sequence[Metric] = ()
+    standings: Sequence[Standing] = ()
+    """What is served as it stands, beside what only rises."""
 
     # For a summed table: many events that are alike are counted as one, and what many have in common is looked up once.
     alike: Mapping[str, str] = {}

@@ -8,7 +8,7 @@ import pytest
 
 from kubetrace import tracers
 from kubetrace.agent.metrics import of_the_node
-from kubetrace.agent.series import OVERFLOW, Series
+from kubetrace.agent.series import OVERFLOW, Series, standing
 from kubetrace.agent.serve import _split
 from kubetrace.agent.watch import _label
 from kubetrace.errors import HookMissing, KubetraceError, PermissionDenied, UsageError
@@ -119,11 +119,23 @@ def test_labels_are_shown_as_in_tables(value: str | bytes | None, label: str) ->
     assert _label(value) == label
 
 
+def test_numbers_as_they_stand_are_bounded_and_their_sum_stays() -> None:
+    rows = [(("log", "a"), 5.0), (("log", "a"), 6.0), (("log", "b"), 3.0), (("volume", "a"), None), (("log", "c"), 2.0)]
+    assert standing(rows, limit=9, sums=True) == {("log", "a"): 11.0, ("log", "b"): 3.0, ("log", "c"): 2.0}
+    assert standing(rows, limit=1, sums=True) == {("log", "a"): 11.0, (OVERFLOW, OVERFLOW): 5.0}
+    # of times until something happens the shortest are kept, and no sum is made of others
+    assert standing(rows, limit=2, sums=False) == {("log", "c"): 2.0, ("log", "b"): 3.0}
+
+
 @pytest.mark.parametrize("name", tracers.names())
 def test_what_a_tracer_meters_is_there(name: str) -> None:
     tracer = tracers.find(name)
     if not tracer.metrics:
-        assert name == "starts"  # single steps, no sums
+        assert tracer.standings or name == "starts"  # single steps, no sums
+        for one in tracer.standings:
+            grouping = {column.key for column in tracer.groupings[one.by].columns}
+            assert set(one.labels) <= grouping and one.join in ("sum", "last")
+            assert one.measure in grouping | {column.key for column in tracer.measures}
         return
     columns = {column.key for column in tracer.groupings[tracer.metered_by].columns}
     assert set(tracer.metric_labels) <= columns
