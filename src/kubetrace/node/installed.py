@@ -139,6 +139,43 @@ def learn_mount(places: Places, mount_point: str, upperdir: str | None = None) -
 # What runs.
 
 
+@dataclass(frozen=True, slots=True)
+class Kubelet:
+    """One that runs: its flags, and the files that they name (node paths).
+
+    `whole`: these are all its flags. In k3s and its like the kubelet is a part of the process, which adds its own.
+    """
+
+    name: str
+    flags: Mapping[str, str]
+    config: str | None
+    config_directory: str | None
+    whole: bool
+
+
+def kubelets(host: Node) -> Iterator[Kubelet]:
+    """The kubelets that run on the node, as their arguments have them."""
+    for pid, what, arguments in _daemons(host, []):
+        given = _options(arguments)
+        if what == "k3s":
+            passed = list(given.get("kubelet-arg", ()))
+            for values in _k3s_configs(host):
+                more = values.get("kubelet-arg")
+                listed_more = more if isinstance(more, list) else [more]
+                passed += [one for one in listed_more if isinstance(one, str)]
+            given = _options([one if one.startswith("-") else f"--{one}" for one in passed])
+        elif what != "kubelet":
+            continue
+        working = _link(f"{host.proc}/{pid}/cwd")
+        paths = [given[name][-1] if name in given else None for name in ("config", "config-dir")]
+        config, directory = (
+            os.path.join(working, path) if path is not None and working.startswith("/") else path for path in paths
+        )
+        comm = _text(f"{host.proc}/{pid}/comm", 64).strip()
+        flags = {name: values[-1] for name, values in given.items()}
+        yield Kubelet(comm, flags, config, directory, whole=comm == "kubelet")
+
+
 def _daemons(host: Node, namespaces: list[int]) -> Iterator[tuple[int, str, Sequence[str]]]:
     own = _key(f"{host.path('/')}/.")
     mounts = {_link(f"{host.proc}/1/ns/mnt")}
@@ -263,13 +300,17 @@ def _of_kubelet(host: Node, places: Places, config: str) -> None:
 
 
 def _of_k3s_configs(host: Node, places: Places) -> None:
+    for values in _k3s_configs(host):
+        arguments = values.get("kubelet-arg")
+        texts = [arguments] if isinstance(arguments, str) else arguments if isinstance(arguments, list) else []
+        if values:
+            _of_k3s(host, places, values.get("data-dir"), [text for text in texts if isinstance(text, str)])
+
+
+def _k3s_configs(host: Node) -> Iterator[Mapping[str, Any]]:
     for file in _K3S_CONFIGS:
         for one in (file, *_under(host, f"{file}.d", ".yaml")):
-            values = _yaml(host, one, "data-dir", "kubelet-arg")
-            arguments = values.get("kubelet-arg")
-            texts = [arguments] if isinstance(arguments, str) else arguments if isinstance(arguments, list) else []
-            if values:
-                _of_k3s(host, places, values.get("data-dir"), [text for text in texts if isinstance(text, str)])
+            yield _yaml(host, one, "data-dir", "kubelet-arg")
 
 
 def _of_k3s(host: Node, places: Places, data: object, kubelet_arguments: Iterable[str]) -> None:
