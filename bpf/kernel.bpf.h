@@ -138,6 +138,7 @@ struct inode {
 	long long i_size;
 	__u32 i_generation;
 	__u32 i_rdev;
+	unsigned int i_nlink;
 };
 struct dentry {
 	struct dentry *d_parent;

@@ -91,6 +91,13 @@ class Attribution:
         """Whom events can still be of."""
         return self._attributor.owners()
 
+    def owner(self, container_id: str | None, pod_uid: str | None) -> Identity | None:
+        """What is known of a container by its id, or else of a pod by its UID; None where nothing is."""
+        found = self._attributor.container(container_id) if container_id else None
+        if found is None and pod_uid:
+            found = self._attributor.pod(pod_uid)
+        return replace(found, attributed_by="path") if found is not None else None
+
     def container_of(self, pod_uid: str, name: str | None) -> Identity | None:
         """What is known of a pod's container by its name, the newest of that name."""
         for seen in reversed(self._attributor.containers_of(pod_uid)):

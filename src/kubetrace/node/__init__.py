@@ -16,5 +16,14 @@
     lookup.py      whose a number, an id or a path is; pod_files.py: what belongs to a pod
     named.py       the names of pods, for who types one
 
+And for how much is where:
+
+    filesystems.py      which file systems there are, and how full
+    kubelet_settings.py what a kubelet was told about full disks
+    image_store.py      all that a containerd's databases have
+    pod_directories.py  which directories are some pod's
+    open_files.py       files without a name that are open
+    walks.py            what only a look at every file tells, by a process of its own
+
 Whatever is read was written by others: it may be half there, or hostile.
 """

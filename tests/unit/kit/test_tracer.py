@@ -46,7 +46,8 @@ def test_a_way_down_has_an_end_and_keeps_whose_it_is(name: str) -> None:
         among, seen = tracer.others(by), [by]
         while (finer := tracer.finer(seen[-1], among)) is not None:
             assert finer in among and finer not in seen
-            before = {column.key for column in tracer.groupings[seen[-1]].key} - {"node", "medium", "ephemeral"}
+            nobodys = {"node", "medium", "ephemeral", "signal"}
+            before = {column.key for column in tracer.groupings[seen[-1]].key} - nobodys
             assert before <= {column.key for column in tracer.groupings[finer].key}
             seen.append(finer)
 
