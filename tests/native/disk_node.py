@@ -133,6 +133,24 @@ def main(directory: Path) -> None:
     said(directory, "recorded", "--record", str(recorded))
     said(directory, "unhooked", "--hook", "none")
     said(directory, "by-kind", "--by", "kind", "-o", "wide", "--top", "all")
+    for name, options in (
+        ("images", ("-o", "json", "--wasted")),
+        ("layers", ("-o", "json", "--wasted", "--by", "layer")),
+        ("unused", ("-o", "json", "--unused")),
+        (
+            "images.txt",
+            (
+                "-o",
+                "wide",
+            ),
+        ),
+        ("layers.txt", ("--by", "layer")),
+        ("waste.txt", ("--by", "waste", APP)),
+        ("tree.txt", ("--tree",)),
+        ("diff.txt", ("diff", "team/app:1", "team/other:1")),
+        ("diff", ("-o", "json", "diff", OTHER, SMALL)),
+    ):
+        (directory / name).write_text(run(sys.executable, "-m", "kubetrace", "images", *options))
     truth["after"] = df(disk)
     truth["replayed"] = run(sys.executable, "-m", "kubetrace", "replay", str(recorded), "-o", "json")
     # each image is taken away, and what that frees is seen in the free space of the disk; with the first removal

@@ -191,3 +191,83 @@ def test_the_table_says_what_can_be_removed(node: Path) -> None:
     table = (node / "by-kind").read_text()
     assert "kubectl delete pod -n shop ledger-0" in table
     assert f"crictl rmi {disk_node.SMALL}" in table and f"crictl rmi {images.WEB}" not in table
+
+
+# kubetrace images, of the same node.
+
+
+def image(node: Path, name: str) -> dict[str, Any]:
+    (found,) = [one for one in objects(node, "images") if one["image"] == name]
+    return found
+
+
+def test_images_have_their_names_users_and_sizes(node: Path, truth: dict[str, Any]) -> None:
+    found = {one["image"]: one for one in objects(node, "images")}
+    assert set(found) == {
+        *(disk_node.APP, disk_node.OTHER, disk_node.SMALL, images.WEB, images.BATCH, images.DATABASE, images.PAUSE)
+    }
+    web = found[images.WEB]
+    assert [(one["pod"], one["container"], one["running"]) for one in web["used_by"]] == [("ledger-0", "app", True)]
+    batch = found[images.BATCH]
+    assert [(one["container"], one["running"]) for one in batch["used_by"]] == [("once", False)]
+    assert {one["container"] for one in found[images.PAUSE]["used_by"]} == {"(sandbox)"}
+    assert [name for name, one in found.items() if one["pinned"]] == [images.PAUSE]
+    listed = {line.split()[0]: line.split()[2] for line in truth["images"].splitlines()[1:]}
+    assert all(listed[name] == one["target"] for name, one in found.items())
+    assert all(one["built"] == "2023-11-14T22:13:20Z" for one in found.values())
+
+
+def test_an_image_is_as_large_as_its_snapshots(node: Path, truth: dict[str, Any]) -> None:
+    layers = {one["chain_id"]: one for one in objects(node, "layers")}
+    for layer in layers.values():
+        on_disk = truth["snapshots"][str(layer["snapshot"])]
+        assert (layer["unpacked_bytes"], layer["inodes"] + 2) == (on_disk["bytes"], on_disk["inodes"])
+    for one in objects(node, "images"):
+        assert one["unpacked_bytes"] == sum(layers[chain]["unpacked_bytes"] for chain in one["layers"])
+        assert one["own_bytes"] + one["shared_bytes"] == one["unpacked_bytes"] + one["compressed_bytes"]
+
+
+def test_what_images_waste_is_what_their_dockerfile_says(node: Path) -> None:
+    # made so: 20 files of base of less than a block written again; 2 MiB and 50 files of three blocks deleted
+    app = image(node, disk_node.APP)
+    lines = [line["created_by"] for line in disk_node.HISTORY]
+    assert [
+        (one["bytes"], one["files"], one["deleted"], one["created_by"], one["hidden_by"], one["largest"])
+        for one in app["waste"]
+    ] == [
+        (20 * 4096, 20, 0, lines[0], lines[2], "/usr/share/00/0000"),
+        ((2 << 20) + 50 * 12_288, 51, 51, lines[1], lines[2], "/opt/tool"),
+    ]
+    assert app["wasted_bytes"] == 20 * 4096 + (2 << 20) + 50 * 12_288
+    assert app["waste_problem"] is None
+    assert image(node, disk_node.OTHER)["wasted_bytes"] == 0
+    table = (node / "waste.txt").read_text()
+    assert "RUN make-big" in table and "RUN update-all" in table
+
+
+def test_a_layer_that_is_on_disk_twice_is_named(node: Path) -> None:
+    layers = objects(node, "layers")
+    twice = [one for one in layers if one["twins"]]
+    assert len(twice) == 2 and twice[0]["diff_id"] == twice[1]["diff_id"]
+    assert {one["chain_id"] for one in twice} == {one["twins"][0] for one in twice}
+    assert sorted(name for one in twice for name in one["images"]) == [disk_node.OTHER, disk_node.SMALL]
+
+
+def test_what_two_images_share_and_have_twice(node: Path, truth: dict[str, Any]) -> None:
+    (found,) = objects(node, "diff")
+    other, small = image(node, disk_node.OTHER), image(node, disk_node.SMALL)
+    assert found["shared"] == [other["layers"][0]] == [small["layers"][0]]
+    assert found["twice"] == [[other["layers"][2], small["layers"][1]]]
+    assert (found["only_first"], found["only_second"]) == ([other["layers"][1]], [])
+    assert "twice on disk" in (node / "diff.txt").read_text()
+
+
+def test_unused_images_are_those_without_a_container(node: Path) -> None:
+    assert {one["image"] for one in objects(node, "unused")} == {disk_node.APP, disk_node.OTHER, disk_node.SMALL}
+
+
+def test_the_tree_has_each_layer_once_and_each_image(node: Path) -> None:
+    lines = (node / "tree.txt").read_text().splitlines()
+    assert len(lines) == len(objects(node, "layers"))
+    assert all(any(one["image"] in line for line in lines) for one in objects(node, "images"))
+    assert any("x3" in line and "ADD base /" in line for line in lines)

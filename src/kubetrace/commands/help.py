@@ -19,6 +19,7 @@ OTHERS = {
         "info": "Say what a recording holds: node, tracers, time span, pods, losses.",
     },
     "The node": {
+        "images": "Show each image with its age, users and size, and what its removal would free.",
         "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
         "doctor": "Say what works on this node, and what to do about what does not.",
         "agent": "Keep tracers running, and serve what they count to Prometheus.",

@@ -23,6 +23,8 @@ And for how much is where:
     image_store.py      all that a containerd's databases have
     pod_directories.py  which directories are some pod's
     open_files.py       files without a name that are open
+    image_list.py       the images, with what each takes and would free
+    layer_files.py      every name in one layer, as overlayfs takes it
     walks.py            what only a look at every file tells, by a process of its own
 
 Whatever is read was written by others: it may be half there, or hostile.

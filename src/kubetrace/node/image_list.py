@@ -1,0 +1,435 @@
+"""The images of a node: what each takes, shares and would free, by its runtimes' databases and its configuration.
+
+    names, age, containers, sizes of layers     the metadata (node/image_store.py)
+    Dockerfile lines, when built, diff ids      manifest and configuration in the content store
+    waste                                       the layers' own files, where it is asked for (node/layer_files.py)
+
+containers-storage has no sizes of what is on disk: of CRI-O's images names and layers are known, and no bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from kubetrace.attribution import oci, reachability
+from kubetrace.attribution.reachability import ImageNamespace, ImageShare
+from kubetrace.attribution.waste import LayerFile, Waste, waste
+from kubetrace.node import containerd, image_store, storage
+from kubetrace.node.image_store import CONTENT
+from kubetrace.node.layer_files import LayerFiles, sees_opaque
+from kubetrace.node.reading import read_regular
+
+if TYPE_CHECKING:
+    from kubetrace.node.host import Host
+    from kubetrace.node.image_store import ImageStore
+
+# Registries refuse larger manifests; real configurations are some 10 kB.
+_MAX_BLOB_BYTES: Final = 4 << 20
+_MAX_NESTING: Final = 3
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "armv6l": "arm"}
+
+LayerKey = tuple[str, str, str, str]
+"""Root of the runtime, namespace, snapshotter, chain id: what makes a layer on this node."""
+
+
+@dataclass(slots=True)
+class LayerOfNode:
+    """A layer that is unpacked: its snapshot's number and directory (a node path), and what it takes in bytes.
+
+    `compressed` is the size of its blob, where that is still there. `images` are those that have it.
+    """
+
+    key: LayerKey
+    number: int | None
+    directory: str
+    bytes: int
+    inodes: int
+    parent: LayerKey | None
+    diff_id: str | None = None
+    digest: str | None = None
+    compressed: int | None = None
+    created_by: str | None = None
+    images: list[str] = field(default_factory=list)
+    twins: tuple[LayerKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A container that was made of an image."""
+
+    container_id: str
+    namespace: str | None
+    pod: str | None
+    container: str | None
+    runs: bool
+
+
+@dataclass(slots=True)
+class ImageOfNode:
+    """An image of one runtime and namespace; bytes are None where nothing tells them.
+
+    `layers` are the lowest first. `own`, `shared` and `frees` are of layers and blobs together. `wasted` is None unless
+    it was asked for; `waste_problem` says what it lacks.
+    """
+
+    image_id: str
+    names: tuple[str, ...]
+    runtime: str
+    target: str
+    pulled_ns: int | None
+    built: str | None
+    pinned: bool
+    users: tuple[User, ...]
+    layers: list[LayerKey]
+    lines: list[str | None]
+    unpacked: int | None = None
+    compressed: int | None = None
+    own: int | None = None
+    shared: int | None = None
+    frees: int | None = None
+    wasted: Waste | None = None
+    problem: str | None = None
+    lines_problem: str | None = None
+    """Why the Dockerfile's lines are not known."""
+    waste_problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The one to show."""
+        return oci.best_reference(self.names) or self.image_id
+
+
+@dataclass(slots=True)
+class ImagesOfNode:
+    """All of them. `problems` is what could not be read, in words."""
+
+    images: list[ImageOfNode] = field(default_factory=list)
+    layers: dict[LayerKey, LayerOfNode] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unused_frees: int = 0
+    """What the removal of all images without a container would free, taken together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    config_digest: str | None
+    config: oci.Config
+    built: str | None
+    layer_digests: tuple[str, ...]
+
+
+def images_of(host: Host, *, wasted: bool = False, between: Callable[[str], None] = lambda _what: None) -> ImagesOfNode:
+    """The node's images; `wasted`: every layer's files are looked at, too. `between` is told what is being done."""
+    found = ImagesOfNode()
+    running = set(_running(host))
+    for root in host.places.roots:
+        if not os.path.isfile(host.path(f"{root}/{containerd.METADATA}")):
+            continue
+        store = image_store.read_store(host, root)
+        if store.problem is not None:
+            found.problems.append(f"{root}: {store.problem}")
+        for namespace in store.namespaces:
+            _add_namespace(host, found, store, namespace, running)
+    for root in host.places.storages:
+        stored = storage.Storage(host, root)
+        if stored.exists:
+            _add_storage(found, stored, root, running)
+    for key, others in reachability.twins(
+        {key[2:]: layer.diff_id for key, layer in found.layers.items() if layer.diff_id is not None}
+    ).items():
+        for own in [one for one in found.layers if one[2:] == key]:
+            found.layers[own].twins = tuple(
+                (*own[:2], *other) for other in others if (*own[:2], *other) in found.layers
+            )
+    if wasted:
+        _find_waste(host, found, between)
+    found.images.sort(key=lambda image: (image.name, image.image_id))
+    return found
+
+
+def _running(host: Host) -> Iterator[str]:
+    for directory in containerd.bundle_directories(host):
+        yield from containerd.bundle_ids(host, directory)
+
+
+def _add_namespace(
+    host: Host, found: ImagesOfNode, store: ImageStore, namespace: ImageNamespace, running: set[str]
+) -> None:
+    now = time.time_ns()
+    shares = reachability.shares(namespace, now)
+    for share in shares.images:
+        detail, problem = _detail(host, store.root, share.target)
+        chain = _chain(namespace, share)
+        keys = [(store.root, namespace.name, *key) for key in chain]
+        image = ImageOfNode(
+            image_id=(detail.config_digest if detail is not None else None) or share.target,
+            names=share.names,
+            runtime=f"containerd {store.root} {namespace.name}",
+            target=share.target,
+            pulled_ns=share.created_ns,
+            built=detail.built if detail is not None else None,
+            pinned=share.pinned,
+            users=tuple(_user(one, namespace, running) for one in share.users),
+            layers=keys,
+            lines=list(detail.config.created_by) if detail is not None else [None] * len(keys),
+            unpacked=share.layers + share.shared_layers,
+            compressed=share.blobs + share.shared_blobs,
+            own=share.layers + share.blobs,
+            shared=share.shared_layers + share.shared_blobs,
+            frees=share.freed,
+            problem=None if share.complete else "not all that its labels name is there",
+            lines_problem=problem,
+        )
+        if len(image.lines) != len(keys):
+            image.lines = [None] * len(keys)
+        found.images.append(image)
+        for at, (key, own) in enumerate(zip(keys, chain, strict=True)):
+            layer = found.layers.get(key)
+            if layer is None:
+                snapshot = namespace.snapshots[own]
+                base = store.snapshotters.get(own[0], "")
+                parent = keys[at - 1] if at else None
+                directory = f"{base}/snapshots/{snapshot.number}/fs"
+                layer = found.layers[key] = LayerOfNode(
+                    key, snapshot.number, directory, snapshot.disk_bytes, snapshot.inodes or 0, parent
+                )
+            layer.images.append(image.name)
+            if detail is not None and len(detail.config.diff_ids) == len(keys):
+                layer.diff_id = detail.config.diff_ids[at]
+                layer.created_by = layer.created_by or detail.config.created_by[at]
+            if detail is not None and len(detail.layer_digests) == len(keys):
+                layer.digest = detail.layer_digests[at]
+                blob = namespace.blobs.get(layer.digest)
+                layer.compressed = blob.size if blob is not None else None
+    unused = [share.target for share in shares.images if not share.users and not share.pinned]
+    found.unused_frees += reachability.freed_together(namespace, unused, now)
+
+
+def _chain(namespace: ImageNamespace, share: ImageShare) -> Sequence[tuple[str, str]]:
+    # The topmost of its snapshots is the one that is no other's parent.
+    parents = {(key[0], namespace.snapshots[key].parent) for key in share.reached.snapshots}
+    tops = [key for key in share.reached.snapshots if key not in parents]
+    return max((reachability.chain_of(namespace, top) for top in tops), key=len, default=())
+
+
+def _user(container_id: str, namespace: ImageNamespace, running: set[str]) -> User:
+    labels = namespace.containers[container_id].labels
+    sandbox = namespace.containers[container_id].is_sandbox
+    return User(
+        container_id,
+        labels.get("io.kubernetes.pod.namespace"),
+        labels.get("io.kubernetes.pod.name"),
+        "(sandbox)" if sandbox else labels.get("io.kubernetes.container.name"),
+        container_id in running,
+    )
+
+
+def _detail(host: Host, root: str, target: str) -> tuple[_Detail | None, str | None]:
+    """By the image's own blobs; None and why, where they are not there or no image's."""
+    machine = os.uname().machine
+    architecture = _ARCHITECTURES.get(machine, machine)
+    blobs = host.path(f"{root}/{CONTENT}/blobs")
+    pending, why = [(target, 0)], "its blobs are not on the node"
+    looked = 0
+    while pending and looked < 64:
+        digest, depth = pending.pop(0)
+        looked += 1
+        try:
+            blob = oci.load(_blob(blobs, digest))
+        except (OSError, ValueError):
+            continue
+        config = oci.config_digest(blob)
+        if config is None:
+            if depth < _MAX_NESTING:
+                pending += [(one, depth + 1) for one in oci.manifests(blob, architecture)]
+            continue
+        try:
+            data = _blob(blobs, config)
+            parsed = oci.parse_config(data)
+        except OSError:
+            why = "its configuration is not on the node"
+            continue
+        except ValueError as error:
+            why = f"its configuration cannot be read: {error}"
+            continue
+        built = oci.load(data).get("created")
+        layers = blob.get("layers")
+        digests = [
+            one["digest"]
+            for one in (layers if isinstance(layers, list) else ())
+            if isinstance(one, dict) and oci.is_digest(one.get("digest"))
+        ]
+        return _Detail(config, parsed, built if isinstance(built, str) else None, tuple(digests)), parsed.problem
+    return None, why
+
+
+def _blob(directory: str, digest: str) -> bytes:
+    if not oci.is_digest(digest):
+        raise ValueError("no digest")
+    algorithm, _, encoded = digest.partition(":")
+    return read_regular(f"{directory}/{algorithm}/{encoded}", _MAX_BLOB_BYTES)
+
+
+def _add_storage(found: ImagesOfNode, stored: storage.Storage, root: str, running: set[str]) -> None:
+    layers = stored.layers()
+    users: dict[str, list[User]] = {}
+    for one in stored.containers():
+        seen = storage.seen(one, 0)
+        names = (seen.namespace, seen.pod, seen.container) if seen is not None else (None, None, None)
+        users.setdefault(one.image_id, []).append(User(one.container_id, *names, one.container_id in running))
+    for image in stored.images():
+        chain: list[str] = []
+        at = image.layer
+        while at in layers and at not in chain and len(chain) < oci.MAX_LAYERS:
+            chain.append(at)
+            at = layers[at].parent
+        lines: list[str | None] = [None] * len(chain)
+        problem = None
+        try:
+            config = oci.parse_config(stored.config(image.image_id, _MAX_BLOB_BYTES))
+            if len(config.created_by) == len(chain):
+                lines = list(config.created_by)
+        except (OSError, ValueError):
+            problem = "its configuration cannot be read"
+        keys = [(root, "", "overlay", identifier) for identifier in reversed(chain)]
+        found.images.append(
+            ImageOfNode(
+                image_id=f"sha256:{image.image_id}",
+                names=image.names,
+                runtime=f"containers-storage {root}",
+                target=image.image_id,
+                pulled_ns=None,
+                built=None,
+                pinned=False,
+                users=tuple(users.get(image.image_id, ())),
+                layers=keys,
+                lines=lines,
+                lines_problem=problem,
+            )
+        )
+
+
+# Waste.
+
+
+def _find_waste(host: Host, found: ImagesOfNode, between: Callable[[str], None]) -> None:
+    opaque = None if sees_opaque() else "opaque directories are not seen without CAP_SYS_ADMIN: it may be more"
+    known: dict[LayerKey, tuple[list[LayerFile], str | None]] = {}
+    uses: dict[LayerKey, int] = {}
+    for image in found.images:
+        for key in image.layers:
+            uses[key] = uses.get(key, 0) + 1
+    for image in found.images:
+        problems = dict.fromkeys([opaque] if opaque else [])
+        lists: list[list[LayerFile]] = []
+        for key in image.layers:
+            layer = found.layers.get(key)
+            if layer is None:
+                problems["its layers' directories are not known"] = None
+                continue
+            if key not in known:
+                known[key] = _read(host, layer, lambda name=layer.directory: between(name))  # type: ignore[misc]
+            files, problem = known[key]
+            lists.append(files)
+            if problem is not None:
+                problems[problem] = None
+            uses[key] -= 1
+        if len(lists) == len(image.layers):
+            image.wasted = waste(lists)
+            if not image.wasted.complete:
+                problems["it has more files than are looked at"] = None
+        for key in image.layers:
+            # what no other image has is not needed again
+            if not uses[key]:
+                known.pop(key, None)
+        image.waste_problem = "; ".join(problems) or None
+
+
+def _read(host: Host, layer: LayerOfNode, between: Callable[[], None]) -> tuple[list[LayerFile], str | None]:
+    reading = LayerFiles(host.path(layer.directory), between)
+    try:
+        files = list(reading.names())
+    except OSError as error:
+        return [], f"{layer.directory} cannot be read: {error.strerror}"
+    return files, f"{reading.unread} names in {layer.directory} could not be looked at" if reading.unread else None
+
+
+# What two have in common.
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Layers (bytes) that two images share, that both have on disk for themselves, and that only one has."""
+
+    shared: tuple[LayerKey, ...]
+    twice: tuple[tuple[LayerKey, LayerKey], ...]
+    only_first: tuple[LayerKey, ...]
+    only_second: tuple[LayerKey, ...]
+
+
+def difference(found: ImagesOfNode, first: ImageOfNode, second: ImageOfNode) -> Difference:
+    """Of two images of the node."""
+    shared = [key for key in first.layers if key in second.layers]
+    diff_ids: Mapping[str | None, LayerKey] = {
+        layer.diff_id: key
+        for key in second.layers
+        if (layer := found.layers.get(key)) is not None and key not in shared
+    }
+    twice = []
+    for key in first.layers:
+        layer = found.layers.get(key)
+        if key not in shared and layer is not None and layer.diff_id is not None and layer.diff_id in diff_ids:
+            twice.append((key, diff_ids[layer.diff_id]))
+    both = {key for pair in twice for key in pair}
+    return Difference(
+        tuple(shared),
+        tuple(twice),
+        tuple(key for key in first.layers if key not in shared and key not in both),
+        tuple(key for key in second.layers if key not in shared and key not in both),
+    )
+
+
+def named(found: ImagesOfNode, query: str) -> list[ImageOfNode]:
+    """The images that a user means: by a name, with or without registry and tag, or the beginning of an id."""
+    full = oci.full_name(query)
+    exact = [image for image in found.images if query in image.names or full in image.names]
+    if exact:
+        return exact
+    wanted = query.removeprefix("sha256:")
+    by_id = [
+        image
+        for image in found.images
+        if len(wanted) >= 6
+        and any(one.removeprefix("sha256:").startswith(wanted) for one in (image.image_id, image.target))
+    ]
+    return by_id or [image for image in found.images if any(_ends(name, query) for name in image.names)]
+
+
+def _ends(name: str, query: str) -> bool:
+    # team/app:1 of registry.example/team/app:1
+    return (
+        name == query or name.endswith(f"/{query}") or name.partition("@")[0].rpartition(":")[0].endswith(f"/{query}")
+    )
+
+
+def record_of(layer: LayerOfNode) -> dict[str, Any]:
+    """A layer as an object of JSON; its keys are a contract."""
+    return {
+        "type": "layer",
+        "chain_id": layer.key[3],
+        "diff_id": layer.diff_id,
+        "digest": layer.digest,
+        "snapshotter": layer.key[2],
+        "snapshot": layer.number,
+        "directory": layer.directory,
+        "unpacked_bytes": layer.bytes,
+        "inodes": layer.inodes,
+        "compressed_bytes": layer.compressed,
+        "created_by": layer.created_by,
+        "images": layer.images,
+        "twins": [key[3] for key in layer.twins],
+    }
