@@ -62,6 +62,14 @@ class Waste:
     hidden: dict[tuple[int, int], Hidden] = field(default_factory=dict)
     complete: bool = True
     """Whether there were not more files than are looked at."""
+    seen: _Tree = field(default_factory=dict)
+    """All layers as they are seen together."""
+
+    def layer_at(self, path: bytes) -> int | None:
+        """The layer whose file is seen under a path; None for a directory, and for nothing."""
+        directory, name = _parent(self.seen, path)
+        found = directory.get(name) if directory is not None else None
+        return found.layer if isinstance(found, _Leaf) else None
 
     def of(self, layer: int) -> int:
         """Bytes of one layer that those above it hide."""
@@ -76,7 +84,7 @@ class Waste:
 def waste(layers: Sequence[Iterable[LayerFile]]) -> Waste:
     """What is hidden in these layers, the lowest first; of one directory's files each name comes once, in any order."""
     found = Waste()
-    tree: _Tree = {}
+    tree = found.seen
     # (layer, inode) -> names of it that are still seen
     names: dict[tuple[int, int], int] = {}
     left = MOST_FILES

@@ -160,7 +160,7 @@ def _columns(by: str, *, wasted: bool) -> list[Column]:
         Column("own_bytes", "OWN", "bytes"),
         Column("shared_bytes", "SHARED", "bytes"),
         Column("frees_bytes", "FREES", "bytes", kept=True),
-        *([Column("wasted_bytes", "WASTED", "bytes")] if wasted else []),
+        *([Column("wasted_bytes", "WASTED", "bytes"), Column("changed_bytes", "CHANGED", "bytes")] if wasted else []),
         Column("pinned", "PINNED", "text", spare=True),
         Column("layers", "LAYERS", "count", wide=True),
         Column("built", "BUILT", "name", wide=True),
@@ -243,6 +243,7 @@ def _rows(found: ImagesOfNode, images: Sequence[ImageOfNode], by: str) -> Iterat
             "shared_bytes": image.shared,
             "frees_bytes": image.frees,
             "wasted_bytes": image.wasted.total if image.wasted is not None else None,
+            "changed_bytes": sum(one.bytes for one in image.changed.values()) if image.wasted is not None else None,
             "pinned": "pinned" if image.pinned else None,
             "layers": len(image.layers),
             "built": image.built,
@@ -372,6 +373,18 @@ def _record(image: ImageOfNode, node: str) -> dict[str, Any]:
         "frees_bytes": image.frees,
         "wasted_bytes": image.wasted.total if image.wasted is not None else None,
         "waste": _waste_record(image, image.wasted) if image.wasted is not None else None,
+        "changed": [
+            {
+                "layer": at + 1,
+                "files": one.files,
+                "bytes": one.bytes,
+                "containers": one.containers,
+                "created_by": image.lines[at],
+            }
+            for at, one in sorted(image.changed.items())
+        ]
+        if image.wasted is not None
+        else None,
         "problem": image.problem,
         "lines_problem": image.lines_problem,
         "waste_problem": image.waste_problem,

@@ -59,13 +59,23 @@ class LayerOfNode:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A container that was made of an image."""
+    """A container that was made of an image. `writable` is the directory of its writable layer, a node path."""
 
     container_id: str
     namespace: str | None
     pod: str | None
     container: str | None
     runs: bool
+    writable: str | None = None
+
+
+@dataclass(slots=True)
+class Changed:
+    """Files of a layer that containers have of their own now: copied up, or replaced. Bytes are those of the copies."""
+
+    files: int = 0
+    bytes: int = 0
+    containers: int = 0
 
 
 @dataclass(slots=True)
@@ -92,6 +102,8 @@ class ImageOfNode:
     shared: int | None = None
     frees: int | None = None
     wasted: Waste | None = None
+    changed: dict[int, Changed] = field(default_factory=dict)
+    """By the layer, counted from 0; with `wasted`."""
     problem: str | None = None
     lines_problem: str | None = None
     """Why the Dockerfile's lines are not known."""
@@ -173,17 +185,18 @@ def _add_namespace(
             pulled_ns=share.created_ns,
             built=detail.built if detail is not None else None,
             pinned=share.pinned,
-            users=tuple(_user(one, namespace, running) for one in share.users),
+            users=tuple(_user(one, store, namespace, running) for one in share.users),
             layers=keys,
             lines=list(detail.config.created_by) if detail is not None else [None] * len(keys),
-            unpacked=share.layers + share.shared_layers,
-            compressed=share.blobs + share.shared_blobs,
-            own=share.layers + share.blobs,
-            shared=share.shared_layers + share.shared_blobs,
-            frees=share.freed,
             problem=None if share.complete else "not all that its labels name is there",
             lines_problem=problem,
         )
+        image.compressed = share.blobs + share.shared_blobs
+        if store.problem is None:
+            image.unpacked = share.layers + share.shared_layers
+            image.own = share.layers + share.blobs
+            image.shared = share.shared_layers + share.shared_blobs
+            image.frees = share.freed
         if len(image.lines) != len(keys):
             image.lines = [None] * len(keys)
         found.images.append(image)
@@ -206,6 +219,8 @@ def _add_namespace(
                 blob = namespace.blobs.get(layer.digest)
                 layer.compressed = blob.size if blob is not None else None
     unused = [share.target for share in shares.images if not share.users and not share.pinned]
+    if store.problem is not None:
+        return
     found.unused_frees += reachability.freed_together(namespace, unused, now)
 
 
@@ -216,15 +231,19 @@ def _chain(namespace: ImageNamespace, share: ImageShare) -> Sequence[tuple[str, 
     return max((reachability.chain_of(namespace, top) for top in tops), key=len, default=())
 
 
-def _user(container_id: str, namespace: ImageNamespace, running: set[str]) -> User:
-    labels = namespace.containers[container_id].labels
-    sandbox = namespace.containers[container_id].is_sandbox
+def _user(container_id: str, store: ImageStore, namespace: ImageNamespace, running: set[str]) -> User:
+    container = namespace.containers[container_id]
+    labels, sandbox = container.labels, container.is_sandbox
+    snapshot = namespace.snapshots.get((container.snapshotter, container.snapshot))
+    base = store.snapshotters.get(container.snapshotter)
+    known = base is not None and snapshot is not None and snapshot.number is not None
     return User(
         container_id,
         labels.get("io.kubernetes.pod.namespace"),
         labels.get("io.kubernetes.pod.name"),
         "(sandbox)" if sandbox else labels.get("io.kubernetes.container.name"),
         container_id in running,
+        f"{base}/snapshots/{snapshot.number}/fs" if known and snapshot is not None else None,
     )
 
 
@@ -342,11 +361,35 @@ def _find_waste(host: Host, found: ImagesOfNode, between: Callable[[str], None])
             image.wasted = waste(lists)
             if not image.wasted.complete:
                 problems["it has more files than are looked at"] = None
+            for user in image.users:
+                if user.writable is not None and (problem := _find_changed(host, image, user.writable, between)):
+                    problems[problem] = None
+            image.wasted.seen.clear()
         for key in image.layers:
             # what no other image has is not needed again
             if not uses[key]:
                 known.pop(key, None)
         image.waste_problem = "; ".join(problems) or None
+
+
+def _find_changed(host: Host, image: ImageOfNode, writable: str, between: Callable[[str], None]) -> str | None:
+    """Add what one container has changed; what could not be read, in words."""
+    assert image.wasted is not None
+    reading = LayerFiles(host.path(writable), lambda: between(writable))
+    touched: set[int] = set()
+    try:
+        for file in reading.names():
+            layer = image.wasted.layer_at(file.path) if file.kind == "file" else None
+            if layer is not None:
+                changed = image.changed.setdefault(layer, Changed())
+                changed.files += 1
+                changed.bytes += file.bytes
+                touched.add(layer)
+    except OSError as error:
+        return f"{writable} cannot be read: {error.strerror}"
+    for layer in touched:
+        image.changed[layer].containers += 1
+    return f"{reading.unread} names in {writable} could not be looked at" if reading.unread else None
 
 
 def _read(host: Host, layer: LayerOfNode, between: Callable[[], None]) -> tuple[list[LayerFile], str | None]:

@@ -81,6 +81,12 @@ def test_the_largest_is_named_and_sums_are_of_all() -> None:
     assert (one.largest, one.largest_bytes) == (b"top", 80)
 
 
+def test_which_layer_a_path_is_seen_of() -> None:
+    found = waste([BASE, [file("a/1"), whiteout("top")]])
+    paths = (b"a/1", b"a/2", b"a/b/3", b"a", b"top", b"a/1/x", b"none")
+    assert [found.layer_at(path) for path in paths] == [1, 0, 0, None, None, None, None]
+
+
 def test_a_hundred_layers_of_a_thousand_files_take_no_time_for_each_whiteout() -> None:
     layers = [[file(f"d/{number}", inode=number + 1) for number in range(1000)]]
     layers += [[whiteout(f"d/{number}"), file(f"d/n{number}", inode=number + 1)] for number in range(100)]
