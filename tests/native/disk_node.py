@@ -8,6 +8,7 @@ what du, df and ctr say to DIRECTORY/truth.json. Nothing here asserts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -91,6 +92,7 @@ def main(directory: Path) -> None:
         time.sleep(0.01)
     pod = node.run_pod("shop", "ledger-0", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
     fill = (
+        "echo x >> /app/one-mib; chmod 600 /app/data/001.dat; "
         "for n in 1 2 3; do dd if=/dev/urandom of=/app/new-$n bs=64k count=10 2>/dev/null; done; "
         "dd if=/dev/urandom of=/cache/one bs=64k count=23 2>/dev/null; ln /cache/one /cache/two; "
         "truncate -s 100M /cache/sparse; "
@@ -153,6 +155,22 @@ def main(directory: Path) -> None:
         (directory / name).write_text(run(sys.executable, "-m", "kubetrace", "images", *options))
     truth["after"] = df(disk)
     truth["replayed"] = run(sys.executable, "-m", "kubetrace", "replay", str(recorded), "-o", "json")
+    # a disk without a block that is left, and metadata that cannot be read
+    with open(f"{disk}/filler", "wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, df(disk)["avail"] - (1 << 20))
+        with contextlib.suppress(OSError):
+            while True:
+                filler.seek(0, os.SEEK_END)
+                filler.write(bytes(1 << 16))
+                filler.flush()
+    truth["full"] = df(disk)
+    said(directory, "full")
+    truth["full after"] = df(disk)
+    os.unlink(f"{disk}/filler")
+    metadata = f"{os.path.dirname(SNAPSHOTS)}/metadata.db"
+    run("mount", "--bind", f"{directory}/store.tar", metadata)
+    said(directory, "torn")
+    run("umount", metadata)
     # each image is taken away, and what that frees is seen in the free space of the disk; with the first removal
     # containerd would take what it does not know away, too
     shutil.rmtree(f"{SNAPSHOTS}/999")
@@ -177,11 +195,13 @@ def images_listed() -> list[str]:
     return run("ctr", "-n", "k8s.io", "images", "ls").splitlines()[1:]
 
 
-def disk_of(file: Path, size: int) -> str:
+def disk_of(file: Path, size: int, *, inodes: int = 38_400) -> str:
     """An ext4 of so many bytes, mounted."""
     with open(file, "wb") as made:
         made.truncate(size)
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(file))
+    run(
+        "mke2fs", "-q", "-F", "-t", "ext4", "-N", str(inodes), "-E", "lazy_itable_init=0,lazy_journal_init=0", str(file)
+    )
     os.makedirs("/run/disk")
     run("mount", "-o", "loop", str(file), "/run/disk")
     return "/run/disk"

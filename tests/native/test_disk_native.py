@@ -183,6 +183,29 @@ def test_looking_takes_no_room(truth: dict[str, Any]) -> None:
     assert truth["after"] == truth["df"]
 
 
+def test_a_full_disk_is_seen_and_nothing_is_written_to_it(node: Path, truth: dict[str, Any]) -> None:
+    assert truth["full"]["avail"] == 0 and truth["full after"] == truth["full"]
+    acts = {o["signal"]: o["action"] for o in objects(node, "full") if o.get("what") == "threshold" and o["roles"]}
+    assert acts == {
+        "nodefs.available": "evicts now",
+        "nodefs.available soft": "evicts now",
+        "imagefs.available": "evicts now",
+        "imagefs.usage": "image GC now",
+        "nodefs.inodesFree": "evicts",
+    }
+    assert sum(one["used_bytes"] for one in parts(node, truth, "full")) == truth["full"]["used"]
+
+
+def test_metadata_that_cannot_be_read_is_said_and_the_rest_goes_on(node: Path, truth: dict[str, Any]) -> None:
+    found = parts(node, truth, "torn")
+    (problem,) = [one for one in found if one["kind"] == "image layers" and "not known" in one["name"]]
+    assert (problem["used_bytes"], problem["state"]) == (None, "part")
+    cache = next(one for one in found if one["kind"] == "emptyDir")
+    assert {"bytes": cache["used_bytes"], "inodes": cache["inodes"]} == truth["cache"]
+    # what is not known is in the rest
+    assert sum(one["used_bytes"] or 0 for one in found) == truth["after"]["used"]
+
+
 def test_a_replay_says_what_the_live_run_said(node: Path, truth: dict[str, Any]) -> None:
     assert truth["replayed"].splitlines() == (node / "recorded").read_text().splitlines()
 
@@ -243,6 +266,16 @@ def test_what_images_waste_is_what_their_dockerfile_says(node: Path) -> None:
     assert image(node, disk_node.OTHER)["wasted_bytes"] == 0
     table = (node / "waste.txt").read_text()
     assert "RUN make-big" in table and "RUN update-all" in table
+
+
+def test_what_containers_changed_of_an_image_is_what_they_copied_up(node: Path) -> None:
+    # a MiB and two more bytes, and one file of two blocks; new files are no change of the image
+    (changed,) = image(node, images.WEB)["changed"]
+    assert (changed["layer"], changed["files"], changed["containers"]) == (2, 2, 1)
+    blocks = -(-images.small_file_bytes(1) // 4096)
+    assert changed["bytes"] == (1 << 20) + 4096 + blocks * 4096
+    assert changed["created_by"] == images.APP_LINE
+    assert image(node, images.BATCH)["changed"] == []
 
 
 def test_a_layer_that_is_on_disk_twice_is_named(node: Path) -> None:

@@ -95,12 +95,12 @@ def read_store(host: Host, root: str) -> ImageStore:
     for name, base in bases.items():
         try:
             own[name] = {one.key: one for one in _own_snapshots(host.path(f"{base}/metadata.db"))}
-        except BoltError as error:
-            problem = f"the snapshots of {name} are not known: {error}"
+        except BoltError:
+            problem = f"the snapshots of {name} are not known: their database cannot be read"
     try:
         namespaces = read(host.path(f"{root}/{containerd.METADATA}"), lambda top: list(_namespaces(top, own)))
-    except BoltError as error:
-        return ImageStore(root, (), bases, problem=f"containerd's metadata is not known: {error}")
+    except BoltError:
+        return ImageStore(root, (), bases, problem="containerd's metadata is not known: the database cannot be read")
     named = {(s, key) for _, keys in namespaces for s, key in keys}
     unnamed = [(s, one) for s, snapshots in own.items() for key, one in snapshots.items() if (s, key) not in named]
     stray = [

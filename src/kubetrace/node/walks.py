@@ -35,7 +35,7 @@ _MOST_DEEP: Final = 200
 _MOST_LINKS: Final = 1_000_000
 _AT_ONCE: Final = 4
 # What the parent has asked for and not been told yet.
-_MOST_ASKED: Final = 16
+_MOST_ASKED: Final = 256
 _LONGEST_SLEEP_S: Final = 1.0
 
 _Tree = dict[str, Any]

@@ -80,16 +80,26 @@ _SOURCE = Column(
 _CAPACITY = Column("capacity_bytes", "CAPACITY", "bytes", wide=True, help="of the file system")
 _TYPE = Column("filesystem", "FILE-SYSTEM", "name", wide=True, help="its type, and what is mounted")
 _KIND = Column("kind", "KIND", "text", min_width=10, help="what it is")
-_HOW = Column("how", "HOW-KNOWN", "text", short="HOW", spare=True, help="metadata, walk, iterator, difference, ...")
-_AGE = Column("age_ns", "AGE", "duration", spare=True, help="how old the oldest of the figures is")
-_LARGEST = Column("largest", "MOST-OF-IT", "text", spare=True, help="the two largest kinds")
+_HOW = Column(
+    "how",
+    "HOW-KNOWN",
+    "name",
+    short="HOW",
+    min_width=9,
+    max_width=32,
+    spare=True,
+    extra=True,
+    help="metadata, walk, iterator, difference, ...",
+)
+_AGE = Column("age_ns", "AGE", "duration", spare=True, extra=True, help="how old the oldest of the figures is")
+_LARGEST = Column("largest", "MOST-OF-IT", "name", min_width=16, spare=True, extra=True, help="the two largest kinds")
 _IMAGE = Column("image", "IMAGE", "name", weight=2, help="image, by the name that people gave it")
 _SHARED = Column("shared_bytes", "SHARED", "bytes", help="what other images have too")
 _FREES = Column("frees_bytes", "FREES", "bytes", help="what its removal would free now")
 _USERS = Column("users", "USED-BY", "count", help="containers that were made of it, running or not")
 _PATH = Column("path", "PATH", "path", weight=3, help="directory on the node; of a deleted file its last name")
 _NAME = Column("name", "NAME", "name", help="volume, image, layer, or who holds it")
-_USED = Column("used_bytes", "USED", "bytes", help="on the disk: whole blocks")
+_USED = Column("used_bytes", "USED", "bytes", kept=True, help="on the disk: whole blocks")
 _INODES = Column("inodes", "INODES", "count", spare=True, help="files, directories and links")
 _GROWTH = Column("growth_bytes", "GROWTH/s", "bytes", spare=True, help="net, in a second, over the last 5 minutes")
 

@@ -342,6 +342,15 @@ class Readings:
         disks = {name: self._disk_of(base) for name, base in store.snapshotters.items()}
         now, wall = _boot_ns(), time.time_ns()
         freeable: dict[int, int] = {}
+        if store.problem is not None and content is not None:
+            # what is missing below, said where it would be
+            yield _Part(
+                "image layers", content, store.root, name=store.problem, how="metadata", state="part", as_of=now
+            )
+
+        def sized(number: int) -> int:
+            return number if store.problem is None else UNKNOWN
+
         for namespace in store.namespaces:
             shares = reachability.shares(namespace, wall)
             disk = next((disks[s] for s, _ in namespace.snapshots if disks.get(s) is not None), content)
@@ -355,11 +364,11 @@ class Readings:
                 yield replace(
                     made,
                     name=name,
-                    bytes=image.layers,
-                    inodes=image.layer_inodes,
-                    frees=image.freed,
+                    bytes=sized(image.layers),
+                    inodes=sized(image.layer_inodes),
+                    frees=sized(image.freed),
                     state="whole" if image.complete else "part",
-                    shared=image.shared_layers,
+                    shared=sized(image.shared_layers),
                     users=len(image.users),
                 )
                 yield replace(
@@ -368,12 +377,14 @@ class Readings:
             yield replace(
                 made,
                 name="(shared by images)",
-                bytes=shares.shared_layers,
-                inodes=shares.shared_layer_inodes,
+                bytes=sized(shares.shared_layers),
+                inodes=sized(shares.shared_layer_inodes),
             )
             yield replace(
                 blobs_of, name="(shared by images)", bytes=shares.shared_blobs, inodes=shares.shared_blob_count
             )
+            if store.problem is not None:
+                continue
             unused = [image.target for image in shares.images if not image.users and not image.pinned]
             freeable[disk] = freeable.get(disk, 0) + reachability.freed_together(namespace, unused, wall)
             yield from self._of_snapshots(store, namespace, shares, disks, now)
@@ -607,8 +618,10 @@ class Readings:
 
     def _disk_of(self, path: str) -> int | None:
         place = self._systems.of(path) if self._systems is not None else None
-        # what is in memory takes no disk
-        return place.device if place is not None and place.fstype not in _MEMORY else None
+        # what is in memory takes no disk, and of what is not looked at nothing is told
+        if place is None or place.fstype in _MEMORY or place.device not in self._places:
+            return None
+        return place.device
 
     def _walk_later(self, part: _Part, leave_out: tuple[str, ...] = ()) -> None:
         target = self._targets.get(part.key)
@@ -716,6 +729,8 @@ class Readings:
                 "the rest",
                 device,
                 self._places[device].mount_point,
+                # what could not be walked is part of it
+                name=self._walks.problem or "",
                 # what is shared between files (reflinks) is counted for each of them
                 bytes=max(0, room.used - sums.get(device, 0)),
                 inodes=max(0, room.inodes - room.inodes_free - inodes.get(device, 0)) if room.inodes else UNKNOWN,
