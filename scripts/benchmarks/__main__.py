@@ -22,6 +22,8 @@ ROUNDS = {
     "cost": 11,
     "soak": 1,
     "scale": 1,
+    "disk": 5,
+    "images": 5,
 }
 
 

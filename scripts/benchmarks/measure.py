@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +60,14 @@ def cpu(act: Callable[[], object]) -> float:
         return time.process_time() - begun
     finally:
         gc.enable()
+
+
+def cpu_of(command: Sequence[str]) -> float:
+    """CPU seconds of a command and all that it waited for; what it prints is thrown away."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def interleaved(tried: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, tuple[float, ...]]:
