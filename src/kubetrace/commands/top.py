@@ -56,7 +56,7 @@ def shown(chosen: Sequence[Tracer], given: Mapping[str, Any]) -> Show:
 
 def _usual() -> list[Tracer]:
     found = (tracers.find(name) for name in tracers.names())
-    return [tracer for tracer in found if tracer.overview]
+    return [tracer for tracer in found if tracer.overview and tracer.unasked]
 
 
 def _others() -> list[str]:
@@ -77,6 +77,7 @@ KEYS
 Examples:
   kubetrace top                     every pod of this node
   kubetrace top -n shop starts      a namespace, with how its pods start
+  kubetrace top disk                what pods have on disk and how it grows, beside what they write
   kubetrace top --sort mem          the pods that use most memory first
   kubetrace top -d 10 | cat         the table after ten seconds, in parts of one
 """

@@ -206,6 +206,8 @@ class Tracer:
 
     overview: Sequence[Overview] = ()
     """What it has to say of a pod beside other tracers. Empty: it is not asked."""
+    unasked: bool = True
+    """Whether `kubetrace top` runs it where nobody names it, if it has an overview."""
 
     def options(self) -> Sequence[click.Option]:
         """The tracer's own options."""

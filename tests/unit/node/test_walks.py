@@ -133,6 +133,24 @@ def test_a_small_directory_does_not_wait_for_a_large_one(walks: Walks, tmp_path:
     assert ended == ["small", "large"]
 
 
+def test_a_walk_takes_no_more_of_a_core_than_its_share(tmp_path: Path) -> None:
+    for number in range(20_000):
+        os.close(os.open(f"{tmp_path}/{number}", os.O_CREAT | os.O_WRONLY))
+    made = Walks(0.02)
+    try:
+        made.ask("large", str(tmp_path))
+        # from its first report on, so that the start of Python is no part of it
+        while not made.results():
+            time.sleep(0.01)
+        before, since = made.cpu_ns, time.monotonic()
+        time.sleep(3)
+        used, passed = made.cpu_ns - before, time.monotonic() - since
+        # ticks of 10 ms on both ends
+        assert used <= 0.03 * passed * 1e9 + 20_000_000, (used, passed)
+    finally:
+        made.close()
+
+
 def test_a_process_that_was_killed_is_a_problem_that_is_told(walks: Walks, tree: Path) -> None:
     walks.ask("all", str(tree))
     assert walks._process is not None

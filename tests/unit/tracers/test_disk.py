@@ -181,7 +181,7 @@ def test_rows_are_sums_of_parts_and_say_how_and_how_old() -> None:
     kinds = {row["kind"]: row["used_bytes"] for row in board.rows("kind")}
     assert kinds == {"writable layer": 4096, "emptyDir": 40_960, "log": 4096, "image layers": GIB, "image blobs": 8192}
     assert {row["mount"] for row in board.rows("kind")} == {"/var"}
-    assert [row["pod"] for row in board.rows("pod")] == ["cart-0", "(node)"]
+    assert [row["pod"] for row in board.rows("pod")] == ["cart-0", "(host)"]
     board.take(what="gone", entry=11, time=11 * S)
     assert "emptyDir" not in {row["kind"] for row in board.rows("kind")}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from kubetrace.errors import UsageError
 from kubetrace.kit.fields import Field, Fielded
 from kubetrace.kit.identity import CONTAINER, NAMESPACE, NODE, POD
-from kubetrace.kit.tracer import LAST, Grouping, Standing
+from kubetrace.kit.tracer import LAST, Grouping, Overview, Standing
 from kubetrace.tracers.disk.entry import NO_GROWTH, UNKNOWN, action, kind_of, known, of_inodes, roles, text_of, what
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_duration
@@ -214,6 +214,17 @@ class Disk(Fielded):
         "detail",
     )
     sums = ()
+    unasked = False  # it walks directories
+    overview = (
+        Overview(
+            Column("used_bytes", "DISK", "bytes", spare=True, help="bytes of its layers, volumes and logs on the disk"),
+            "used_bytes",
+        ),
+        Overview(
+            Column("growth_bytes", "DISK/s", "bytes", spare=True, help="how much that grows in a second, net"),
+            "growth_bytes",
+        ),
+    )
     standings = (
         Standing("used_bytes", "path", _SERVED, "used_bytes", "Bytes on the node's disks, by what they are and whose."),
         Standing("used_inodes", "path", _SERVED, "inodes", "Files and directories on the node's disks, likewise."),

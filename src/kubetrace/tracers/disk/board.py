@@ -33,7 +33,6 @@ _SPAN_NS: Final = 300_000_000_000
 _SAMPLES: Final = 300
 _SHORTEST_NS: Final = 5_000_000_000
 _PART_SAMPLES: Final = 8
-NODE: Final = "(node)"
 
 
 @dataclass(slots=True)
@@ -240,7 +239,7 @@ class DiskBoard:
             return (text_of(event.name),)
         cells = identity_cells(event, part.identity)
         if cells["pod"] == HOST:
-            cells = {**cells, "pod": NODE, "container": None}
+            cells = {**cells, "container": None}
         if by == "pod":
             return (cells["namespace"], cells["pod"])
         if by == "container":
