@@ -32,6 +32,7 @@ _IS_BUCKET: Final = 0x01
 _MAX_DEPTH: Final = 32
 _MAX_PAGES: Final = 65_536
 _MAX_PAGE_BYTES: Final = 64 << 20
+_KEPT_PAGES: Final = 64
 _ATTEMPTS: Final = 4
 
 
@@ -156,15 +157,29 @@ class _State:
 
 
 class _Pages:
-    # Checked pages of one file, read when asked for; how many in all is bounded (a cycle in a damaged tree).
-    __slots__ = ("_descriptor", "_left", "_size")
+    # Checked pages of one file, read when asked for; how many in all is bounded (a cycle in a damaged tree). A few are
+    # kept for the query: every look-up begins at the same ones.
+    __slots__ = ("_descriptor", "_kept", "_left", "_size")
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
         self._size = size
         self._left = _MAX_PAGES
+        self._kept: dict[int, bytes] = {}
 
     def read(self, number: int) -> bytes:
+        kept = self._kept.get(number)
+        if kept is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise BoltError("The query visits more pages than a node's database has.")
+            return kept
+        data = self._checked(number)
+        if len(data) == self._size and len(self._kept) < _KEPT_PAGES:
+            self._kept[number] = data
+        return data
+
+    def _checked(self, number: int) -> bytes:
         data = self._pread(self._size, number)
         found, flags, _, overflow = _PAGE.unpack_from(data)
         if found != number or not flags & (_IS_BRANCH | _IS_LEAF):

@@ -123,6 +123,16 @@ def look(host: Node, places: Places) -> bool:
     return _count(places) != before
 
 
+def runtimes_started_ns(host: Node) -> list[int]:
+    """When each containerd on the node, or what has one in it, began: nanoseconds of CLOCK_BOOTTIME (proc(5), stat)."""
+    found = []
+    for pid, what, _ in _daemons(host, []):
+        fields = _text(f"{host.proc}/{pid}/stat", 4096).rpartition(")")[2].split()
+        if what in ("containerd", "k3s") and len(fields) > 19 and fields[19].isdecimal():
+            found.append(int(fields[19]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+    return found
+
+
 def learn_mount(places: Places, mount_point: str, upperdir: str | None = None) -> bool:
     """Take in what a mount of the node itself tells of the places; whether that is news."""
     news = False
@@ -395,7 +405,7 @@ def _globbed(host: Node, pattern: str) -> list[str]:
 def _text(path: str, limit: int = _MAX_CONFIG_BYTES) -> str:
     # files of /proc have no size: they are read to a limit
     try:
-        if path.endswith(("/comm", "/cmdline")):
+        if path.endswith(("/comm", "/cmdline", "/stat")):
             with open(path, "rb") as file:
                 data = file.read(limit)
         else:
