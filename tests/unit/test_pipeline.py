@@ -349,6 +349,10 @@ def test_a_birth_while_gauges_are_read_is_dealt_with_at_once() -> None:
 
     class Slow:
         layouts: Mapping[str, Layout] = {}
+        fds: Sequence[int] = ()
+
+        def stir(self) -> bool:
+            return False
         complete = True
 
         def close(self) -> None:

@@ -155,6 +155,9 @@ class Tracer:
     """(command line, what it shows)."""
     streams: Mapping[str, str]
     """Ring buffer -> event struct."""
+    for_board: Collection[str] = ()
+    """Of a board's streams, those read off the node among them, the ones whose records are for the board alone: none of
+    them is told, shown or added up."""
     optional: Mapping[str, str | None] = {}
     """Program groups that may be missing -> what is then not seen. None: where the kernel has no such function, there
     is nothing to be seen either."""

@@ -1,9 +1,9 @@
 """A Perfetto trace of events: JSON in the trace event format, which ui.perfetto.dev and chrome://tracing open.
 
 One track group (a "process") for each pod; in it one track for each thread, or, of events that tell no thread, one for
-each container, and of slices there for each kind of event and process. One slice for each event that has a duration (or
-tells a lifetime), an instant for those that have none. Times are microseconds since boot, with three decimals:
-nanoseconds. The format: "Trace Event Format" (Google, 2013 on), https://perfetto.dev/docs/getting-started/other-formats.
+each container, and of slices there for each kind of event and process, or for what a record calls its track. One slice
+for each event that has a duration (or tells a lifetime), an instant for those that have none. Times are microseconds
+since boot, with three decimals: nanoseconds. The format: "Trace Event Format" (Google, 2013 on), https://perfetto.dev/docs/getting-started/other-formats.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PerfettoTrace:
             key: tuple[Any, ...] = (group, record.get("container_id"))
             if is_slice:
                 process = None if "phase" in record else record.get("pid")
-                what = _text(record.get("event") or record["type"])
+                what = _text(record.get("track") or record.get("event") or record["type"])
                 key += (what, process)
                 name += f": {what}" + (f" of {_text(record.get('comm')) or '-'}" if process else "")
             track = self._tracks.setdefault(key, _FIRST_TRACK + len(self._tracks))

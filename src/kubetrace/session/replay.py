@@ -155,13 +155,14 @@ def fits(tracer: Tracer, found: Traced) -> None:
         try:
             (event,) = stream.layout.decode(bytes(stream.layout.stride))
             context.attribution.identify(event)
-            if stream.name not in tracer.streams and tracer.table == "board":
-                # a gauge's: it is for the board alone, which looks at differences
+            if tracer.table == "board":
+                # twice, as it may look at differences
                 board = tracer.board({}, {s.name: s.layout for s in found.streams}, (), context)
                 for _ in range(2):
                     list(board.take(event, Identity(kind="pod", pod_uid="")))
                 for by in tracer.groupings:
                     board.rows(by)
+            if stream.name in tracer.for_board:
                 continue
             values = tracer.values(event, context)
             if not all(isinstance(value, int) for value in values) or not isinstance(event.time, int):
@@ -214,7 +215,8 @@ def run(file: Path, name: str | None, make: Callable[[Tracer, Traced], tuple[Att
         view = open_view(tracer, asked, show, context, recording.header.kernel)
         view.unmatched = "no container matches {} so far"
         view.pause_notice = "paused: space goes on"
-        streams = [stream_key(tracer.name, stream) for stream in tracer.streams]
+        told = {*tracer.streams, *(stream.name for stream in found.streams)} - set(tracer.for_board)
+        streams = [stream_key(tracer.name, stream) for stream in sorted(told)]
 
         def assemble(context: Context) -> Pipeline:
             return Pipeline(

@@ -43,6 +43,7 @@ _LONGEST_S = 1.0
 # Losses are a system call for each program.
 _LOSSES_AGAIN_S = 1.0
 _LAYERS_AT_ONCE = 4
+_STIR_AGAIN_S = 0.1
 _BIRTHS = "cgroups"
 
 
@@ -123,6 +124,16 @@ class Gauges(Protocol):
 
     layouts: Mapping[str, Layout]
 
+    @property
+    def fds(self) -> Sequence[int]:
+        """Descriptors that can be read when something happens that cannot wait for the interval."""
+
+    def stir(self) -> bool:
+        """One of them can be: read it, and what has to be read at once; `read` hands it on.
+
+        Whether to be called again a tenth of a second later.
+        """
+
     def learn(self, fact: Fact) -> None:
         """What became known of the node."""
 
@@ -199,12 +210,16 @@ class LiveSource:
         self.half_full = False
         """Whether a ring has asked to be drained before its time (kt_output in bpf/stream.bpf.h)."""
         self._ring_fds = {fd for kernel in kernels.values() for fd in kernel.ring_fds}
+        self._stirred: list[Gauges] = []
+        self._gauge_fds = {fd: gauge for gauge in self._gauges.values() for fd in gauge.fds}
         self._poller = select.epoll()
         for fd in self._births_fds:
             self._poller.register(fd, select.EPOLLIN)
         # Edge-triggered: a ring is readable with its first record, but wakes only when it is half full.
         for fd in self._ring_fds:
             self._poller.register(fd, select.EPOLLIN | select.EPOLLET)
+        for fd in self._gauge_fds:
+            self._poller.register(fd, select.EPOLLIN)
         self._poller.register(self._mounts_fd, select.EPOLLPRI)
         self._signals = self._signals_end = -1
         if threading.current_thread() is threading.main_thread():
@@ -244,12 +259,17 @@ class LiveSource:
 
     def wait(self, timeout_s: float) -> set[int]:
         """Sleep until something happens or the time is over; births and mounts are dealt with, the rest is returned."""
+        if self._stirred:
+            timeout_s = min(timeout_s, _STIR_AGAIN_S)
         ready = {fd for fd, _ in self._poller.poll(max(0.0, timeout_s))}
         if self._signals in ready:
             os.read(self._signals, 4096)
         for fd, kernel in self._births_fds.items():
             if fd in ready:
                 self._births(kernel)
+        if self._stirred or ready & self._gauge_fds.keys():
+            stirred = {*self._stirred, *(gauge for fd, gauge in self._gauge_fds.items() if fd in ready)}
+            self._stirred = [gauge for gauge in stirred if gauge.stir()]
         if self._mounts_fd in ready:
             self._mounts_changed = True
         if self._mounts_changed and time.monotonic() - self._mounts_read >= _MOUNTS_AGAIN_S:
@@ -257,7 +277,8 @@ class LiveSource:
         if ready & self._ring_fds:
             self.half_full = True
             self._asleep = False
-        return ready - self._births_fds.keys() - self._ring_fds - {self._mounts_fd, self._signals}
+        own = {*self._births_fds, *self._ring_fds, *self._gauge_fds, self._mounts_fd, self._signals}
+        return ready - own
 
     def drain(self, *, last: bool = False) -> list[Step]:
         """All that is there, as steps of which the last has a tick; `last` reads gauges and counters as they stand."""

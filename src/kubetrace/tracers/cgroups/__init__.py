@@ -534,6 +534,7 @@ class Cgroups(Fielded):
         ("kubetrace cgroups -o json -d 60 > events.jsonl", "one minute, for a script"),
     )
     streams: Mapping[str, str] = {"activity": "cgroups_activity"}
+    for_board = (usage.STREAM,)
     unhooked = "starts, ends, victims and stalls are not seen: files alone"
     optional: Mapping[str, str] = {
         "fork": "refused forks are counted from pids.events: which process it was is not seen",

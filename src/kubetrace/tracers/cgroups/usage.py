@@ -11,7 +11,7 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -88,6 +88,11 @@ class Usage:
     """Reads the cgroups of pods and containers that it was told of, until they are gone. For one thread."""
 
     layouts: Mapping[str, Layout] = {STREAM: LAYOUT}
+    fds: Sequence[int] = ()
+
+    def stir(self) -> bool:
+        """Nothing happens between two readings that a file would tell."""
+        return False
 
     def __init__(self, host: Host) -> None:
         """Looks where the hierarchies are mounted at the first `read`."""
