@@ -282,6 +282,10 @@ struct signal_struct {
 	atomic_t live; /* threads that have not begun to exit */
 	int group_exit_code;
 	unsigned int flags;
+	unsigned long long sum_sched_runtime; /* of threads that have exited */
+};
+struct sched_entity {
+	__u64 sum_exec_runtime;
 };
 /* include/linux/ns_common.h and those that have one */
 struct ns_common {
@@ -337,6 +341,8 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	const struct cred *cred;
 	struct files_struct *files;
+	struct sched_entity se;
+	__u64 start_boottime; /* since 5.5 (cf25e24db61c) */
 };
 struct linux_binprm {
 	const char *filename;

@@ -1,10 +1,11 @@
-"""Fetch the runtimes that tests run beside the release's own: containerd 2 and runc of a newer Debian, and podman.
+"""Fetch what tests run beside the release's own runtimes: containerd 2 and runc of a newer Debian, podman, a registry.
 
     fetch_runtimes.py DIRECTORY
 
 Nothing is installed: containerd 2.1, runc 1.3 and mkfs.erofs are unpacked into DIRECTORY/containerd-2 with the C
 library that they ask for, and made to load it (patchelf: runc executes itself again, so a wrapper that names the loader
-would not do). podman, whose store is the one that CRI-O has, is unpacked into DIRECTORY/podman. The suite is pinned and
+would not do). podman, whose store is the one that CRI-O has, is unpacked into DIRECTORY/podman, and the registry that
+images are pulled from (docker-registry, the distribution project's) into DIRECTORY/registry. The suite is pinned and
 not the version: versions are printed, and kept in DIRECTORY/NAME/versions.
 """
 
@@ -27,6 +28,8 @@ PODMAN = (
     *("podman", "golang-github-containers-common", "golang-github-containers-image", "conmon", "crun"),
     *("fuse-overlayfs", "libfuse3-3", "libgpgme11", "libassuan0", "libsubid4", "libdevmapper1.02.1", "libyajl2"),
 )
+# Of this machine's own release too; and what runtimes unpack gzip with, where it is there.
+REGISTRY = ("docker-registry", "pigz")
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _PATCHED = ("usr/bin/runc", "usr/sbin/runc", "usr/bin/mkfs.erofs")
 
@@ -38,6 +41,7 @@ def main(directory: Path) -> None:
         _patch(directory / "containerd-2")
     own = Apt(own_codename(), directory / "apt" / own_codename())
     _unpack(own.download(list(PODMAN)), PODMAN, directory / "podman")
+    _unpack(own.download(list(REGISTRY)), REGISTRY, directory / "registry")
 
 
 def _unpack(packages: Sequence[Path], named: Sequence[str], target: Path) -> bool:

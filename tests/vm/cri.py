@@ -386,6 +386,11 @@ class Node:
         request = cri_pb2.ImageStatusRequest(image=cri_pb2.ImageSpec(image=reference))
         return self.call("ImageService/ImageStatus", request, cri_pb2.ImageStatusResponse).image
 
+    def pull(self, reference: str) -> str:
+        """Pull an image, as the kubelet asks for it; its id. NodeError where that fails."""
+        request = cri_pb2.PullImageRequest(image=cri_pb2.ImageSpec(image=reference))
+        return str(self.call("ImageService/PullImage", request, cri_pb2.PullImageResponse).image_ref)
+
     def pods(self) -> list["Pod"]:
         """The pods that the runtime knows, with their containers; volumes are not known for them."""
         sandboxes = self.call(
