@@ -353,6 +353,7 @@ def test_a_birth_while_gauges_are_read_is_dealt_with_at_once() -> None:
 
         def stir(self) -> bool:
             return False
+
         complete = True
 
         def close(self) -> None:

@@ -12,7 +12,7 @@ from kubetrace.attribution.selection import Selection
 from kubetrace.attribution.whose import Attribution
 from kubetrace.kit.context import Context
 from kubetrace.tracers.pulls import TRACER, cells, phases, shape
-from kubetrace.tracers.pulls.board import PullsBoard
+from kubetrace.tracers.pulls.arrivals import PullsBoard
 from kubetrace.tracers.pulls.phases import Moments, Part
 
 # The pull that was measured on containerd 1.7.24, in tenths of a second: base, big, share, zeros, top.

@@ -135,6 +135,11 @@ class Readings:
     """Reads the node's disks (stream.live.Gauges). For one thread; `close` ends the process that walks."""
 
     layouts: Mapping[str, Layout] = {STREAM: LAYOUT}
+    fds: Sequence[int] = ()
+
+    def stir(self) -> bool:
+        """Nothing happens between two readings that cannot wait for the next."""
+        return False
 
     def __init__(self, host: Host, kernel: Kernel | None, *, share: float, whole_node: bool = False) -> None:
         """`share` of a core for walks; `whole_node`: also what is neither a pod's nor a runtime's nor the kubelet's."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kubetrace.kit.tracer import Board
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
-    from kubetrace.stream.live import Gauges
+    from kubetrace.stream.live import Gauges, Kernel
     from kubetrace.views.columns import Value
 
 
@@ -160,7 +160,7 @@ class Pulls(Fielded):
         Metric("unpack_seconds", "unpack_ns", "Time that pulls waited for layers to be unpacked.", 1e-9),
     )
 
-    def gauges(self, host: Host) -> Gauges:
+    def gauges(self, host: Host, kernel: Kernel) -> Gauges:
         """The runtimes' files."""
         from kubetrace.tracers.pulls.stores import Stores
 
@@ -170,7 +170,7 @@ class Pulls(Fielded):
         self, options: Mapping[str, Any], layouts: Mapping[str, Layout], missing: Collection[str], context: Context
     ) -> Board:
         """For one run."""
-        from kubetrace.tracers.pulls.board import PullsBoard
+        from kubetrace.tracers.pulls.arrivals import PullsBoard
 
         return PullsBoard(context)
 

@@ -114,6 +114,7 @@ class Stores:
     """Looks at every containerd of the node, while anything is pulled. For one thread."""
 
     layouts: Mapping[str, Layout] = {STREAM: LAYOUT}
+    complete = True
 
     def __init__(self, host: Host) -> None:
         """Nothing is read yet."""
