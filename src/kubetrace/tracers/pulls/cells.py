@@ -40,10 +40,11 @@ _NOW = {
 _WAITED = (phases.SLOT, phases.ELSEWHERE, phases.LOWER)
 
 NUMBER = Column("pull", "PULL", "count", wide=True, help="its number in this run")
-STARTED = Column("started", "STARTED", "time", spare=True, help="when the pull began (local)")
+STARTED = Column("started", "STARTED", "time", extra=True, help="when the pull began (local)")
 NAME = replace(
     IMAGE,
     kept=True,
+    min_width=22,
     weight=3,
     help="image; while it is pulled its repository, with :? for the tag, which is not known before the end",
 )
@@ -51,7 +52,7 @@ STATE = Column(
     "state",
     "STATE",
     "text",
-    min_width=14,
+    min_width=13,
     alarms=("failed", "left over"),
     help="what it is at, and of which layer; done; failed; left over (what pulled it is gone)",
 )
@@ -59,7 +60,7 @@ LAYERS = Column(
     "bars", "LAYERS", "text", min_width=5, help=f"a mark for each layer, the lowest first: {MARKS}, + done, - was there"
 )
 WAITING = Column("pods", "FOR", "name", weight=2, spare=True, help="pods that began with it as soon as it had come")
-WHY = Column("why", "WHY", "path", weight=4, extra=True, help="what most of its time was spent on")
+WHY = Column("why", "WHY", "text", extra=True, help="what most of its time was spent on")
 LAYER = Column("layer", "LAYER", "text", align="right", help="which layer, the lowest first, and of how many")
 WATERFALL = Column("waterfall", "WATERFALL", "text", min_width=_BAR, help=f"the whole time of the pull: {MARKS}")
 LINE = Column("created_by", "LINE", "path", weight=3, help="the line of the Dockerfile that made it")
@@ -69,7 +70,7 @@ FAILED = Column("failed", "FAILED", "count", wide=True, alarm=True, help="pulls 
 BYTES = Column(
     "bytes", "BYTES", "bytes", rate="BYTES/s", help="compressed bytes that came; not those that were there before"
 )
-TOTAL = Column("total_bytes", "OF", "bytes", help="compressed bytes of all its layers")
+TOTAL = Column("total_bytes", "OF", "bytes", spare=True, help="compressed bytes of all its layers")
 TOOK = Column("took_ns", "TOOK", "duration", help="from the pull's begin to its end, or until now")
 DOWNLOAD = Column(
     "download_ns", "DOWNLOAD", "duration", short="DOWN", help="of that, for downloading: nothing else could be done"
@@ -180,8 +181,7 @@ def why(record: Any, layers: Sequence[Any]) -> str | None:
         which = f", {format_duration(of.unpack)} of it layer {of.position + 1}" if of is not None and of.unpack else ""
         return f"unpacking took {part}{which}: a faster network would not help"
     if most == phases.DOWNLOAD:
-        rate = record.bytes * 1_000_000_000 // max(1, record.downloading)
-        return f"downloading took {part}, {format_bytes(rate)}/s in all"
+        return f"downloading took {part}, {format_bytes(_rate(record))}/s in all"
     return {
         phases.RESOLVE: f"the registry's answers took {part}",
         phases.SLOT: f"waiting for a free download took {part}: others were under way",
@@ -189,6 +189,41 @@ def why(record: Any, layers: Sequence[Any]) -> str | None:
         phases.LOWER: f"waiting for lower layers took {part}",
         phases.FINISH: f"the runtime's own records took {part}",
     }[most]
+
+
+def brief(record: Any, layers: Sequence[Any]) -> str | None:
+    """The same in a cell: 86% unpacking (404 ms layer 2)."""
+    sums = {phase: getattr(record, phase) for phase in phases.ALL}
+    total = sum(sums.values())
+    if record.state == shape.STATES.index("failed"):
+        return "the runtime's log says it"
+    if record.state == shape.STATES.index("left"):
+        return "what pulled it ended"
+    if not total:
+        return None
+    most = max(sums, key=lambda phase: sums[phase])
+    said = f"{sums[most] * 100 // total}% "
+    if most == phases.UNPACK:
+        of = max(layers, key=lambda layer: layer.unpack, default=None)
+        longest = f" ({format_duration(of.unpack)} layer {of.position + 1})" if of is not None and of.unpack else ""
+        return f"{said}unpacking{longest}"
+    if most == phases.DOWNLOAD:
+        return f"{said}downloading ({format_bytes(_rate(record))}/s)"
+    return (
+        said
+        + {
+            phases.RESOLVE: "registry's answers",
+            phases.SLOT: "waiting for a slot",
+            phases.ELSEWHERE: "waiting for a pull",
+            phases.LOWER: "waiting for layers",
+            phases.FINISH: "the runtime's records",
+        }[most]
+    )
+
+
+def _rate(record: Any) -> int:
+    # bytes a second while anything was downloaded
+    return int(record.bytes * 1_000_000_000 // max(1, record.downloading))
 
 
 def numbers(record: Any, context: Context) -> list[int | None]:
@@ -242,7 +277,7 @@ def rows(told: Sequence[Told], by: str, context: Context) -> Sequence[Sequence[V
             state_of(one.record),
             bars(one.layers),
             one.pods,
-            why(one.record, one.layers),
+            brief(one.record, one.layers),
             *numbers(one.record, context),
         ]
         for one in told
