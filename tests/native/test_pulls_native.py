@@ -22,6 +22,8 @@ from tests.vm import images, stage
 
 Truth = Mapping[str, Any]
 _NANOSECONDS = 1_000_000_000
+# What a file's time may be behind: the clock that the kernel gives files ticks (ktime_get_coarse_real_ts64, CONFIG_HZ).
+_TICK_NS = 10_000_000
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +135,8 @@ def test_a_layer_is_downloaded_and_then_unpacked_on_those_below_it(node: Node) -
     ends = [one["duration_ns"] for one in layers]
     assert ends == sorted(ends)
     for below, one in pairwise(layers):
-        assert one["duration_ns"] - one["phases"]["unpack_ns"] >= below["duration_ns"]
-    assert pull["phases"]["unpack_ns"] >= sum(one["phases"]["unpack_ns"] for one in layers)
+        assert one["duration_ns"] - one["phases"]["unpack_ns"] >= below["duration_ns"] - _TICK_NS
+    assert pull["phases"]["unpack_ns"] >= sum(one["phases"]["unpack_ns"] - _TICK_NS for one in layers)
 
 
 def test_layers_that_were_there_cost_nothing(node: Node) -> None:
@@ -163,7 +165,7 @@ def test_a_pull_that_fails_says_so_and_not_why(node: Node) -> None:
     (pull,) = [one for one in node.told if one.get("event") == "pull" and one["state"] == "failed"]
     # the repository is known by the label, the tag is not
     assert (pull["name"], pull["name_from"], pull["layers"]) == ("127.0.0.1/team/failed", "label", 2)
-    assert "127.0.0.1/team/failed:?" in node.shown and "the runtime gave it up" in node.shown
+    assert "127.0.0.1/team/failed:?" in node.shown and "the runtime's log says it" in node.shown
 
 
 def test_a_pull_whose_runtime_was_killed_is_left_over_and_taken_up_where_it_was(node: Node) -> None:

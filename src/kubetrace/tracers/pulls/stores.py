@@ -97,7 +97,6 @@ class _Pull:
     manifest: content.Manifest | None = None
     ingests: Collection[str] = ()
     blobs: set[str] = field(default_factory=set)
-    known: dict[str, content.Blob] = field(default_factory=dict)
     layers: list[_Layer] = field(default_factory=list)
     extracts: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Chain -> (snapshotter, key) while it is unpacked."""
@@ -215,6 +214,8 @@ class _Store:
         self._base, self._host, self._number, self._own = base, host, number, own
         self._pulls: dict[tuple[str, str], _Pull] = {}
         self._stamps: dict[str, int] = {}
+        self._blobs: dict[tuple[str, str], content.Blob] = {}
+        """By namespace and digest, of those that a pull here holds or wants: what is whole stays as it is."""
         self._offset_ns = host.boot_to_wall_ns()
         self._first = True
         self._records: list[bytes] = []
@@ -258,6 +259,8 @@ class _Store:
             if time.monotonic() - pull.changed_s >= _QUIET_S or self._first:
                 pull.changed_s = time.monotonic()
                 self._leave(pull)
+        held = {(key[0], digest) for key, pull in self._pulls.items() for digest in pull.blobs}
+        self._blobs = {key: blob for key, blob in self._blobs.items() if key in held}
         self._first = False
         records, self._records = self._records, []
         return records
@@ -285,11 +288,9 @@ class _Store:
         blobs: list[tuple[str, str]] = []
         targets: list[tuple[str, str]] = []
         keys: list[tuple[str, str, str]] = []
-        known: list[tuple[str, str]] = []
         for (namespace, _), pull in self._pulls.items():
             layers = {layer.digest for layer in pull.layers}
             blobs += [(namespace, layer.digest) for layer in pull.layers if layer.download_ended is None]
-            known += [(namespace, digest) for digest in pull.known]
             targets += [(namespace, digest) for digest in pull.blobs - layers]
             # its own snapshotter is known with the first layer that it unpacks
             own = {snapshotter for snapshotter, _ in pull.extracts.values()} or set(snapshotters)
@@ -298,7 +299,7 @@ class _Store:
                     keys += [(namespace, snapshotter, layer.chain) for snapshotter in own]
             settled = {layer.chain for layer in pull.layers if layer.settled}
             keys += [(namespace, *extract) for chain, extract in pull.extracts.items() if chain not in settled]
-        return content.Wanted(blobs, targets, keys, known)
+        return content.Wanted(blobs, targets, keys, self._blobs.keys())
 
     def _update_lease(self, pull: _Pull, lease: content.Lease | None, state: content.State, namespace: str) -> bool:
         """Whether there is something new to look up; `lease` is None when it is gone."""
@@ -310,19 +311,19 @@ class _Store:
                 extract, _, chain = key.partition(" ")
                 if extract.startswith("extract-"):
                     pull.extracts[chain] = (snapshotter, key)
-        blobs = {digest: blob for digest in pull.blobs if (blob := state.blobs.get((namespace, digest))) is not None}
-        pull.known |= blobs
+        self._blobs |= state.blobs
+        blobs = {digest: blob for digest in pull.blobs if (blob := self._blobs.get((namespace, digest))) is not None}
         if pull.incomplete:
-            found = content.manifest(self._base, [(digest, blob.size) for digest, blob in pull.known.items()])
+            found = content.manifest(self._base, [(digest, blob.size) for digest, blob in blobs.items()])
             if found is not None:
                 self._take_manifest(pull, found)
         if pull.manifest is not None and pull.resolved is None:
-            config = pull.known.get(pull.manifest.config)
+            config = blobs.get(pull.manifest.config)
             if config is not None and config.created_ns is not None:
                 pull.resolved = max(pull.begun, config.created_ns)
         if pull.named_by == 0:
             layers = {layer.digest for layer in pull.layers}
-            sources = {source for digest, blob in pull.known.items() if digest not in layers for source in blob.sources}
+            sources = {source for digest, blob in blobs.items() if digest not in layers for source in blob.sources}
             if sources:
                 pull.name, pull.named_by = " or ".join(sorted(sources)), 1
         return before != (len(pull.blobs), len(pull.extracts), pull.manifest)
@@ -367,7 +368,7 @@ class _Store:
             self._begin_download(pull, layer, namespace, ingest)
         if ingest is not None and layer.download_ended is None:
             layer.bytes = max(layer.bytes, ingest.size)
-        blob = pull.known.get(layer.digest) or state.blobs.get((namespace, layer.digest))
+        blob = self._blobs.get((namespace, layer.digest))
         if blob is not None and layer.download_ended is None and blob.created_ns is not None:
             layer.bytes = layer.total
             layer.download_ended = blob.created_ns
