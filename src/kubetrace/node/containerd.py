@@ -16,6 +16,7 @@ from typing import Literal
 
 from kubetrace.attribution.facts import ContainerSeen, Source
 from kubetrace.node.bolt import Bucket, read
+from kubetrace.node.go_values import uvarint
 from kubetrace.node.host import Host
 from kubetrace.node.reading import listed, read_regular
 
@@ -323,7 +324,7 @@ def snapshots(path: str) -> list[Snapshot]:
             if isinstance(value, Bucket):
                 number, parent = value.get(b"id"), value.get(b"parent")
                 if number:
-                    found.append(Snapshot(_uvarint(number), os.fsdecode(key), os.fsdecode(parent) if parent else None))
+                    found.append(Snapshot(uvarint(number), os.fsdecode(key), os.fsdecode(parent) if parent else None))
         return found
 
     return read(path, query)
@@ -411,13 +412,3 @@ def images(path: str, container_ids: Iterable[str], *, limit: int) -> Images:
         return Images({digest: tuple(sorted(names)) for digest, names in references.items()}, of_containers)
 
     return read(path, query)
-
-
-def _uvarint(data: bytes) -> int:
-    # encoding/binary.PutUvarint: seven bits a byte, the lowest first.
-    value = 0
-    for shift, byte in enumerate(data[:10]):
-        value |= (byte & 0x7F) << (7 * shift)
-        if not byte & 0x80:
-            break
-    return value

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from kubetrace.attribution import oci
 from kubetrace.node.bolt import Bucket, read
+from kubetrace.node.go_values import quantity, time_ns, uvarint
 from kubetrace.node.reading import listed, read_regular
 
 BLOBS: Final = "io.containerd.content.v1.content/blobs/sha256"
@@ -38,8 +39,6 @@ _MOST_KEYS = 4096
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _IN_REF = re.compile(r"-(sha256:[0-9a-f]{64})\Z")
 _SOURCE = b"containerd.io/distribution.source."
-_FIRST_YEAR_S = 62_135_596_800
-"""Seconds from the first of January of the year 1 to 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +191,7 @@ def _leases(namespace: Bucket, name: str) -> Iterator[Lease]:
         yield Lease(
             name,
             os.fsdecode(key),
-            moment_ns(lease.get(b"createdat")),
+            time_ns(lease.get(b"createdat")),
             frozenset(digest for digest in _names(lease.bucket(b"content")) if _DIGEST.match(digest)),
             frozenset(_names(lease.bucket(b"ingests"))),
             frozenset(held),
@@ -216,7 +215,7 @@ def _blob(digest: str, bucket: Bucket) -> Blob:
             host = os.fsdecode(key[len(_SOURCE) :])
             sources += [f"{host}/{repository}" for repository in os.fsdecode(value).split(",")]
     size = bucket.get(b"size")
-    return Blob(digest, moment_ns(bucket.get(b"createdat")), _varint(size) if size else 0, tuple(sources[:64]))
+    return Blob(digest, time_ns(bucket.get(b"createdat")), quantity(size) or 0, tuple(sources[:64]))
 
 
 def _images(namespace: Bucket) -> Iterator[Named]:
@@ -225,7 +224,7 @@ def _images(namespace: Bucket) -> Iterator[Named]:
         target = image.bucket(b"target") if isinstance(image, Bucket) else None
         digest = target.get(b"digest") if target is not None else None
         if digest and isinstance(image, Bucket):
-            created, updated = moment_ns(image.get(b"createdat")), moment_ns(image.get(b"updatedat"))
+            created, updated = time_ns(image.get(b"createdat")), time_ns(image.get(b"updatedat"))
             yield Named(os.fsdecode(key), os.fsdecode(digest), created, updated)
 
 
@@ -244,11 +243,11 @@ def snapshot_states(path: str, keys: Iterable[str]) -> dict[str, SnapshotState]:
             kind, size, inodes = one.get(b"kind"), one.get(b"size"), one.get(b"inodes")
             committed = kind == _COMMITTED
             found[key] = SnapshotState(
-                _uvarint(number),
-                moment_ns(one.get(b"createdat")) if committed else None,
+                uvarint(number),
+                time_ns(one.get(b"createdat")) if committed else None,
                 None,
-                _varint(size) if size and committed else None,
-                _varint(inodes) if inodes and committed else None,
+                quantity(size) if committed else None,
+                quantity(inodes) if committed else None,
             )
         return found
 
@@ -372,28 +371,3 @@ def _written_moment(text: str) -> int | None:
     except ValueError:
         return None
     return int(whole.timestamp()) * 1_000_000_000 + int((match[2] or "0").ljust(9, "0"))
-
-
-def moment_ns(data: bytes | None) -> int | None:
-    """A time as Go's time.Time.MarshalBinary writes it; None for what is none, or the year 1."""
-    if data is None or len(data) < 15 or data[0] not in (1, 2):
-        return None
-    seconds, nanoseconds = int.from_bytes(data[1:9], "big", signed=True), int.from_bytes(data[9:13], "big")
-    if not 0 < seconds - _FIRST_YEAR_S < 1 << 33 or nanoseconds >= 1_000_000_000:
-        return None
-    return (seconds - _FIRST_YEAR_S) * 1_000_000_000 + nanoseconds
-
-
-def _uvarint(data: bytes) -> int:
-    value = 0
-    for shift, byte in enumerate(data[:9]):
-        value |= (byte & 0x7F) << (7 * shift)
-        if not byte & 0x80:
-            break
-    return value
-
-
-def _varint(data: bytes) -> int:
-    # binary.PutVarint: the sign in the lowest bit
-    value = _uvarint(data)
-    return value >> 1 if not value & 1 else 0

@@ -27,6 +27,7 @@ from kubetrace.attribution.reachability import (
 )
 from kubetrace.node import containerd
 from kubetrace.node.bolt import BoltError, Bucket, read
+from kubetrace.node.go_values import quantity, time_ns, uvarint
 from kubetrace.node.reading import listed
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ _ROOT: Final = b"containerd.io/gc.root"
 _DIFF_ID: Final = b"containerd.io/uncompressed"
 _PINNED: Final = b"io.cri-containerd.pinned"
 _EXPIRES: Final = b"containerd.io/gc.expire"
-# Seconds from the year 1 to 1970 (Go's time.Time)
-_YEAR_1: Final = 62_135_596_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +142,8 @@ def _own_snapshots(path: str) -> list[OwnSnapshot]:
                     uvarint(fields[b"id"]),
                     _KINDS.get(kind[0]) if kind else None,
                     os.fsdecode(parent) if parent else None,
-                    _known(fields.get(b"size")),
-                    _known(fields.get(b"inodes")),
+                    quantity(fields.get(b"size")),
+                    quantity(fields.get(b"inodes")),
                 )
             )
         return found
@@ -219,7 +218,7 @@ def _containers(namespace: Bucket) -> Iterator[tuple[str, StoreContainer]]:
 
 def _blobs(namespace: Bucket) -> Iterator[tuple[str, StoreBlob]]:
     for digest, record in _buckets(namespace.bucket(b"content", b"blob")):
-        size = _known(record.get(b"size"))
+        size = quantity(record.get(b"size"))
         labels = _labels(record)
         content, snapshots = [], []
         for key, value in labels.items():
@@ -286,36 +285,6 @@ def _labels(record: Bucket) -> dict[bytes, bytes]:
         if isinstance(value, bytes) and len(found) < _MOST_LABELS:
             found[key] = value
     return found
-
-
-def uvarint(data: bytes) -> int:
-    """An unsigned varint (encoding/binary.Uvarint): seven bits a byte, the lowest first."""
-    value = 0
-    for shift, byte in enumerate(data[:10]):
-        value |= (byte & 0x7F) << (7 * shift)
-        if not byte & 0x80:
-            break
-    return value & (1 << 64) - 1
-
-
-def varint(data: bytes) -> int:
-    """A signed one, zig-zag (encoding/binary.Varint)."""
-    value = uvarint(data)
-    return value >> 1 ^ -(value & 1)
-
-
-def _known(data: bytes | None) -> int | None:
-    value = varint(data) if data else None
-    # more than any disk has
-    return value if value is not None and 0 <= value < 1 << 60 else None
-
-
-def time_ns(data: bytes | None) -> int | None:
-    """Unix time of Go's time.MarshalBinary: a version, seconds since the year 1, nanoseconds, the zone's minutes."""
-    if data is None or len(data) < 15 or data[0] not in (1, 2):
-        return None
-    seconds = int.from_bytes(data[1:9], "big", signed=True) - _YEAR_1
-    return seconds * 1_000_000_000 + int.from_bytes(data[9:13], "big")
 
 
 def _rfc3339_ns(text: bytes) -> int | None:

@@ -11,15 +11,6 @@ import pytest
 
 from kubetrace.node import content, inotify
 
-# time.Date(2026, 11, 30, 20, 15, 30, 123456789, UTC).MarshalBinary(): seconds since the year 1, nanoseconds, no offset
-MOMENT = bytes.fromhex("01") + (63_931_666_530 + 0).to_bytes(8, "big") + (123_456_789).to_bytes(4, "big") + b"\xff\xff"
-
-
-def test_a_moment_is_read_as_go_writes_it() -> None:
-    assert content.moment_ns(MOMENT) == (63_931_666_530 - 62_135_596_800) * 10**9 + 123_456_789
-    for damaged in (None, b"", MOMENT[:14], b"\x07" + MOMENT[1:], MOMENT[:9] + b"\xff" * 6, b"\x01" + b"\xff" * 14):
-        assert content.moment_ns(damaged) is None
-
 
 def test_the_directory_of_a_download_is_named_after_its_reference() -> None:
     digest = "sha256:" + "0" * 64

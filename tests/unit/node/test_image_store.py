@@ -9,7 +9,7 @@ import pytest
 
 from kubetrace.attribution.reachability import shares
 from kubetrace.node.host import Host
-from kubetrace.node.image_store import marks, read_store, time_ns, uvarint, varint
+from kubetrace.node.image_store import marks, read_store
 from tests.nodes import captured
 
 ROOT = "/var/lib/containerd"
@@ -76,17 +76,3 @@ def test_a_database_that_is_torn_or_not_there_is_a_problem_and_no_error(host: Ho
     assert "metadata is not known" in (read_store(host, ROOT).problem or "")
     assert marks(host, ROOT) != before
     assert read_store(host, "/nowhere").problem is not None
-
-
-def test_numbers_as_go_writes_them() -> None:
-    # encoding/binary: PutUvarint(300) is ac 02, PutVarint(300) is d8 04, PutVarint(-1) is 01
-    assert uvarint(b"\xac\x02") == 300 and varint(b"\xd8\x04") == 300 and varint(b"\x01") == -1
-    assert uvarint(b"\xff" * 40) == (1 << 64) - 1
-
-
-def test_a_time_as_go_writes_it() -> None:
-    # time.Date(2026, 11, 30, 12, 0, 0, 5, time.UTC).MarshalBinary(), by hand: seconds since the year 1
-    seconds = 1_796_040_000 + 62_135_596_800
-    data = b"\x01" + seconds.to_bytes(8, "big") + (5).to_bytes(4, "big") + b"\xff\xff"
-    assert time_ns(data) == 1_796_040_000_000_000_005
-    assert time_ns(b"\x01\x02") is None and time_ns(None) is None and time_ns(b"\x09" + data[1:]) is None
