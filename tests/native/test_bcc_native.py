@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -46,7 +47,9 @@ def wanted(*names: str) -> set[str]:
 def test_every_tracer_compiles_and_passes_the_verifier(name: str) -> None:
     tracer = tracers.find(name)
     with BccObject(source_path(name), sources(), optional=tracer.optional, attach=False) as loaded:
-        assert loaded.missing == {}
+        # bcc has no iterators
+        iterators = re.findall(r'SEC\("iter[^)]*\)\s+int (\w+?)__', source_path(name).read_text())
+        assert loaded.missing.keys() == set(iterators)
         assert {"cgroup_mkdir", "cgroup_rmdir"} <= loaded.hooks.keys()
         for stream, event in tracer.streams.items():
             assert loaded.map(stream).fd >= 0
