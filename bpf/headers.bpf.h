@@ -31,6 +31,7 @@
 #include <linux/page_counter.h>
 #include <linux/percpu_counter.h>
 #include <linux/oom.h>
+#include <linux/rculist_nulls.h>
 #include <linux/seq_file.h>
 #include <net/net_namespace.h>
 /* since 6.0 (ab1c84d855cf); before that the struct is private to fs/io_uring.c */
@@ -105,6 +106,19 @@ struct mnt_namespace {
 	struct ucounts *ucounts;
 	u64 seq;
 #endif
+};
+#endif
+
+/* io_uring/io-wq.c, fs/io-wq.c before 6.0: the flags became a long in 6.10 */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 6, 0) && LINUX_VERSION_CODE < KERNEL_VERSION(6, 10, 0)
+struct io_worker {
+	refcount_t ref;
+	unsigned int flags;
+	struct hlist_nulls_node nulls_node;
+	struct list_head all_list;
+	struct task_struct *task;
+	void *wq;
+	struct io_wq_work *cur_work;
 };
 #endif
 
