@@ -51,7 +51,10 @@ def test_a_replay_prints_every_line_of_the_live_run(runs: Runs, name: str) -> No
 @pytest.mark.one_kernel(full=("6.1",))
 def test_a_replay_ends_with_the_table_of_the_live_run(runs: Runs, name: str) -> None:
     live, replayed = runs[name, "wide"]
-    assert last_block(replayed) == last_block(live) and POD in replayed
+    assert last_block(replayed) == last_block(live)
+    # disk begins with file systems
+    of_pods = "pod" in {column.key for column in next(iter(tracers.find(name).groupings.values())).columns}
+    assert POD in replayed or not of_pods
 
 
 @pytest.mark.one_kernel(full=("6.1",))

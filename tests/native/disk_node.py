@@ -78,6 +78,7 @@ def main(directory: Path) -> None:
     for path in ("containerd", "kubelet"):
         os.makedirs(f"{disk}/{path}")
     os.makedirs(f"{disk}/logs")
+    stray(f"{disk}/usr/lib", 30_000)
     guest.mount("tmpfs", "/var/lib", "tmpfs")
     guest.mount("tmpfs", "/var/log", "tmpfs")
     for path, at in (("containerd", ROOT), ("kubelet", KUBELET), ("logs", "/var/log/pods")):
@@ -134,6 +135,7 @@ def main(directory: Path) -> None:
     recorded = directory / "disk.ktrace"
     said(directory, "recorded", "--record", str(recorded))
     said(directory, "unhooked", "--hook", "none")
+    said(directory, "whole", "--whole-node")
     said(directory, "by-kind", "--by", "kind", "-o", "wide", "--top", "all")
     for name, options in (
         ("images", ("-o", "json", "--wasted")),
@@ -156,13 +158,12 @@ def main(directory: Path) -> None:
     truth["after"] = df(disk)
     truth["replayed"] = run(sys.executable, "-m", "kubetrace", "replay", str(recorded), "-o", "json")
     # a disk without a block that is left, and metadata that cannot be read
-    with open(f"{disk}/filler", "wb") as filler:
+    with open(f"{disk}/filler", "wb", buffering=0) as filler:
         os.posix_fallocate(filler.fileno(), 0, df(disk)["avail"] - (1 << 20))
         with contextlib.suppress(OSError):
             while True:
                 filler.seek(0, os.SEEK_END)
-                filler.write(bytes(1 << 16))
-                filler.flush()
+                filler.write(bytes(1 << 12))
     truth["full"] = df(disk)
     said(directory, "full")
     truth["full after"] = df(disk)

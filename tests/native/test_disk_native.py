@@ -164,8 +164,18 @@ def test_all_parts_and_the_rest_are_what_df_says_is_used(node: Path, truth: dict
     found = parts(node, truth)
     assert sum(one["used_bytes"] for one in found) == truth["df"]["used"]
     (rest,) = [one for one in found if one["kind"] == "the rest"]
-    # directories between those that are asked for, and ext4's own
+    # directories between those that are asked for, another one of the node, and ext4's own
     assert (rest["how"], rest["state"]) == ("difference", "whole") and rest["used_bytes"] < 200_000
+
+
+def test_the_nodes_own_directories_are_walked_where_that_is_asked_for(node: Path, truth: dict[str, Any]) -> None:
+    found = parts(node, truth, "whole")
+    # 30,000 bytes and two directories; what is mounted elsewhere too is not counted twice
+    assert {one["path"]: one["used_bytes"] for one in found if one["kind"] == "node"} == {
+        "/run/disk/lost+found": 16_384,
+        "/run/disk/usr": 32_768 + 2 * 4096,
+    }
+    assert sum(one["used_bytes"] for one in found) == truth["df"]["used"]
 
 
 @pytest.mark.parametrize("image", [disk_node.SMALL, disk_node.OTHER, disk_node.APP])

@@ -73,6 +73,23 @@ class FileSystems:
         mount = self._mounts.get(above)
         return _place(mount) if mount is not None else None
 
+    def within(self, node_path: str) -> tuple[int, str] | None:
+        """(device, the path from the file system's own root) of a directory: the same however it is mounted.
+
+        None if there is no such directory.
+        """
+        if not os.path.isdir(self._host.path(node_path)):
+            return None
+        path = self._host.resolved(node_path)
+        above = path
+        while above not in self._mounts and above != "/":
+            above = os.path.dirname(above)
+        mount = self._mounts.get(above)
+        if mount is None:
+            return None
+        below = path[len(above) :].strip("/")
+        return mount.device, f"{mount.root.rstrip('/')}/{below}".rstrip("/") or "/"
+
     def local(self) -> list[Place]:
         """Those of local disks, each device once, by the mount that shows most of it."""
         found: dict[int, Mount] = {}

@@ -33,6 +33,8 @@ _SPAN_NS: Final = 300_000_000_000
 _SAMPLES: Final = 300
 _SHORTEST_NS: Final = 5_000_000_000
 _PART_SAMPLES: Final = 8
+# Entries of one node: more are made up.
+_MOST: Final = 200_000
 
 
 @dataclass(slots=True)
@@ -86,6 +88,8 @@ class DiskBoard:
         """What a reader is told of an entry: of a file system its thresholds too, with the time that is left."""
         self._time_ns = max(self._time_ns, event.time)
         said = what(event)
+        if len(self._parts) + len(self._thresholds) + len(self._systems) > _MOST and said != "gone":
+            return ()
         if said == "filesystem":
             system = self._systems.setdefault(event.entry, _System(event))
             system.sample(event)

@@ -607,18 +607,23 @@ class Readings:
             self._walk_node()
 
     def _walk_node(self) -> None:
-        # The first level of each file system that the kubelet looks at, without what is walked already.
+        # The first level of each file system that the kubelet looks at, without what is walked already: by the paths
+        # inside the file system, as directories of one are often mounted elsewhere too.
+        if self._systems is None:
+            return
         places = self._host.places
-        others = [*places.kubelets, *places.roots, *places.storages, _NODE_LOGS, *_CORE_DUMPS]
+        others = [*places.kubelets, *places.logs, *places.roots, *places.storages, _NODE_LOGS, *_CORE_DUMPS]
+        inside = [within for path in others if (within := self._systems.within(path)) is not None]
         for device, bits in self._roles.items():
             if not bits:
                 continue
             top = self._places[device].mount_point.rstrip("/")
             for name in listed(self._host.path(top or "/")):
                 path = f"{top}/{name}"
-                if path in others or not os.path.isdir(self._host.path(path)) or self._disk_of(path) != device:
+                own = self._systems.within(path)
+                if own is None or own[0] != device or own in inside or self._disk_of(path) != device:
                     continue
-                left = [one.removeprefix(f"{path}/") for one in others if one.startswith(f"{path}/")]
+                left = [one[1].removeprefix(f"{own[1]}/") for one in inside if _is_below(one, own)]
                 self._walk_later(_Part("node", device, path), tuple(left))
 
     def _disk_of(self, path: str) -> int | None:
@@ -804,6 +809,10 @@ class Readings:
             "memory_cgroup_id": memory[1],
             "memory_hierarchy": memory[0],
         }
+
+
+def _is_below(one: tuple[int, str], other: tuple[int, str]) -> bool:
+    return one[0] == other[0] and one[1].startswith(f"{other[1].rstrip('/')}/")
 
 
 def reference(names: Sequence[str]) -> str:
