@@ -24,6 +24,8 @@ typedef __u64 kt_inode;	      /* inode number */
 typedef __s32 kt_errno;	      /* 0 or a negative errno */
 typedef __u32 kt_open_flags;  /* O_* as in open(2) */
 typedef __u16 kt_mode;	      /* st_mode */
+typedef __u64 kt_mount;	      /* number of a mount (kt_mount_number) */
+typedef __u64 kt_place;	      /* number of a directory or file that is told apart (place.bpf.h) */
 typedef __u64 kt_count;	      /* of things: added up in a table */
 
 #endif

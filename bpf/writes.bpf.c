@@ -24,7 +24,7 @@
  * overlayfs calls the last but two itself, on the file below: that file has FMODE_NOACCOUNT (since 4.19,
  * d3b1084dfd36), and is left out by that. Copy-ups fsync what they made, through a mount in no namespace.
  *
- * Here are the operations with their hooks. writes_key.bpf.h has what is counted, writes_place.bpf.h where it
+ * Here are the operations with their hooks. writes_key.bpf.h has what is counted, place.bpf.h where it
  * lands, writes_count.bpf.h the counting, writes_call.bpf.h what leads from an entry to its return.
  */
 /* clang-format on */
@@ -162,7 +162,7 @@ static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_
 	kt_user_path(&path, file);
 	dentry = path.dentry;
 	/* what a copy-up has made is synced through a mount of overlayfs' own */
-	if (!writes_namespace(writes_mount_of(path.mnt)))
+	if (!kt_mount_namespace(kt_mount_of(path.mnt)))
 		return 0;
 	operand.dentry = dentry;
 	writes_describe(&operand, path.mnt, BPF_CORE_READ(dentry, d_inode));
@@ -179,7 +179,7 @@ static __always_inline int writes_fsync_end(struct file *file, __s64 result, kt_
  */
 static __always_inline bool writes_is_nested_sync(const struct file *file)
 {
-	if (!writes_is_nested(file) && writes_namespace(writes_mount_of(BPF_CORE_READ(file, f_path.mnt))))
+	if (!writes_is_nested(file) && kt_mount_namespace(kt_mount_of(BPF_CORE_READ(file, f_path.mnt))))
 		return false;
 	return !writes_is_in(writes_msyncing);
 }
@@ -391,7 +391,7 @@ struct renamedata {
 
 static __always_inline int writes_renamed(struct dentry *dentry, int result, __u32 room)
 {
-	struct writes_told_key key = {};
+	struct kt_told_key key = {};
 	struct inode *inode;
 
 	if (result || !dentry)
@@ -401,7 +401,7 @@ static __always_inline int writes_renamed(struct dentry *dentry, int result, __u
 	key.device = BPF_CORE_READ(dentry, d_sb, s_dev);
 	if (bpf_map_delete_elem(&told, &key))
 		return 0;
-	return writes_tell_place(key.number, key.device, (__u64)dentry, room);
+	return kt_tell_place(key.number, key.device, (__u64)dentry, room);
 }
 
 static __always_inline int writes_rename_begin(struct dentry *dentry)

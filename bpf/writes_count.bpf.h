@@ -4,8 +4,9 @@
 #ifndef KT_WRITES_COUNT_BPF_H
 #define KT_WRITES_COUNT_BPF_H
 
+#include "writes_room.bpf.h"
+#include "place.bpf.h"
 #include "who.bpf.h"
-#include "writes_place.bpf.h"
 
 struct writes_file_key {
 	kt_cgroup_id cgroup_id;
@@ -118,7 +119,7 @@ static __always_inline bool writes_is_counted(__u16 type)
 }
 
 /* Each way through it would be one through all that follows. */
-writes_function __u32 writes_slot(kt_duration_ns duration)
+kt_function __u32 writes_slot(kt_duration_ns duration)
 {
 	__u64 rest = duration >> 8;
 	__u32 slot = 0;
@@ -155,7 +156,7 @@ static __always_inline void writes_rest_of(struct writes_key *rest, const struct
 }
 
 /* number: that of the operation's counter */
-writes_function int writes_measure(__u32 index, __u32 number, kt_duration_ns duration)
+kt_function int writes_measure(__u32 index, __u32 number, kt_duration_ns duration)
 {
 	const struct writes_recent *recent = writes_recent_at(index);
 	struct writes_latency *value;
@@ -189,7 +190,7 @@ writes_function int writes_measure(__u32 index, __u32 number, kt_duration_ns dur
 static __always_inline void writes_send(const struct writes_key *key, __u32 operation,
 					const struct writes_operand *operand, __s64 bytes)
 {
-	struct writes_scratch *scratch = writes_scratch_of(operand->room);
+	struct kt_scratch *scratch = kt_scratch_of(operand->room);
 	struct writes_event *event;
 	__u32 walk;
 
@@ -207,7 +208,7 @@ static __always_inline void writes_send(const struct writes_key *key, __u32 oper
 	event->inode = kt_inode_number(operand->inode);
 	event->error = operand->result < 0 ? operand->result : 0;
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	walk = writes_walk((__u64)writes_dentry(operand), operand->room);
+	walk = kt_walk((__u64)writes_dentry(operand), operand->room);
 	event->path_bytes = walk;
 	event->path_end = walk >> 16;
 	bpf_probe_read_kernel(event->path, sizeof(event->path), scratch->path);
@@ -223,7 +224,7 @@ static __always_inline struct writes_counter *writes_counter_at(__u32 number)
  * The number of the counter of a key that is in no slot that this CPU remembers, or of its cgroup's rest; 0:
  * no room. mnt and dentry are what the key is of, to be told.
  */
-writes_function __u32 writes_slow(__u32 index, __u32 room, __u64 mnt, __u64 dentry)
+kt_function __u32 writes_slow(__u32 index, __u32 room, __u64 mnt, __u64 dentry)
 {
 	struct writes_recent *recent = writes_recent_at(index);
 	struct writes_counter *counter;
@@ -235,9 +236,9 @@ writes_function __u32 writes_slow(__u32 index, __u32 room, __u64 mnt, __u64 dent
 	number = writes_find(&recent->key);
 	if (!number) {
 		if (recent->key.mount)
-			writes_tell_mount(recent->key.mount, recent->key.device, mnt, room);
+			kt_tell_mount(recent->key.mount, recent->key.device, mnt, room);
 		if (by_file && recent->key.place)
-			writes_tell_place(recent->key.place, recent->key.device, dentry, room);
+			kt_tell_place(recent->key.place, recent->key.device, dentry, room);
 		number = writes_make(&recent->key);
 	}
 	recent->slot = number;
@@ -283,7 +284,7 @@ static __always_inline void writes_identify(struct writes_recent *recent, __u32 
 {
 	struct inode *inode = operand->inode;
 	struct vfsmount *mnt = operand->mnt;
-	struct mount *mount = writes_mount_of(mnt);
+	struct mount *mount = kt_mount_of(mnt);
 	struct writes_key *key = &recent->key;
 	struct mnt_namespace *namespace;
 	bool in_node = false;
@@ -306,7 +307,7 @@ static __always_inline void writes_identify(struct writes_recent *recent, __u32 
 	} else {
 		key->device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
 		namespace = BPF_CORE_READ(mount, mnt_ns);
-		in_node = writes_in_node(mount, namespace);
+		in_node = kt_in_node(mount, namespace);
 		if (!kt_mounts_have_numbers())
 			root = kt_file_number(BPF_CORE_READ(mnt, mnt_root, d_inode));
 		key->mount = kt_mount_number(mount, namespace, key->device, root, in_node);
@@ -314,8 +315,8 @@ static __always_inline void writes_identify(struct writes_recent *recent, __u32 
 	if (by_file) {
 		key->place = operand->file;
 	} else if (in_node) {
-		key->place = writes_place(writes_dentry(operand), key->device, operand->room);
-		if (!writes_anchored())
+		key->place = kt_place_of(writes_dentry(operand), key->device, operand->room);
+		if (!kt_anchored())
 			recent->file = 0;
 	}
 }
@@ -345,8 +346,8 @@ static __always_inline int writes_count(__u32 operation, struct writes_operand *
 		writes_identify(recent, refused ? refused : operation, operand, who);
 	if (events) {
 		if (recent->key.mount)
-			writes_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt),
-					  operand->room);
+			kt_tell_mount(recent->key.mount, recent->key.device, writes_number(operand->mnt),
+				      operand->room);
 		writes_send(&recent->key, operation, operand, bytes);
 	}
 	number = recent->slot;

@@ -14,10 +14,6 @@ const volatile bool by_process = false; /* pid is part of the key */
 const volatile bool latency = false;
 const volatile bool events = false; /* an event for each operation */
 const volatile __u32 page_bytes = 4096;
-const volatile __u32 node_mount_namespace = 0; /* inode number of PID 1's mount namespace */
-
-typedef __u64 kt_mount;
-typedef __u64 kt_place;
 
 enum writes_operation {
 	writes_write,
@@ -83,37 +79,6 @@ KT_COUNTERS(writes, writes_key, writes_counter, 16384);
 KT_COUNTERS(writes_rest, writes_key, writes_counter, 4096);
 /* By the keys of both. */
 KT_COUNTERS(latencies, writes_key, writes_latency, 16384 + 4096);
-
-/* A mount, when the first counter of it is made. Paths are leaf first, as kt_path gives them. */
-struct writes_mount_event {
-	kt_boot_ns time;
-	kt_mount mount;
-	__u64 magic; /* of the file system */
-	kt_dev device;
-	__u32 mount_id;	 /* as in mountinfo */
-	__u32 namespace; /* inode number of the mount namespace; 0: in none (memfd, pipe, socket) */
-	__u16 root_bytes;
-	__u16 root_end;	   /* enum kt_path_end */
-	__u16 point_bytes; /* of the mount point, from the root of the file system it is on */
-	__u16 point_end;
-	__u32 in_node; /* in the namespace of the node's PID 1 */
-	char type[16];
-	char source[64];
-	char root[956];
-	char point[956];
-};
-KT_STREAM(writes_mounts, writes_mount_event, 1024 * 1024);
-
-/* A place: a directory, or with by_file a file. */
-struct writes_place_event {
-	kt_boot_ns time;
-	kt_place place;
-	kt_dev device;
-	__u16 path_bytes;
-	__u16 path_end;
-	char path[1024 - 8 - 24];
-};
-KT_STREAM(writes_places, writes_place_event, 1024 * 1024);
 
 /* One operation, with events. */
 struct writes_event {

@@ -5,7 +5,6 @@
 
 #include "cgroup_births.bpf.h"
 #include "hooks.bpf.h"
-#include "path.bpf.h"
 #include "writes_key.bpf.h"
 
 /* The groups of programs that have a backup: first those that count, then those at the entries. */
@@ -23,43 +22,24 @@
 #define WRITES_GROUPS(X) WRITES_COUNTING_GROUPS(X) WRITES_BEGIN_GROUPS(X)
 KT_GROUPS(WRITES_GROUPS);
 
-struct writes_scratch {
-	union {
-		struct writes_mount_event mount;
-		struct writes_place_event place;
-		struct writes_event event;
-	};
-	char path[KT_PATH_BYTES + KT_NAME_BYTES];
-};
-
-/*
- * One copy of a program runs on a CPU at a time, but another program may, where a preempted one waits: each
- * has a room of its own on each CPU.
- */
 #define WRITES_ONE_MORE(group)	 +1
 #define WRITES_COUNTING		 (0 WRITES_COUNTING_GROUPS(WRITES_ONE_MORE))
 #define WRITES_ROOM(group, copy) (kt_group_##group + ((copy) == kt_backup ? WRITES_COUNTING : 0))
+#define KT_ROOMS		 (2 * WRITES_COUNTING)
+#define KT_ROOM_MORE		 struct writes_event event;
+#include "room.bpf.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 * WRITES_COUNTING);
-	__type(key, __u32);
-	__type(value, struct writes_scratch);
-} scratch_backed_up SEC(".maps");
+KT_STREAM(writes_mounts, kt_mount_event, 1024 * 1024);
+KT_STREAM(writes_places, kt_place_event, 1024 * 1024);
 
-static __always_inline struct writes_scratch *writes_scratch_of(__u32 room)
+static __always_inline void kt_output_mount(struct kt_mount_event *event)
 {
-	__u32 index = backed_up ? room : 0;
-
-	return bpf_map_lookup_elem(&scratch_backed_up, &index);
+	kt_output(&writes_mounts, event, sizeof(*event));
 }
 
-static const char zeros[KT_PATH_BYTES + KT_NAME_BYTES];
-
-/*
- * A function of its own: the verifier looks at it once for a program, not once for each way that leads there,
- * and its ways do not become the caller's. Such functions take numbers only (pointers since 5.13).
- */
-#define writes_function __attribute__((noinline))
+static __always_inline void kt_output_place(struct kt_place_event *event)
+{
+	kt_output(&writes_places, event, sizeof(*event));
+}
 
 #endif

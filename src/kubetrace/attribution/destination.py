@@ -1,6 +1,6 @@
 """Where a write lands: conclusions from mounts, paths and the node's facts, without any I/O.
 
-The kernel tells each mount that is written through with its root inside its file system (bpf/writes_place.bpf.h). A
+The kernel tells each mount that is written through with its root inside its file system (bpf/place.bpf.h). A
 volume is a bind mount of its own in a container, and is named by where the node itself has that root mounted: below the
 kubelet's directory. What processes of the node write is named by its place, a directory.
 """

@@ -57,7 +57,7 @@ _MAX_WAIT = 64
 # How often mountinfo is read before a mount that is missing in it is taken for gone.
 _READS = 2
 
-# The kernel's map of anchors (bpf/writes_place.bpf.h) has room for 128: of more roots and snapshotters the first.
+# The kernel's map of anchors (bpf/place.bpf.h) has room for 128: of more roots and snapshotters the first.
 _MOST_ANCHORS = 120
 # Containers without a name whose processes are looked at in one go.
 _MOST_NESTED = 256

@@ -204,8 +204,8 @@ class Writes(Fielded):
         "writes_rest": "writes_counter",
         "latencies": "writes_latency",
         "writes_events": "writes_event",
-        "writes_mounts": "writes_mount_event",
-        "writes_places": "writes_place_event",
+        "writes_mounts": "kt_mount_event",
+        "writes_places": "kt_place_event",
     }
     counters = _Counters()
     _latency = False

@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Where a write lands, which is not decided here. Each mount is told once, by a stream, with its root in its
- * file system: a volume's path, as containers see volumes through bind mounts of their own. Processes of the
- * node reach everything through one mount: for files behind a mount of the node's namespace the key also
+ * Where an operation lands, which is not decided here. Each mount is told once, by a stream, with its root in
+ * its file system: a volume's path, as containers see volumes through bind mounts of their own. Processes of
+ * the node reach everything through one mount: for files behind a mount of the node's namespace the key also
  * holds the place, a directory on the way up from the file, which user space picks by the anchors (the
  * kubelet's pods, /var/log/pods, containerd's root: so and so many levels below each). A directory is walked
- * up from once; what it came to is remembered by inode. Writes of containers never ask that.
+ * up from once; what it came to is remembered by inode. What containers do through a mount of their
+ * own never asks that.
  */
-#ifndef KT_WRITES_PLACE_BPF_H
-#define KT_WRITES_PLACE_BPF_H
+#ifndef KT_PLACE_BPF_H
+#define KT_PLACE_BPF_H
 
 #include "drift.bpf.h"
+#include "room.bpf.h"
 #include "stream.bpf.h"
-#include "writes_room.bpf.h"
 
-struct writes_inode {
+const volatile __u32 node_mount_namespace = 0; /* inode number of PID 1's mount namespace */
+
+struct kt_directory {
 	kt_inode inode;
 	kt_dev device;
 	__u32 generation; /* inode numbers are given again */
@@ -23,18 +26,18 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 128);
 	__type(key,
-	       struct writes_inode); /* generation 0: user space cannot ask for it; all 0: these are all */
+	       struct kt_directory); /* generation 0: user space cannot ask for it; all 0: these are all */
 	__type(value, __u32);	     /* levels below it that a place is */
 } anchors SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct writes_inode); /* a directory */
+	__type(key, struct kt_directory); /* a directory */
 	__type(value, kt_place);
 } directories SEC(".maps");
 
-struct writes_told_key {
+struct kt_told_key {
 	__u64 number;
 	__u32 device;
 	__u32 kind;
@@ -43,17 +46,17 @@ struct writes_told_key {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct writes_told_key);
+	__type(key, struct kt_told_key);
 	__type(value, __u8);
 } told SEC(".maps");
 
-static __always_inline struct mount *writes_mount_of(struct vfsmount *mnt)
+static __always_inline struct mount *kt_mount_of(struct vfsmount *mnt)
 {
 	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 }
 
 /* The inode number of a mount's namespace; 0 where it is in none (an error pointer, or gone). */
-static __always_inline __u32 writes_namespace(const struct mount *mount)
+static __always_inline __u32 kt_mount_namespace(const struct mount *mount)
 {
 	struct mnt_namespace *namespace = BPF_CORE_READ(mount, mnt_ns);
 	__u32 number = 0;
@@ -63,26 +66,26 @@ static __always_inline __u32 writes_namespace(const struct mount *mount)
 	return number;
 }
 
-/* Address of the namespace of node_mount_namespace: set by the first write through a mount of it. */
+/* Address of the namespace of node_mount_namespace: set by the first operation through a mount of it. */
 __u64 node_namespace = 0;
 
 /* Whether a mount's namespace is the node's own: by its address, once that is known. */
-static __always_inline bool writes_in_node(const struct mount *mount, const struct mnt_namespace *namespace)
+static __always_inline bool kt_in_node(const struct mount *mount, const struct mnt_namespace *namespace)
 {
 	if (!node_mount_namespace)
 		return false;
 	if (node_namespace)
 		return (__u64) namespace == node_namespace;
-	if (writes_namespace(mount) != node_mount_namespace)
+	if (kt_mount_namespace(mount) != node_mount_namespace)
 		return false;
 	node_namespace = (__u64) namespace;
 	return true;
 }
 
 /* Tell once; false when it was told already. */
-static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
+static __always_inline bool kt_tell(__u32 kind, __u64 number, __u32 device)
 {
-	struct writes_told_key key = {.number = number, .device = device, .kind = kind};
+	struct kt_told_key key = {.number = number, .device = device, .kind = kind};
 	__u8 one = 1;
 
 	if (bpf_map_lookup_elem(&told, &key))
@@ -92,9 +95,9 @@ static __always_inline bool writes_tell(__u32 kind, __u64 number, __u32 device)
 }
 
 /* Walk up from a dentry into the scratch's path: struct kt_path_walk, its end in the upper half. */
-writes_function __u32 writes_walk(__u64 dentry, __u32 room)
+kt_function __u32 kt_walk(__u64 dentry, __u32 room)
 {
-	struct writes_scratch *scratch = writes_scratch_of(room);
+	struct kt_scratch *scratch = kt_scratch_of(room);
 	struct kt_path_walk walk;
 
 	if (!scratch)
@@ -104,60 +107,60 @@ writes_function __u32 writes_walk(__u64 dentry, __u32 room)
 	return walk.bytes | (__u32)walk.end << 16;
 }
 
-writes_function int writes_tell_place(kt_place number, kt_dev device, __u64 dentry, __u32 room)
+kt_function int kt_tell_place(kt_place number, kt_dev device, __u64 dentry, __u32 room)
 {
-	struct writes_scratch *scratch = writes_scratch_of(room);
-	struct writes_place_event *event;
+	struct kt_scratch *scratch = kt_scratch_of(room);
+	struct kt_place_event *event;
 	__u32 walk;
 
-	if (!scratch || !writes_tell(0, number, device))
+	if (!scratch || !kt_tell(0, number, device))
 		return 0;
 	event = &scratch->place;
 	event->time = bpf_ktime_get_boot_ns();
 	event->place = number;
 	event->device = device;
-	walk = writes_walk(dentry, room);
+	walk = kt_walk(dentry, room);
 	event->path_bytes = walk;
 	event->path_end = walk >> 16;
 	bpf_probe_read_kernel(event->path, sizeof(event->path), scratch->path);
-	kt_output(&writes_places, event, sizeof(*event));
+	kt_output_place(event);
 	return 0;
 }
 
-writes_function int writes_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount, __u32 room)
+kt_function int kt_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount, __u32 room)
 {
-	struct writes_scratch *scratch = writes_scratch_of(room);
+	struct kt_scratch *scratch = kt_scratch_of(room);
 	struct vfsmount *mnt = (void *)vfsmount;
-	struct mount *mount = writes_mount_of(mnt);
-	struct writes_mount_event *event;
+	struct mount *mount = kt_mount_of(mnt);
+	struct kt_mount_event *event;
 	__u32 walk;
 
-	if (!scratch || !writes_tell(1, number, device))
+	if (!scratch || !kt_tell(1, number, device))
 		return 0;
 	event = &scratch->mount;
-	__builtin_memset(event, 0, __builtin_offsetof(struct writes_mount_event, root));
+	__builtin_memset(event, 0, __builtin_offsetof(struct kt_mount_event, root));
 	event->time = bpf_ktime_get_boot_ns();
 	event->mount = number;
 	event->device = device;
 	event->mount_id = BPF_CORE_READ(mount, mnt_id);
-	event->namespace = writes_namespace(mount);
+	event->namespace = kt_mount_namespace(mount);
 	event->in_node = event->namespace == node_mount_namespace;
 	event->magic = BPF_CORE_READ(mnt, mnt_sb, s_magic);
 	bpf_probe_read_kernel_str(event->type, sizeof(event->type), BPF_CORE_READ(mnt, mnt_sb, s_type, name));
 	bpf_probe_read_kernel_str(event->source, sizeof(event->source), BPF_CORE_READ(mount, mnt_devname));
-	walk = writes_walk((__u64)BPF_CORE_READ(mnt, mnt_root), room);
+	walk = kt_walk((__u64)BPF_CORE_READ(mnt, mnt_root), room);
 	event->root_bytes = walk;
 	event->root_end = walk >> 16;
 	bpf_probe_read_kernel(event->root, sizeof(event->root), scratch->path);
-	walk = writes_walk((__u64)BPF_CORE_READ(mount, mnt_mountpoint), room);
+	walk = kt_walk((__u64)BPF_CORE_READ(mount, mnt_mountpoint), room);
 	event->point_bytes = walk;
 	event->point_end = walk >> 16;
 	bpf_probe_read_kernel(event->point, sizeof(event->point), scratch->path);
-	kt_output(&writes_mounts, event, sizeof(*event));
+	kt_output_mount(event);
 	return 0;
 }
 
-static __always_inline void writes_inode_of(struct writes_inode *key, struct dentry *dentry, kt_dev device)
+static __always_inline void kt_directory_of(struct kt_directory *key, struct dentry *dentry, kt_dev device)
 {
 	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
 
@@ -167,25 +170,25 @@ static __always_inline void writes_inode_of(struct writes_inode *key, struct den
 }
 
 /* Whether user space has said all anchors: until then nothing is concluded for good. */
-static __always_inline bool writes_anchored(void)
+static __always_inline bool kt_anchored(void)
 {
-	struct writes_inode none = {};
+	struct kt_directory none = {};
 
 	return bpf_map_lookup_elem(&anchors, &none) != 0;
 }
 
 /* The place of a directory's files: so and so many levels below the nearest anchor above; 0 where there is
  * none. */
-writes_function kt_place writes_find_place(__u64 directory, kt_dev device, __u32 room)
+kt_function kt_place kt_find_place(__u64 directory, kt_dev device, __u32 room)
 {
 	struct dentry *at = (void *)directory;
 	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
-	struct writes_inode key = {};
+	struct kt_directory key = {};
 	kt_place place = 0;
 
-	writes_inode_of(&key, at, device);
+	kt_directory_of(&key, at, device);
 	for (int depth = 0; depth < 48; depth++) {
-		struct writes_inode anchor = {.device = device};
+		struct kt_directory anchor = {.device = device};
 		struct dentry *parent;
 		__u32 *levels;
 
@@ -214,22 +217,22 @@ writes_function kt_place writes_find_place(__u64 directory, kt_dev device, __u32
 	}
 	if (found) {
 		place = kt_file_number(BPF_CORE_READ(found, d_inode));
-		writes_tell_place(place, device, (__u64)found, room);
+		kt_tell_place(place, device, (__u64)found, room);
 	}
-	if (writes_anchored())
+	if (kt_anchored())
 		bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
 	return place;
 }
 
-static __always_inline kt_place writes_place(struct dentry *file, kt_dev device, __u32 room)
+static __always_inline kt_place kt_place_of(struct dentry *file, kt_dev device, __u32 room)
 {
 	struct dentry *directory = BPF_CORE_READ(file, d_parent);
-	struct writes_inode key = {};
+	struct kt_directory key = {};
 	kt_place *known;
 
-	writes_inode_of(&key, directory, device);
+	kt_directory_of(&key, directory, device);
 	known = bpf_map_lookup_elem(&directories, &key);
-	return known ? *known : writes_find_place((__u64)directory, device, room);
+	return known ? *known : kt_find_place((__u64)directory, device, room);
 }
 
 #endif
