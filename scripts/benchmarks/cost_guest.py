@@ -25,8 +25,8 @@ import click
 from kubetrace import tracers
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.survey import Node
 
 BASE = os.environ.get("TMPDIR", "/run") + "/cost"
 # Each operation is measured by itself and the cheapest counts, so that the clock's ticks (one in 4 million

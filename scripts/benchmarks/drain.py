@@ -24,8 +24,8 @@ from kubetrace.engines.ring import Ring
 from kubetrace.engines.source import joined
 from kubetrace.kit.context import Context
 from kubetrace.kit.tracer import MAX, SUM
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.survey import Node
 from kubetrace.pipeline import Pipeline
 from kubetrace.stream.layout import Layout
 from kubetrace.stream.steps import Joining, Step

@@ -21,8 +21,8 @@ from benchmarks.measure import Row, cpu
 from benchmarks.standin import KUBETRACE, environment_of, stand_in
 from benchmarks.terminal import OnTerminal, cpu_seconds, resident
 from kubetrace.attribution.attributor import Attributor
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.survey import Node
 from tests.vm.cgroup_pods import hierarchies
 
 SIZES = tuple(int(size) for size in os.environ.get("KUBETRACE_BENCH_SIZES", "50,500,5000").split(","))

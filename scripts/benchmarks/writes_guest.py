@@ -18,8 +18,8 @@ from pathlib import Path
 from kubetrace import tracers
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.survey import Node
 
 BASE = "/run/writes"
 WRITES = 500

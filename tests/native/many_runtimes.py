@@ -26,9 +26,9 @@ from typing import Any
 from kubetrace.attribution.attributor import Attributor
 from kubetrace.attribution.destination import Destinations, Mounted
 from kubetrace.attribution.facts import Fact
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.node.lookup import Lookup
+from kubetrace.node.survey import Node
 from tests.native import support
 from tests.vm import cri, guest, images
 from tests.vm.stage import cache_directory

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
     from kubetrace.kit.context import Context
     from kubetrace.kit.landing import Counters, Row
-    from kubetrace.node.files import Node
     from kubetrace.node.host import Host
+    from kubetrace.node.survey import Node
     from kubetrace.stream.layout import Layout
     from kubetrace.stream.live import Gauges, Kernel
     from kubetrace.views.columns import Column, Value

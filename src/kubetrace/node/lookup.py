@@ -24,7 +24,7 @@ from kubetrace.attribution.facts import (
 from kubetrace.errors import UsageError
 from kubetrace.node import containerd, kubelet, storage
 from kubetrace.node.bolt import BoltError
-from kubetrace.node.files import Node
+from kubetrace.node.survey import Node
 
 if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Layer

@@ -143,7 +143,7 @@ class Attachment:
         """
         from kubetrace.errors import NodeError
         from kubetrace.node import containerd
-        from kubetrace.node.files import Node
+        from kubetrace.node.survey import Node
         from kubetrace.stream.live import LiveSource
 
         if self._asked.selection.by_labels and not containerd.have_labels(self.host):

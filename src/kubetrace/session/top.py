@@ -109,7 +109,7 @@ def run(tracers: Sequence[Tracer], asked: Attach, show: Show, last: Last) -> int
 
     with Stop() as stop:
         with attachment:
-            attachment.attach(["kubetrace.stream.live", "kubetrace.node.files"], without=without)
+            attachment.attach(["kubetrace.stream.live", "kubetrace.node.survey"], without=without)
             view = TopView(attachment.tracers, asked, show, attachment.context, attachment.host.kernel_release())
             for tracer in attachment.tracers:
                 notices += [f"{tracer.name}: {notice}" for notice in attachment.notices(tracer)]

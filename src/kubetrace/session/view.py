@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Of a name in a remedy on a terminal; JSON has the whole.
 _NAME_CELLS = 72
 # What every run imports while the kernel verifies the programs.
-NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.node.files")
+NODE_MODULES = ("kubetrace.pipeline", "kubetrace.stream.live", "kubetrace.node.survey")
 
 
 UNMATCHED = "no container matches {} yet; waiting"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from kubetrace.kit.context import Context
     from kubetrace.kit.landing import Landing, Row
-    from kubetrace.node.files import Node
     from kubetrace.node.host import Host
+    from kubetrace.node.survey import Node
     from kubetrace.views.columns import Value
 
 _LATENCIES = ("p50_ns", "p99_ns", "max_ns")

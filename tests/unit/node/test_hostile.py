@@ -24,8 +24,8 @@ from kubetrace.attribution.facts import (
 )
 from kubetrace.errors import NodeError
 from kubetrace.node import containerd, kubelet, logs
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.survey import Node
 
 ID = "069e7402774378d3aaa893de9da0742afbdf3ad256829817b2f226644e6c2cd0"
 UID = "7cf5a5da-f0f8-45a3-a0e2-dabe5b08f504"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kubetrace.attribution.facts import ContainerSeen, DirectorySeen, LabelsSeen, OverlaySeen
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.node.installed import Places, usual
+from kubetrace.node.survey import Node
 
 USUAL = usual()
 ID = "a" * 64

@@ -30,10 +30,10 @@ from kubetrace.attribution.facts import (
 )
 from kubetrace.node import containerd, layers
 from kubetrace.node.bolt import BoltError
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.node.layers import Layers
 from kubetrace.node.reading import read_regular
+from kubetrace.node.survey import Node
 from tests.nodes import captured
 
 WEB, BATCH, TOWER, BARE = (digit * 64 for digit in "abde")

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from kubetrace.attribution.attributor import Attributor, Layer
 from kubetrace.attribution.facts import ContainerSeen, Fact, ImageSeen, LayerSeen, OverlaySeen, from_json, to_json
 from kubetrace.commands.who import command
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
 from kubetrace.node.lookup import Lookup
 from kubetrace.node.roots import other_roots
+from kubetrace.node.survey import Node
 from kubetrace.session.attach import unseen
 from kubetrace.tracers import find
 from tests.nodes import captured

@@ -25,8 +25,8 @@ from kubetrace.attribution.facts import (
     from_json,
     to_json,
 )
-from kubetrace.node.files import Node
 from kubetrace.node.host import Host
+from kubetrace.node.survey import Node
 from tests.nodes import captured
 from tests.nodes.captured import CONTAINER_CGROUPS, TREES, Cgroup, Expected
 
@@ -427,9 +427,9 @@ def test_cgroup_created_does_not_wait_long_for_a_config_json_that_never_comes(
     (root / "var/log").rename(root / "var/gone")
     node = node_of(root)
     slept: list[float] = []
-    monkeypatch.setattr("kubetrace.node.files.time.sleep", slept.append)
+    monkeypatch.setattr("kubetrace.node.survey.time.sleep", slept.append)
     # time passes by sleeping only
-    monkeypatch.setattr("kubetrace.node.files.time.monotonic_ns", lambda: int(sum(slept) * 1e9))
+    monkeypatch.setattr("kubetrace.node.survey.time.monotonic_ns", lambda: int(sum(slept) * 1e9))
     node.cgroup_created(0, 2011, f"/kubepods/burstable/pod{CART_POD}/{CART}", 1_000)
     assert 0 < sum(slept) <= 0.003
 
