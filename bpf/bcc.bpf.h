@@ -46,6 +46,8 @@ KT_HELPER(long, bpf_probe_read_kernel, 113, void *, __u32, const void *);
 KT_HELPER(long, bpf_probe_read_user_str, 114, void *, __u32, const void *);
 KT_HELPER(long, bpf_probe_read_kernel_str, 115, void *, __u32, const void *);
 KT_HELPER(__u64, bpf_ktime_get_boot_ns, 125, void);
+struct task_struct;
+KT_HELPER(struct task_struct *, bpf_get_current_task_btf, 158, void);
 KT_HELPER(long, bpf_ringbuf_output, 130, void *, void *, __u64, __u64);
 KT_HELPER(void *, bpf_ringbuf_reserve, 131, void *, __u64, __u64);
 KT_HELPER(void, bpf_ringbuf_submit, 132, void *, __u64);

@@ -75,6 +75,15 @@ static __always_inline __s32 kt_io_uring_result(const void *request)
 	return BPF_CORE_READ((const struct io_kiocb___result *)request, result);
 }
 
+/*
+ * vfs_rename(old_dir, old_dentry, new_dir, new_dentry, delegated, flags) became vfs_rename(struct renamedata
+ * *) in 5.12 (9fe61450972d), and in stable kernels with the type.
+ */
+struct renamedata {
+	struct dentry *old_dentry;
+	unsigned int flags;
+} __attribute__((preserve_access_index));
+
 /* The function of a syscall, which finds its arguments in the registers that its own first argument points
  * to. */
 #if defined(__TARGET_ARCH_x86)
@@ -130,6 +139,14 @@ static __always_inline bool kt_mounts_have_numbers(void)
 	return bpf_core_field_exists(((struct mount___unique *)0)->mnt_id_unique);
 }
 
+/* Is not given again; the inode number of the namespace is, where the kernel has no such number. */
+static __always_inline __u64 kt_namespace_number(const struct mnt_namespace *namespace)
+{
+	if (bpf_core_field_exists(((struct mnt_namespace___numbered *)0)->seq))
+		return BPF_CORE_READ((const struct mnt_namespace___numbered *)namespace, seq);
+	return 0;
+}
+
 static __always_inline __u64 kt_mount_number(const struct mount *mount, const struct mnt_namespace *namespace,
 					     __u32 device, __u64 root, bool in_node)
 {
@@ -138,12 +155,139 @@ static __always_inline __u64 kt_mount_number(const struct mount *mount, const st
 	if (kt_mounts_have_numbers())
 		return BPF_CORE_READ((const struct mount___unique *)mount, mnt_id_unique);
 	number = (root * KT_MIX + device) * KT_MIX;
-	if (bpf_core_field_exists(((struct mnt_namespace___numbered *)0)->seq))
-		number ^= BPF_CORE_READ((const struct mnt_namespace___numbered *)namespace, seq);
+	number ^= kt_namespace_number(namespace);
 	if (in_node)
 		number ^= kt_file_number(BPF_CORE_READ(mount, mnt_mountpoint, d_inode)) * KT_MIX << 1;
 	return number;
 }
+
+/*
+ * One of the mounts of a file system; 0: it has none. A list of struct list_head until 6.17, a chain of
+ * mounts since (struct mount.mnt_next_for_sb).
+ */
+struct list_head {
+	void *next;
+} __attribute__((preserve_access_index));
+struct mount___listed {
+	struct list_head mnt_instance;
+} __attribute__((preserve_access_index));
+struct super_block___listed {
+	struct list_head s_mounts;
+} __attribute__((preserve_access_index));
+struct mount___chained {
+	struct mount *mnt_next_for_sb;
+} __attribute__((preserve_access_index));
+struct super_block___chained {
+	struct mount *s_mounts;
+} __attribute__((preserve_access_index));
+
+static __always_inline struct mount *kt_a_mount_of(const struct super_block *sb)
+{
+	void *next;
+
+	if (bpf_core_field_exists(((struct mount___chained *)0)->mnt_next_for_sb))
+		return BPF_CORE_READ((const struct super_block___chained *)sb, s_mounts);
+	next = BPF_CORE_READ((const struct super_block___listed *)sb, s_mounts.next);
+	if (!next || next == (const void *)sb + bpf_core_field_offset(struct super_block___listed, s_mounts))
+		return 0;
+	return next - bpf_core_field_offset(struct mount___listed, mnt_instance);
+}
+
+/*
+ * The rights that a worker of io_uring has for the request that it is at: those of who asked, which may have
+ * changed since the worker was made. task_struct had its worker under another name in 5.10's later releases.
+ */
+struct task_struct___worker {
+	struct io_worker *worker_private;
+} __attribute__((preserve_access_index));
+struct task_struct___pf_worker {
+	struct io_worker *pf_io_worker;
+} __attribute__((preserve_access_index));
+
+static __always_inline const struct cred *kt_requested_rights(const struct task_struct *task)
+{
+	const struct io_worker *worker = 0;
+	const struct io_kiocb *request;
+	const struct io_wq_work *work;
+
+	if (!bpf_core_type_exists(struct io_worker) || !bpf_core_field_exists(((struct io_kiocb *)0)->creds))
+		return 0;
+	if (bpf_core_field_exists(((struct task_struct___worker *)0)->worker_private))
+		worker = BPF_CORE_READ((const struct task_struct___worker *)task, worker_private);
+	else if (bpf_core_field_exists(((struct task_struct___pf_worker *)0)->pf_io_worker))
+		worker = BPF_CORE_READ((const struct task_struct___pf_worker *)task, pf_io_worker);
+	if (!worker)
+		return 0;
+	work = BPF_CORE_READ(worker, cur_work);
+	request = (const void *)work - bpf_core_field_offset(struct io_kiocb, work);
+	return BPF_CORE_READ(request, creds);
+}
+
+#ifdef KT_BCC
+#define KT_READS_TYPES                                                                                       \
+	false /* its structs are packed: members would be loaded by bytes, which no verifier takes */
+#else
+#define KT_READS_TYPES true
+#endif
+
+/*
+ * Whether the thread works with other rights than its own, as overlayfs does while it calls the file system
+ * below (override_creds): what is done so is part of what was asked for above. The helper is there
+ * since 5.11.
+ */
+enum bpf_func_id {
+	BPF_FUNC_get_current_task_btf = 158,
+};
+
+static __always_inline bool kt_is_nested(void)
+{
+	const struct cred *own, *now;
+	struct task_struct *task;
+
+	if (KT_READS_TYPES && bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		task = bpf_get_current_task_btf();
+		now = task->cred;
+		own = task->real_cred;
+	} else {
+		task = (struct task_struct *)bpf_get_current_task();
+		now = BPF_CORE_READ(task, cred);
+		own = BPF_CORE_READ(task, real_cred);
+	}
+	if (now == own)
+		return false;
+	task = (struct task_struct *)bpf_get_current_task();
+	return !(BPF_CORE_READ(task, flags) & PF_IO_WORKER) || now != kt_requested_rights(task);
+}
+
+/*
+ * Arguments by their place, which user space reads off the prototype in the kernel's BTF
+ * (engines/prototypes.py): CO-RE does not relocate prototypes. A place that is not known is KT_NO_PLACE. Each
+ * branch reads by itself: clang would compute an address in ctx, which the verifier refuses.
+ */
+#define KT_NO_PLACE 255
+#define KT_FROM(value)                                                                                       \
+	({                                                                                                   \
+		__u64 kt_value = (__u64)(value);                                                             \
+                                                                                                             \
+		asm volatile("" : "+r"(kt_value));                                                           \
+		kt_value;                                                                                    \
+	})
+#define KT_ARGUMENT(ctx, place)                                                                              \
+	((void *)((place) == 0	 ? KT_FROM((ctx)[0])                                                         \
+		  : (place) == 1 ? KT_FROM((ctx)[1])                                                         \
+		  : (place) == 2 ? KT_FROM((ctx)[2])                                                         \
+		  : (place) == 3 ? KT_FROM((ctx)[3])                                                         \
+		  : (place) == 4 ? KT_FROM((ctx)[4])                                                         \
+		  : (place) == 5 ? KT_FROM((ctx)[5])                                                         \
+		  : (place) == 6 ? KT_FROM((ctx)[6])                                                         \
+				 : 0))
+#define KT_REGISTER_ARGUMENT(ctx, place)                                                                     \
+	((void *)((place) == 0	 ? KT_FROM(PT_REGS_PARM1(ctx))                                               \
+		  : (place) == 1 ? KT_FROM(PT_REGS_PARM2(ctx))                                               \
+		  : (place) == 2 ? KT_FROM(PT_REGS_PARM3(ctx))                                               \
+		  : (place) == 3 ? KT_FROM(PT_REGS_PARM4(ctx))                                               \
+		  : (place) == 4 ? KT_FROM(PT_REGS_PARM5(ctx))                                               \
+				 : 0))
 
 /*
  * The path by which the user knows a file. A mapping of an overlay's file holds the file below it

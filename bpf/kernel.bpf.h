@@ -88,14 +88,26 @@ struct kt_id {
 /* include/linux/fs.h: a file that a stacking file system opened for itself; and one that knows the user's
  * path */
 #define FMODE_NOACCOUNT (1 << 29)
+/* open(2) made the file */
+#define FMODE_CREATED (1 << 20)
+#define __O_TMPFILE   020000000
+
+/* include/linux/sched.h */
+#define PF_IO_WORKER 0x00000010
 
 /* include/uapi/asm-generic/errno-base.h, include/linux/errno.h */
+#define ENOENT	    2
 #define EINTR	    4
+#define ENXIO	    6
 #define EAGAIN	    11
 #define EEXIST	    17
 #define EXDEV	    18
+#define ENOTDIR	    20
+#define EISDIR	    21
 #define EINVAL	    22
 #define ENOSYS	    38
+#define ENOTEMPTY   39
+#define ELOOP	    40
 #define EOPNOTSUPP  95
 #define ERESTARTSYS 512
 #define EIOCBQUEUED 529
@@ -159,6 +171,7 @@ struct path {
 };
 struct file {
 	unsigned int f_mode;
+	unsigned int f_flags;
 	struct path f_path;
 	struct inode *f_inode;
 };
@@ -184,8 +197,17 @@ struct kiocb {
 struct io_cqe {
 	__s32 res;
 };
+struct cred;
+struct io_wq_work {
+	int flags;
+};
 struct io_kiocb {
 	struct io_cqe cqe;
+	const struct cred *creds;
+	struct io_wq_work work;
+};
+struct io_worker {
+	struct io_wq_work *cur_work;
 };
 struct vm_area_struct {
 	struct file *vm_file;
@@ -328,6 +350,7 @@ struct pid {
 };
 struct mm_struct;
 struct task_struct {
+	unsigned int flags;
 	struct css_set *cgroups;
 	int pid;
 	int tgid;
@@ -339,6 +362,7 @@ struct task_struct {
 	struct pid *thread_pid;
 	struct mm_struct *mm;
 	struct nsproxy *nsproxy;
+	const struct cred *real_cred;
 	const struct cred *cred;
 	struct files_struct *files;
 	struct sched_entity se;

@@ -30,12 +30,31 @@ struct {
 	__type(value, __u32);	     /* levels below it that a place is */
 } anchors SEC(".maps");
 
+struct kt_known_place {
+	kt_place place;
+	__u64 roots; /* roots_added, when it was found */
+};
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct kt_directory); /* a directory */
-	__type(value, kt_place);
+	__type(key, struct kt_directory);
+	__type(value, struct kt_known_place);
 } directories SEC(".maps");
+
+/*
+ * With by_roots: what containers have mounted, by the root that it has in its file system. Such a directory
+ * is a place too, for operations that are told by a directory alone, without the mount they came through.
+ */
+const volatile bool by_roots = false;
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, 1); /* BPF_F_NO_PREALLOC */
+	__type(key, struct kt_directory);
+	__type(value, __u8);
+} roots SEC(".maps");
+/* How often one was added: what was concluded before may be another place now. */
+__u64 roots_added = 0;
 
 struct kt_told_key {
 	__u64 number;
@@ -127,6 +146,30 @@ kt_function int kt_tell_place(kt_place number, kt_dev device, __u64 dentry, __u3
 	return 0;
 }
 
+static __always_inline void kt_directory_of(struct kt_directory *key, struct dentry *dentry, kt_dev device)
+{
+	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
+
+	key->inode = kt_inode_number(inode);
+	key->generation = BPF_CORE_READ(inode, i_generation);
+	key->device = device;
+}
+
+static __always_inline void kt_add_root(const struct vfsmount *mnt, kt_dev device)
+{
+	struct dentry *root = BPF_CORE_READ(mnt, mnt_root);
+	struct kt_directory key = {};
+	__u8 one = 1;
+
+	/* what is the root of all has no place, and a file is in none */
+	if (root == BPF_CORE_READ(mnt, mnt_sb, s_root) ||
+	    (BPF_CORE_READ(root, d_inode, i_mode) & S_IFMT) != S_IFDIR)
+		return;
+	kt_directory_of(&key, root, device);
+	if (!bpf_map_update_elem(&roots, &key, &one, BPF_NOEXIST))
+		roots_added += 1;
+}
+
 kt_function int kt_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount, __u32 room)
 {
 	struct kt_scratch *scratch = kt_scratch_of(room);
@@ -137,6 +180,9 @@ kt_function int kt_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount, __
 
 	if (!scratch || !kt_tell(1, number, device))
 		return 0;
+	/* the node's own mounts are not of a volume */
+	if (by_roots && kt_mount_namespace(mount) != node_mount_namespace)
+		kt_add_root(mnt, device);
 	event = &scratch->mount;
 	__builtin_memset(event, 0, __builtin_offsetof(struct kt_mount_event, root));
 	event->time = bpf_ktime_get_boot_ns();
@@ -160,15 +206,6 @@ kt_function int kt_tell_mount(kt_mount number, kt_dev device, __u64 vfsmount, __
 	return 0;
 }
 
-static __always_inline void kt_directory_of(struct kt_directory *key, struct dentry *dentry, kt_dev device)
-{
-	struct inode *inode = BPF_CORE_READ(dentry, d_inode);
-
-	key->inode = kt_inode_number(inode);
-	key->generation = BPF_CORE_READ(inode, i_generation);
-	key->device = device;
-}
-
 /* Whether user space has said all anchors: until then nothing is concluded for good. */
 static __always_inline bool kt_anchored(void)
 {
@@ -184,7 +221,7 @@ kt_function kt_place kt_find_place(__u64 directory, kt_dev device, __u32 room)
 	struct dentry *at = (void *)directory;
 	struct dentry *one = 0, *two = 0, *three = 0, *four = 0, *found = 0;
 	struct kt_directory key = {};
-	kt_place place = 0;
+	struct kt_known_place known = {.roots = roots_added};
 
 	kt_directory_of(&key, at, device);
 	for (int depth = 0; depth < 48; depth++) {
@@ -209,6 +246,13 @@ kt_function kt_place kt_find_place(__u64 directory, kt_dev device, __u32 room)
 		parent = BPF_CORE_READ(at, d_parent);
 		if (parent == at)
 			break;
+		if (by_roots) {
+			kt_directory_of(&anchor, at, device);
+			if (bpf_map_lookup_elem(&roots, &anchor)) {
+				found = at;
+				break;
+			}
+		}
 		four = three;
 		three = two;
 		two = one;
@@ -216,23 +260,29 @@ kt_function kt_place kt_find_place(__u64 directory, kt_dev device, __u32 room)
 		at = parent;
 	}
 	if (found) {
-		place = kt_file_number(BPF_CORE_READ(found, d_inode));
-		kt_tell_place(place, device, (__u64)found, room);
+		known.place = kt_file_number(BPF_CORE_READ(found, d_inode));
+		kt_tell_place(known.place, device, (__u64)found, room);
 	}
 	if (kt_anchored())
-		bpf_map_update_elem(&directories, &key, &place, BPF_ANY);
-	return place;
+		bpf_map_update_elem(&directories, &key, &known, BPF_ANY);
+	return known.place;
+}
+
+static __always_inline kt_place kt_place_in(struct dentry *directory, kt_dev device, __u32 room)
+{
+	struct kt_directory key = {};
+	struct kt_known_place *known;
+
+	kt_directory_of(&key, directory, device);
+	known = bpf_map_lookup_elem(&directories, &key);
+	if (known && (!by_roots || known->roots == roots_added))
+		return known->place;
+	return kt_find_place((__u64)directory, device, room);
 }
 
 static __always_inline kt_place kt_place_of(struct dentry *file, kt_dev device, __u32 room)
 {
-	struct dentry *directory = BPF_CORE_READ(file, d_parent);
-	struct kt_directory key = {};
-	kt_place *known;
-
-	kt_directory_of(&key, directory, device);
-	known = bpf_map_lookup_elem(&directories, &key);
-	return known ? *known : kt_find_place((__u64)directory, device, room);
+	return kt_place_in(BPF_CORE_READ(file, d_parent), device, room);
 }
 
 #endif

@@ -26,8 +26,10 @@ struct kt_mount_event {
 	__u32 in_node; /* in the namespace of the node's PID 1 */
 	char type[16];
 	char source[64];
-	char root[956];
-	char point[956];
+	__u32 whole; /* not a mount, but a file system: the mount point is one of those that it has */
+	__u32 reserved;
+	char root[952];
+	char point[952];
 };
 
 /* A place: a directory, or a file where these are told apart. */

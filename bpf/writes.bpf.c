@@ -380,15 +380,7 @@ static __always_inline int writes_page_dirtied(const struct vm_fault *fault, __u
 WRITES_FENTRY(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
 WRITES_KPROBE(mmap, "fault_dirty_shared_page", writes_page_dirtied(fault, room), struct vm_fault *fault)
 
-/*
- * A file that was told by its path has another now (with by_file alone). vfs_rename(old_dir, old_dentry,
- * new_dir, new_dentry, delegated, flags) became vfs_rename(struct renamedata *) in 5.12 (9fe61450972d), and
- * in stable kernels with the type.
- */
-struct renamedata {
-	struct dentry *old_dentry;
-} __attribute__((preserve_access_index));
-
+/* A file that was told by its path has another now (with by_file alone). */
 static __always_inline int writes_renamed(struct dentry *dentry, int result, __u32 room)
 {
 	struct kt_told_key key = {};

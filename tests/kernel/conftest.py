@@ -31,7 +31,12 @@ DEADLINE_S = 240
 
 
 # What test_bcc.py compiles by bcc: under emulation that takes minutes, of which the others need one CPU at a time.
-BCC_COMMANDS = {"writes": ("--by", "operation"), "copyup": (), "cgroups": ("--min-stall", "0")}
+BCC_COMMANDS = {
+    "writes": ("--by", "operation"),
+    "copyup": (),
+    "cgroups": ("--min-stall", "0"),
+    "files": ("--by", "error"),
+}
 COMPILED_S = 600
 
 

@@ -14,6 +14,7 @@ from kubetrace.engines.bcc import cache
 from tests.vm import cri, images
 
 from .conftest import BCC_COMMANDS, COMPILED_S, SHELL, Event, Tracer
+from .test_files import compiled
 from .test_writes import procs_of, write
 
 # what cannot be the same for two who watch a thing
@@ -66,6 +67,9 @@ def told(
     container = pod.start_container("app", images.WEB, SHELL)
     assert container.exec(["sh", "-c", COPY_UPS])[2] == 0
     write(container.pid, procs_of(container), "/app/data", "/cache")
+    filer = compiled(tmp_path_factory.mktemp("filer"))
+    procs = ",".join(procs_of(container))
+    subprocess.run([filer, str(container.pid), procs, "/tmp", "/cache"], capture_output=True, check=True)
     container.remove()
     yield Told({pair: tracer.end() for pair, tracer in tracers.items()}, container)
     pod.remove()
@@ -100,6 +104,22 @@ def test_counters_are_the_same(told: Told) -> None:
     assert rows["bcc"] == rows["libbpf"]
     operations = {operation for _, operation in rows["bcc"]}
     assert {"write", "writev", "aio", "io-uring", "sendfile", "splice", "copy-file-range", "mmap"} <= operations
+
+
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
+def test_operations_on_files_are_the_same(told: Told) -> None:
+    rows = {}
+    for engine in ("bcc", "libbpf"):
+        last = {
+            (o["destination"], o["operation"], o["error"]): o for o in told.of(engine, "files") if o["type"] == "files"
+        }
+        rows[engine] = {
+            key: {name: value for name, value in row.items() if name.endswith("_total")} for key, row in last.items()
+        }
+    assert rows["bcc"] == rows["libbpf"]
+    # what filer.c does by io_uring is in these, and what it is refused
+    assert rows["bcc"]["emptyDir/cache", "unlink", None]["removed_total"] == 60
+    assert rows["bcc"]["emptyDir/cache", "unlink", "EACCES"]["errors_total"] == 23
 
 
 def without_moves(event: Event) -> Event:

@@ -47,6 +47,7 @@ Kind = Literal[
     "pipe",
     "socket",
     "other",
+    "nowhere",
 ]
 
 _MEMORY: Final = frozenset({"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"})
@@ -152,6 +153,8 @@ class Destination:
 
 
 UNKNOWN: Final = Destination("other")
+NOWHERE: Final = Destination("nowhere")
+"""Of an operation that found nothing."""
 CUT: Final = "…"
 """What stands for the components nearest to the root where these are not known."""
 
@@ -162,7 +165,8 @@ class Mounted:
 
     `root` is the path inside the file system that is mounted, `point` that of the mount point inside the one it is on.
     One that was too deep for the kernel's program begins with CUT instead of a slash.
-    `detached`: in no namespace at all (memfd, pipes, sockets).
+    `detached`: in no namespace at all (memfd, pipes, sockets). `whole`: all of a file system, told by an operation that
+    the kernel gives no mount: `point` is one of those that it is mounted at, and a volume in it is told by its place.
     """
 
     device: int
@@ -173,6 +177,7 @@ class Mounted:
     node: bool
     detached: bool
     time_ns: int
+    whole: bool = False
 
 
 def medium_of(fstype: str) -> Medium | None:
@@ -297,10 +302,16 @@ class Destinations:
         medium = medium_of(mounted.fstype)
         if medium is None:
             return Destination("kernel", mounted.fstype)
+        unplaced = mounted.whole and not mounted.node and place is None
+        if mounted.whole and place is not None:
+            mounted = replace(mounted, root=place)
         found = self._overlay(mounted) if mounted.fstype == "overlay" else None
         if found is None:
             # a volume that is a file system of its own has no place, and is all of its mount
             found = self._of_node(mounted, place or mounted.root) if mounted.node else self._of_container(mounted)
+        if found is None and unplaced and medium == "disk":
+            # a directory of a disk that others share: which volume it is in was not told
+            return Destination("volume", None, medium)
         found = found if found is not None else self._plain(mounted)
         if found.kind == "persistent volume" and medium == "memory":
             # what a driver keeps in memory lives as long as the pod: secrets of a secret store
@@ -403,6 +414,9 @@ class Destinations:
     def path(self, mounted: Mounted, path: str) -> str:
         """A path inside the file system as who wrote there knows it: in the container, or on the node."""
         if mounted.node:
+            return next(self._node_paths(mounted, path, subpaths=False), path)
+        if mounted.whole and mounted.fstype != "overlay":
+            # where the container has it is not told
             return next(self._node_paths(mounted, path, subpaths=False), path)
         if mounted.fstype == "overlay" and mounted.root == "/":
             return path

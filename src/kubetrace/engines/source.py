@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kubetrace.engines import support
 from kubetrace.engines.attached import Attached
 from kubetrace.engines.counters import CounterMap
+from kubetrace.engines.prototypes import placed
 from kubetrace.stream.layout import Batch, Layout
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class KernelSource:
 
     `streams`: ring buffer or map of counters -> name of the struct of its records. The stream `cgroups` is always
     there. `engine` is auto, libbpf or bcc, which looks for the kernel's headers under `host_root`. `program` is the
-    source (bcc) or object of a tracer that is none of ours. The others are as for LoadedObject.
+    source (bcc) or object of a tracer that is none of ours. `places` are kit.tracer.Wiring's. The others are as for
+    LoadedObject.
     """
 
     sees_births = True
@@ -93,6 +95,7 @@ class KernelSource:
         optional: Mapping[str, str | None],
         unneeded: Collection[str] = (),
         sizes: Mapping[str, int] | None = None,
+        places: Mapping[str, tuple[str, str]] | None = None,
         hook: str = "auto",
         engine: str = "auto",
         host_root: str | None = None,
@@ -105,7 +108,7 @@ class KernelSource:
             self.engine,
             host_root,
             program,
-            constants=constants,
+            constants={**constants, **placed(places or {})},
             hook=hook,
             optional=optional,
             unneeded=unneeded,

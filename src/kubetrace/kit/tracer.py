@@ -124,6 +124,11 @@ class Wiring:
     """Map -> its number of entries, or of bytes for a ring."""
     unneeded: Collection[str] = ()
     """Programs that have nothing to do."""
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Such a variable -> a function of the kernel and its argument: its place, from 0, as the kernel's BTF has it.
+
+    The argument `return` is the result, which is behind them all; `*` says whether that is a pointer (1 or 0). What the
+    kernel's BTF does not say leaves the variable as it is."""
 
 
 class Board(Protocol):

@@ -132,6 +132,7 @@ class Attachment:
             program=asked.program,
             sizes=wiring.sizes,
             unneeded=wiring.unneeded,
+            places=wiring.places,
         )
 
     def open(self, *, interval_s: float = 1.0, all_layers: bool = False, labels: bool = False) -> LiveSource:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from kubetrace.attribution.attributor import Identity
-from kubetrace.attribution.destination import CUT, UNKNOWN, UNSEEN, Destination, Destinations, Mounted
+from kubetrace.attribution.destination import CUT, NOWHERE, UNKNOWN, UNSEEN, Destination, Destinations, Mounted
 from kubetrace.kit.identity import path_of
 from kubetrace.kit.landing import Landing, Row
 from kubetrace.tables.contract import Counts
@@ -180,6 +180,8 @@ class Counted:
                 bool(event.in_node),
                 event.namespace == 0,
                 event.time,
+                # recordings of before have none of these
+                bool(getattr(event, "whole", 0)),
             )
         self._learned()
 
@@ -212,12 +214,12 @@ class Counted:
         mounted = self._mounted.get(event.mount)
         place = self._places.get((event.device, event.place)) if event.place else None
         if mounted is None:
-            block = not event.mount and event.device
-            destination = (
-                Destination("block device", f"{event.device >> 20}:{event.device & 0xFFFFF}", "disk")
-                if block
-                else UNKNOWN
-            )
+            if event.mount:
+                destination = UNKNOWN
+            elif event.device:
+                destination = Destination("block device", f"{event.device >> 20}:{event.device & 0xFFFFF}", "disk")
+            else:
+                destination = NOWHERE
         else:
             destination = self._destination(event.mount, mounted, event.place, place)
         identity = self._identify(event)
@@ -238,8 +240,8 @@ class Counted:
         return Landing(identity, destination, mounted, path)
 
     def _destination(self, mount: int, mounted: Mounted, place_number: int, place: str | None) -> Destination:
-        # Of one mount all files land alike, unless it is the node's.
-        key = (mount, place_number if mounted.node else 0)
+        # Of one mount all files land alike, unless it is the node's or stands for all of a file system.
+        key = (mount, place_number if mounted.node or mounted.whole else 0)
         found = self._concluded.get(key)
         if found is None:
             found = self._concluded[key] = self._destinations.of(mounted, place)
