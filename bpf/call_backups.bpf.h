@@ -28,11 +28,13 @@ struct {
  */
 static __always_inline bool kt_call_handled(__u32 group, __u32 copy)
 {
-	__u32 tid = bpf_get_current_pid_tgid(), index = tid >> 3;
 	__u8 *call, own = group + 1;
+	__u32 tid, index;
 
 	if (!backed_up)
 		return false;
+	tid = bpf_get_current_pid_tgid();
+	index = tid >> 3;
 	call = bpf_map_lookup_elem(&calls_backed_up, &index);
 	if (!call)
 		return copy == kt_backup;
