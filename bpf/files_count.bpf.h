@@ -22,6 +22,7 @@ struct files_recent {
 	__u64 object; /* addresses: of the mount, file system or directory */
 	__u64 mnt;    /* of the mount that a directory was reached by */
 	__u64 number;
+	__u64 what; /* operation and errno */
 	__u32 slot; /* of the counters; 0: the key has none */
 	__u32 deep;
 };
@@ -146,14 +147,17 @@ static __always_inline int files_add(const struct files_recent *recent, __u32 in
 	return 0;
 }
 
+static __always_inline __u64 files_what(const struct files_call *call)
+{
+	return call->operation | (__u64)(__u32)call->error << 32;
+}
+
 static __always_inline bool files_is(const struct files_recent *recent, const struct files_call *call,
-				     kt_dev device, __u64 number)
+				     __u64 number)
 {
 	const struct files_key *key = &recent->key;
 
-	if (recent->number != number || key->device != device || key->operation != call->operation)
-		return false;
-	if (key->error != call->error || key->cgroup_id != call->who.id)
+	if (recent->number != number || recent->what != files_what(call) || key->cgroup_id != call->who.id)
 		return false;
 	if (memory_on_v1 && key->memory_cgroup_id != call->who.memory_id)
 		return false;
@@ -161,11 +165,12 @@ static __always_inline bool files_is(const struct files_recent *recent, const st
 }
 
 static __always_inline void files_remember(struct files_recent *recent, const struct files_call *call,
-					   kt_dev device, __u64 number)
+					   __u64 number)
 {
 	struct files_key *key = &recent->key;
 
 	recent->number = number;
+	recent->what = files_what(call);
 	recent->mnt = 0;
 	recent->slot = 0;
 	recent->deep = 0;
@@ -174,7 +179,7 @@ static __always_inline void files_remember(struct files_recent *recent, const st
 	key->memory_hierarchy = call->who.memory_hierarchy;
 	key->mount = 0;
 	key->place = 0;
-	key->device = device;
+	key->device = 0;
 	key->pid = call->pid;
 	key->operation = call->operation;
 	key->error = call->error;
@@ -252,6 +257,7 @@ kt_function int files_learn_mount(__u32 index, __u32 room, __u64 vfsmount)
 
 	if (!recent)
 		return 0;
+	recent->key.device = BPF_CORE_READ(mnt, mnt_sb, s_dev);
 	namespace = BPF_CORE_READ(mount, mnt_ns);
 	in_node = kt_in_node(mount, namespace);
 	if (!kt_mounts_have_numbers())
@@ -270,6 +276,7 @@ kt_function int files_learn_system(__u32 index, __u32 room, __u64 super_block)
 
 	if (!recent)
 		return 0;
+	recent->key.device = BPF_CORE_READ(sb, s_dev);
 	recent->key.mount = files_system_number(sb, recent->key.device, files_namespace());
 	files_tell_system(recent->key.mount, recent->key.device, super_block, room);
 	return 0;
@@ -313,13 +320,12 @@ static __always_inline __u64 files_file_number(const struct inode *inode, const 
 static __always_inline __u32 files_index(const struct files_call *call, __u64 number)
 {
 	number ^= call->who.id;
-	return call->room * FILES_RECENT + ((number ^ number >> 8) & (FILES_RECENT - 1));
+	return call->room * FILES_RECENT + ((number ^ number >> 32) & (FILES_RECENT - 1));
 }
 
 /* In a directory whose place has to be asked for; by a mount, or without one (0). */
-static __always_inline int files_in(struct files_call *call, kt_dev device, struct dentry *directory,
-				    struct inode *inode, struct vfsmount *mnt, struct super_block *sb,
-				    const bool typed)
+static __always_inline int files_in(struct files_call *call, struct dentry *directory, struct inode *inode,
+				    struct vfsmount *mnt, struct super_block *sb, const bool typed)
 {
 	__u64 number = files_file_number(inode, typed);
 	__u32 index = files_index(call, number);
@@ -329,9 +335,8 @@ static __always_inline int files_in(struct files_call *call, kt_dev device, stru
 		return 0;
 	if (by_roots)
 		number += roots_added * KT_MIX;
-	if (recent->object != (__u64)inode || recent->mnt != (__u64)mnt ||
-	    !files_is(recent, call, device, number)) {
-		files_remember(recent, call, device, number);
+	if (recent->object != (__u64)inode || recent->mnt != (__u64)mnt || !files_is(recent, call, number)) {
+		files_remember(recent, call, number);
 		recent->object = (__u64)inode;
 		if (mnt) {
 			files_learn_mount(index, call->room, files_number(mnt));
@@ -348,12 +353,10 @@ static __always_inline int files_in(struct files_call *call, kt_dev device, stru
 static __always_inline int files_through(__u32 operation, int result, struct vfsmount *mnt,
 					 struct dentry *dentry, bool itself, __u32 room, const bool typed)
 {
-	struct files_call call = {};
+	struct files_call call;
 	struct files_recent *recent;
 	struct dentry *root, *directory;
 	struct inode *inode;
-	struct super_block *sb;
-	kt_dev device;
 	__u64 number;
 	__u32 index;
 
@@ -361,15 +364,13 @@ static __always_inline int files_through(__u32 operation, int result, struct vfs
 		return 0;
 	root = FILES_READ(typed, mnt, mnt_root);
 	inode = FILES_READ(typed, root, d_inode);
-	number = files_inode_number(inode, typed);
-	sb = FILES_READ(typed, mnt, mnt_sb);
-	device = FILES_READ(typed, sb, s_dev);
-	index = files_index(&call, number + device);
+	number = files_file_number(inode, typed);
+	index = files_index(&call, number);
 	recent = files_recent_at(index);
 	if (!recent)
 		return 0;
-	if (recent->object != (__u64)mnt || !files_is(recent, &call, device, number)) {
-		files_remember(recent, &call, device, number);
+	if (recent->object != (__u64)mnt || !files_is(recent, &call, number)) {
+		files_remember(recent, &call, number);
 		recent->object = (__u64)mnt;
 		files_learn_mount(index, room, files_number(mnt));
 	}
@@ -377,14 +378,14 @@ static __always_inline int files_through(__u32 operation, int result, struct vfs
 		return files_add(recent, index, call.error);
 	directory = itself ? dentry : FILES_READ(typed, dentry, d_parent);
 	inode = FILES_READ(typed, directory, d_inode);
-	return files_in(&call, device, directory, inode, mnt, 0, typed);
+	return files_in(&call, directory, inode, mnt, 0, typed);
 }
 
 /* In a directory of a file system, given by its inode; `directory` is its dentry. */
 static __always_inline int files_below(__u32 operation, int result, struct inode *inode,
 				       struct dentry *directory, __u32 room, const bool typed)
 {
-	struct files_call call = {};
+	struct files_call call;
 	struct files_recent *recent;
 	struct super_block *sb;
 	kt_dev device;
@@ -393,15 +394,15 @@ static __always_inline int files_below(__u32 operation, int result, struct inode
 	if (!files_begins(&call, operation, result, room))
 		return 0;
 	sb = FILES_READ(typed, inode, i_sb);
-	device = FILES_READ(typed, sb, s_dev);
 	if (by_directory || FILES_READ(typed, sb, s_magic) != OVERLAYFS_SUPER_MAGIC)
-		return files_in(&call, device, directory, inode, 0, sb, typed);
+		return files_in(&call, directory, inode, 0, sb, typed);
+	device = FILES_READ(typed, sb, s_dev);
 	index = files_index(&call, device);
 	recent = files_recent_at(index);
 	if (!recent)
 		return 0;
-	if (recent->object != (__u64)sb || !files_is(recent, &call, device, 0)) {
-		files_remember(recent, &call, device, 0);
+	if (recent->object != (__u64)sb || !files_is(recent, &call, device)) {
+		files_remember(recent, &call, device);
 		recent->object = (__u64)sb;
 		files_learn_system(index, room, files_number(sb));
 	}
@@ -411,7 +412,7 @@ static __always_inline int files_below(__u32 operation, int result, struct inode
 /* Of no file: the kernel does not say where it was not. */
 static __always_inline int files_nowhere(__u32 operation, int result, __u32 room)
 {
-	struct files_call call = {};
+	struct files_call call;
 	struct files_recent *recent;
 	__u32 index;
 
@@ -421,8 +422,8 @@ static __always_inline int files_nowhere(__u32 operation, int result, __u32 room
 	recent = files_recent_at(index);
 	if (!recent)
 		return 0;
-	if (recent->object || !files_is(recent, &call, 0, 0)) {
-		files_remember(recent, &call, 0, 0);
+	if (recent->object || !files_is(recent, &call, 0)) {
+		files_remember(recent, &call, 0);
 		recent->object = 0;
 	}
 	return files_add(recent, index, call.error);

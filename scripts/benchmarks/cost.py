@@ -21,6 +21,10 @@ WHAT = {
     "rename": "rename in the writable layer",
     "open_write": "open for writing and close, copied up already",
     "write": "write of 1 byte",
+    "file_open": "open for reading and close",
+    "file_stat": "stat",
+    "file_create": "create, open for writing and close",
+    "file_unlink": "unlink",
     "exec": "fork, execute, exit and wait",
     "cgroup": "make and remove a cgroup",
 }

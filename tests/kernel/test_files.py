@@ -212,7 +212,7 @@ def test_kprobes_count_the_same(node: cri.Node, filer: str, run: Run, tmp_path: 
         other.container.pod.remove()
 
 
-MAKERS, EACH_MADE = 6, 5_000
+MAKERS, EACH_MADE = 6, 2_000
 MAKER = f"""
 import os, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
