@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import click
 
     from kubetrace.attribution.attributor import Identity, Owners
+    from kubetrace.attribution.destination import Destination
     from kubetrace.attribution.facts import Fact
     from kubetrace.kit.context import Context
     from kubetrace.kit.landing import Counters, Row
@@ -322,6 +323,13 @@ class Tracer:
     def advice(self) -> Advice | None:
         """A new collection of what to change, told behind the summary; None: there is none to give."""
         return None
+
+    def remedies_of(
+        self, counted: Iterable[tuple[Identity, Destination, Sequence[Sequence[int]]]]
+    ) -> tuple[str, Sequence[Remedy]]:
+        """For a counted table: what to change, the worst first, and the line in front; of each container and place its
+        sums (of each kind, see `kit.landing.Counters.totals`)."""
+        return "", ()
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """The tracer's own keys of the closing summary object, given the sums of all measures by key."""

@@ -556,8 +556,13 @@ class Counted:
         """Nothing: the kernel's counters are never forgotten, and so no row is."""
 
     def remedies(self) -> tuple[str, Sequence[Remedy]]:
-        """None."""
-        return "", ()
+        """What the tracer says of each container and place, however its rows are grouped."""
+        found: dict[tuple[Identity, Destination], list[list[int]]] = {}
+        for number, group in enumerate(self._groups):
+            if group.row is not None:
+                into = found.setdefault((group.landing.identity, group.landing.destination), self._sums())[group.kind]
+                into[:] = [total + own for total, own in zip(into, self._counted(number), strict=True)]
+        return self._tracer.remedies_of((*key, sums) for key, sums in found.items())
 
     def tick(self, elapsed_ns: int) -> None:
         """An interval is over: rates are those of it until the next."""

@@ -88,13 +88,17 @@ class Known(Attribution):
         return Identity(namespace="shop", pod="cart", container="app", kind="container")
 
 
-def rows(by: str, batches: Sequence[Batch], *columns: str, **options: Any) -> list[tuple[Any, ...]]:
+def counted(by: str, batches: Sequence[Batch], **options: Any) -> Counted:
     tracer = find("files").with_options(options)
     table = Counted(Run(tracer, Context("node1", 0, Known(Selection())), LAYOUTS, by=by))
     table.learn([KUBELET])
     table.read(batches)
     table.count(None)
-    shown = table.rows(by)
+    return table
+
+
+def rows(by: str, batches: Sequence[Batch], *columns: str, **options: Any) -> list[tuple[Any, ...]]:
+    shown = counted(by, batches, **options).rows(by)
     at = [[column.key for column in shown.columns].index(name) for name in columns]
     return [tuple(row[i] for i in at) for row in shown.rows("operations", None)]
 
@@ -168,6 +172,54 @@ def test_a_whole_file_system_is_named_by_where_the_node_has_it(
         known.learn(fact)
     mounted = Mounted(device, fstype, "", "/", "/dev/shm", False, False, 9, whole=True)
     assert known.of(mounted, place) == expected
+
+
+def test_names_are_those_made_less_those_removed() -> None:
+    work = [
+        *(
+            mount(1, "overlay"),
+            counter("create", 200),
+            counter("tmpfile", 13),
+            counter("mkdir", 38),
+            counter("mknod", 5),
+        ),
+        *(counter("symlink", 19), counter("link", 23), counter("unlink", 60), counter("rmdir", 37)),
+    ]
+    assert rows("destination", work, "created", "names") == [(213, 188)]
+    assert rows("destination", [mount(1, "overlay"), counter("unlink", 7)], "names") == [(-7,)]
+    # what was not counted says nothing of what is left
+    table = counted("destination", [mount(1, "overlay"), counter("create", 200_000)], only="create")
+    assert "names" not in [column.key for column in table.rows("destination").columns]
+    assert [one.record()["action"] for one in table.remedies()[1]] == ["volume"]
+
+
+@pytest.mark.parametrize("by", ["destination", "pod", "operation"])
+def test_a_remedy_has_its_number_however_rows_are_grouped(by: str) -> None:
+    cache = mount(2, "ext4", "/kubelet/pods/x/volumes/kubernetes.io~empty-dir/cache")
+    work = [
+        *(mount(1, "overlay"), counter("create", 12_345), counter("unlink", 300), counter("whiteout", 64)),
+        *(cache, counter("create", 250_000, mount=2), counter("unlink", 1, mount=2)),
+        *(counter("lookup-missing", 45_000, mount=0, device=0), counter("open", 2_000)),
+    ]
+    title, said = counted(by, work).remedies()
+    assert title
+    assert [(one.record()["action"], one.record()["count"]) for one in said] == [
+        ("pack", 249_999),
+        ("search", 45_000),
+        ("volume", 12_345),
+        ("image", 64),
+    ]
+    texts = [one.text(lambda name: f"<{name!s}>") for one in said]
+    assert texts[0].startswith("<shop/cart/app> has 249999 names more than before in <emptyDir/cache>, each an inode")
+    assert "45000 files that are not there, 22 for each that it opened" in texts[1]
+    assert "made 12345 files in its writable layer and removed 300" in texts[2]
+
+
+def test_what_is_little_or_the_nodes_own_is_not_advised() -> None:
+    work = [mount(1, "overlay"), counter("create", 999), counter("whiteout", 49), counter("lookup-missing", 999)]
+    assert counted("destination", work).remedies()[1] == []
+    searched = [counter("lookup-missing", 5_000, mount=0, device=0), mount(1, "overlay"), counter("open", 1_300)]
+    assert counted("destination", searched).remedies()[1] == []
 
 
 def test_only_what_is_asked_for_has_columns_and_programs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from kubetrace.errors import UsageError
@@ -26,8 +26,11 @@ from kubetrace.views.units import format_count, format_time
 if TYPE_CHECKING:
     import click
 
+    from kubetrace.attribution.attributor import Identity
+    from kubetrace.attribution.destination import Destination
     from kubetrace.kit.context import Context
     from kubetrace.kit.landing import Landing, Row
+    from kubetrace.kit.tracer import Remedy
     from kubetrace.node.host import Host
     from kubetrace.node.survey import Node
     from kubetrace.views.columns import Value
@@ -47,9 +50,14 @@ _ADDED: Mapping[str, Sequence[str]] = {
     "nodes": ("mknod",),
     "whiteouts": ("whiteout",),
 }
-_KINDS = {operation: kind for kind, operations in enumerate(_ADDED.values()) for operation in operations}
-# A whiteout is part of a removal, and no operation of the user.
-_NO_OPERATION = tuple(_ADDED).index("whiteouts")
+# A row has a sum for each operation.
+_KINDS = {operation: kind for kind, operation in enumerate(name for names in _ADDED.values() for name in names)}
+_SUMMED = [(key, [_KINDS[name] for name in names]) for key, names in _ADDED.items()]
+# What makes a name, and what takes one away.
+_MADE = [_KINDS[name] for name in ("create", "mkdir", "mknod", "link", "symlink")]
+_UNMADE = [_KINDS[name] for name in ("unlink", "rmdir")]
+# Without these (--only) what is left of them is not known.
+_NAMING = frozenset({"create", "mkdir", "mknod", "link", "unlink", "rmdir"})
 # What --only takes -> groups of programs.
 _GROUPS: Mapping[str, Sequence[str]] = {
     "open": ("open",),
@@ -112,6 +120,14 @@ _MEASURES = (
     Column("opens", "OPENS", "count", rate="OPENS/s", help="files and directories that were there"),
     Column("created", "CREATED", "count", rate="CREATED/s", help="files made by open or mknod"),
     Column("removed", "REMOVED", "count", rate="REMOVED/s", help="names of files removed (unlink)"),
+    Column(
+        "names",
+        "NAMES",
+        "count",
+        rate="NAMES/s",
+        spare=True,
+        help="names made less names removed: but for hard links, the inodes that it takes",
+    ),
     Column("missing", "MISSING", "count", rate="MISSING/s", help="opens and look-ups of what is not there"),
     Column("stats", "STATS", "count", rate="STATS/s", help="stat, fstat and statx"),
     Column(
@@ -133,14 +149,17 @@ _MEASURES = (
     ),
 )
 # In the order of `_Counters.totals`.
-_TOTALS = ("operations", *_ADDED, "errors", "expected")
+_TOTALS = ("operations", *_ADDED, "names", "errors", "expected")
 
 
 class _Counters:
     """See `kit.landing.Counters`."""
 
-    def __init__(self, *, shows_all: bool = False, measures: Sequence[Column] = _MEASURES) -> None:
+    def __init__(
+        self, *, shows_all: bool = False, measures: Sequence[Column] = _MEASURES, knows_names: bool = True
+    ) -> None:
         self.shows_all = shows_all
+        self._knows_names = knows_names
         self._measures = [column.key for column in measures]
         self.sorted_by: Mapping[str, tuple[str, int]] = {key: ("now", number) for number, key in enumerate(_TOTALS)}
 
@@ -164,7 +183,12 @@ class _Counters:
         """In the order of `_TOTALS`."""
         counts = [one[0] for one in sums]
         errors, expected = sum([one[1] for one in sums]), sum([one[2] for one in sums])
-        return (sum(counts) - counts[_NO_OPERATION], *counts, errors, expected)
+        added = [sum([counts[kind] for kind in kinds]) for _, kinds in _SUMMED]
+        names = 0
+        if self._knows_names:
+            names = sum([counts[kind] for kind in _MADE]) - sum([counts[kind] for kind in _UNMADE])
+        # a whiteout is part of a removal, and no operation of the user
+        return (sum(counts) - counts[_KINDS["whiteout"]], *added, names, errors, expected)
 
     def cells(self, by: str, event: Any, landing: Landing, node: str) -> Mapping[str, Value]:
         """By column key."""
@@ -251,7 +275,8 @@ class Files(Tracer):
     event_columns: Sequence[Column] = ()
     sorts: Mapping[str, str] = {
         **{
-            name: name for name in ("operations", "opens", "created", "removed", "missing", "stats", "lists", "renames")
+            name: name
+            for name in ("operations", "opens", "created", "removed", "names", "missing", "stats", "lists", "renames")
         },
         **{name: name for name in ("whiteouts", "errors", "namespace", "pod", "container", "destination")},
     }
@@ -292,11 +317,15 @@ class Files(Tracer):
     def with_options(self, options: Mapping[str, Any]) -> Self:
         """The tracer with the columns that these options ask for."""
         made = type(self)()
-        shown = {_SHOWN[name] for name in _only(options)}
+        only = _only(options)
+        shown = {_SHOWN[name] for name in only} | {"operations", "errors", "expected"}
+        knows_names = not only or set(only) >= _NAMING
         made.measures = [
-            column for column in _MEASURES if not shown or column.key in shown or column.key not in _SHOWN.values()
+            column for column in _MEASURES if not only or column.key in shown or (column.key == "names" and knows_names)
         ]
-        made.counters = _Counters(shows_all=bool(options.get("all_files")), measures=made.measures)
+        made.counters = _Counters(
+            shows_all=bool(options.get("all_files")), measures=made.measures, knows_names=knows_names
+        )
         return made
 
     def as_recorded(self, texts: Mapping[str, str]) -> Self:
@@ -386,6 +415,18 @@ class Files(Tracer):
             }
         record["operations"] = row.window[0]
         return record | _with_total(dict(zip(_TOTALS, self.counters.totals(row.sums), strict=True)))
+
+    def remedies_of(
+        self, counted: Iterable[tuple[Identity, Destination, Sequence[Sequence[int]]]]
+    ) -> tuple[str, Sequence[Remedy]]:
+        """Where there are too many of something."""
+        from kubetrace.tracers.files.advice import TITLE, remedies
+
+        totals = self.counters.totals
+        return TITLE, remedies(
+            (identity, destination, dict(zip(_TOTALS, totals(sums), strict=True)))
+            for identity, destination, sums in counted
+        )
 
     def summary_record(self, totals: Mapping[str, Any]) -> dict[str, Any]:
         """operations_total, opens_total, created_total, ..., errors_total, expected_total."""
