@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -168,6 +169,7 @@ def expected_in(run: Run, place: str) -> dict[tuple[str, str | None], tuple[int,
 
 @pytest.mark.parametrize("place", DESTINATIONS)
 @pytest.mark.each_kernel
+@pytest.mark.each_cgroup_mode
 def test_each_operation_is_counted_once_where_it_happens(run: Run, place: str) -> None:
     assert run.of(DESTINATIONS[place][0]) == expected_in(run, place)
 
@@ -199,6 +201,70 @@ def test_names_made_and_removed_are_those_that_are_there(run: Run, place: str) -
 def test_a_place_says_what_it_is(run: Run) -> None:
     mediums = {row["destination"]: row["medium"] for row in run.objects if row["type"] == "files"}
     assert {text: mediums[text] for text, _ in DESTINATIONS.values()} == dict(DESTINATIONS.values())
+
+
+DISKS = ("ext4", "xfs", "btrfs", "tmpfs")
+
+
+@pytest.fixture
+def disks() -> Iterator[list[str]]:
+    """File systems of their own, mounted on the node."""
+    images_at, points = Path("/var/log/files-disks"), []
+    images_at.mkdir()
+    subprocess.run(["modprobe", "-a", "loop", "xfs", "btrfs"], check=True)
+    for name in DISKS:
+        # others may go that way too, which they may not in pytest's directories
+        point = images_at / f"{name}.d"
+        point.mkdir()
+        image = images_at / name
+        if name == "tmpfs":
+            subprocess.run(["mount", "-t", "tmpfs", "none", str(point)], check=True)
+        else:
+            with open(image, "wb") as file:
+                file.truncate(400 << 20)
+            subprocess.run([f"mkfs.{name}", "-q", str(image)], check=True)
+            subprocess.run(["mount", "-o", "loop", str(image), str(point)], check=True)
+        points.append(str(point))
+    yield points
+    for mounted in points:
+        subprocess.run(["umount", mounted], check=True)
+    shutil.rmtree(images_at)
+
+
+@pytest.mark.one_kernel
+def test_each_file_system_is_counted_alike(filer: str, disks: list[str], tmp_path: Path) -> None:
+    group = Path("/sys/fs/cgroup/files-on-disks")
+    group.mkdir()
+    number = group.stat().st_ino
+    tracer = Tracer(tmp_path, "--by", "process", command="files")
+    try:
+        subprocess.run([filer, "self", f"{group}/cgroup.procs", *disks], check=True)
+    finally:
+        objects = tracer.end()
+        group.rmdir()
+    # a row is told at each interval that changes it
+    last = {(o["pid"], o["destination"]): o for o in objects if o["type"] == "files" and o["cgroup_id"] == number}
+    rows = last.values()
+    found = {key: sum(row[f"{key}_total"] for row in rows) for key in (*COUNTED, "errors", "expected")}
+    each = {
+        "opens": WORK["open", None][0],
+        "created": WORK["create", None][0] + TMPFILES,
+        "missing": 61 + 127 * 2 + 47,
+        "stats": WORK["stat", None][0],
+        "lists": WORK["list", None][0],
+        "removed": WORK["unlink", None][0],
+        "renames": WORK["rename", None][0],
+        "mkdirs": WORK["mkdir", None][0],
+        "rmdirs": WORK["rmdir", None][0],
+        "links": WORK["link", None][0] + WORK["symlink", None][0],
+        "nodes": WORK["mknod", None][0],
+        "errors": 23 + 11,
+        "expected": 41 + 7 + 3,
+    }
+    assert found == {key: count * len(disks) for key, count in each.items()}
+    # one process on the node, in file systems that nobody has as a volume
+    assert {row["destination"] for row in rows} <= {None, "host", f"tmpfs {disks[-1]}"}
+    assert objects[-1]["lost"] == 0
 
 
 @pytest.mark.one_kernel
