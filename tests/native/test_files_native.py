@@ -11,6 +11,7 @@ from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.library import library
 from kubetrace.engines.prototypes import placed, prototypes
 from kubetrace.engines.source import object_path
+from kubetrace.errors import UsageError
 from kubetrace.node.host import Host
 from kubetrace.tracers import find
 
@@ -48,6 +49,11 @@ def test_what_is_not_asked_for_is_not_in_the_kernel() -> None:
         fds = {p.name: library().bpf_program__fd(p.pointer) for p in loaded._programs()}
     groups = {name.partition("__")[0].removesuffix("_backup") for name, fd in fds.items() if fd >= 0}
     assert groups == {"cgroup_mkdir", "cgroup_rmdir", "open", "create", "create_begin", "stat", "stat_begin"}
+
+
+def test_events_are_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(UsageError, match="tells no single operation"):
+        TRACER.wiring({}, "destination", True, Host(Path("/")))
 
 
 def test_arguments_are_where_the_kernels_btf_has_them() -> None:

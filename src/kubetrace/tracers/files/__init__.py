@@ -333,7 +333,15 @@ class Files(Tracer):
         return self.with_options({"only": texts.get("only")})
 
     def wiring(self, options: Mapping[str, Any], by: str, events: bool, host: Host) -> Wiring:
-        """Constants by grouping and node, map sizes, programs that nothing is asked of, places of arguments."""
+        """Constants by grouping and node, map sizes, programs that nothing is asked of, places of arguments.
+
+        Raises UsageError for --events.
+        """
+        if events:
+            raise UsageError(
+                "--events: files counts, and tells no single operation.",
+                do="--by process or --by directory; kubetrace starts, cgroups and copyup have events",
+            )
         entries = 131072 if by in ("directory", "process") else 16384
         try:
             namespace = os.stat(host.proc / "1/ns/mnt").st_ino
