@@ -89,7 +89,7 @@ class Kernel(Protocol):
 
 
 class NodeFiles(Protocol):
-    """The node's files as facts (node.files.Node)."""
+    """The node's files as facts (node.survey.Node)."""
 
     def scan(self) -> Iterable[Fact]:
         """Everything there is now."""
