@@ -31,24 +31,24 @@ class Run:
     running: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, directory: Path, *options: str) -> None:
-        ready, self._out = directory / "ready", open(directory / "out", "w+b")  # noqa: SIM115 (as long as the process)
+        ready, self._out = directory / "ready", directory / "out"
         # of the one before
         ready.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            [*KUBETRACE, "-o", "json", "-i", "100ms", "--ready-file", str(ready), *options],
-            env={**os.environ, "LC_ALL": "C.UTF-8", "NODE_NAME": "node1"},
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=subprocess.PIPE,
-        )
+        with open(self._out, "wb") as out:
+            self._process = subprocess.Popen(
+                [*KUBETRACE, "-o", "json", "-i", "100ms", "--ready-file", str(ready), *options],
+                env={**os.environ, "LC_ALL": "C.UTF-8", "NODE_NAME": "node1"},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.PIPE,
+            )
         self.running.append(self._process)
         self.pid = self._process.pid
         until(ready.exists, "ready", self._process)
 
     def objects(self) -> list[Event]:
-        """What it has written so far."""
-        self._out.seek(0)
-        return [json.loads(line) for line in self._out.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        """What it has written so far; read by a description of our own, for what it writes goes on where its own is."""
+        return [json.loads(line) for line in self._out.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
     def wait_for(self, wanted: Callable[[Event], bool]) -> Event:
         found: list[Event] = []
@@ -68,9 +68,7 @@ class Run:
         self._process.send_signal(signal.SIGINT)
         _, err = self._process.communicate(timeout=DEADLINE_S)
         assert self._process.returncode == 0, err
-        found = self.objects()
-        self._out.close()
-        return found
+        return self.objects()
 
 
 @pytest.fixture(autouse=True)
