@@ -10,6 +10,7 @@ import pytest
 from kubetrace import tracers
 from kubetrace.attribution.attributor import Identity
 from kubetrace.kit.context import Context
+from kubetrace.node.cgroup_files import UNKNOWN
 from kubetrace.stream.layout import Field, Layout
 from kubetrace.tracers.cgroups import CgroupsBoard, usage
 from kubetrace.views.table import plain, render
@@ -68,7 +69,7 @@ class Told:
         return [told for told, _ in self.board.take(event, identity)]
 
     def sample(self, time_s: float, identity: Identity, **numbers: int) -> list[Any]:
-        values = dict.fromkeys(usage.LAYOUT.event_type._fields, usage.UNKNOWN)
+        values = dict.fromkeys(usage.LAYOUT.event_type._fields, UNKNOWN)
         values.update({"cgroup_id": 7, "memory_cgroup_id": 0, "memory_hierarchy": 0, "device": 0})
         values.update(numbers, time=int(time_s * S))
         return [told for told, _ in self.board.take(usage.LAYOUT.event_type(**values), identity)]

@@ -12,6 +12,7 @@ from kubetrace.attribution.facts import CgroupGone
 from kubetrace.kit.fields import Field, Fielded
 from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, text_of
 from kubetrace.kit.tracer import MAX, SUM, Grouping, Metric, Overview
+from kubetrace.node.cgroup_files import UNKNOWN
 from kubetrace.tracers.cgroups import usage
 from kubetrace.views.columns import Column
 from kubetrace.views.units import format_bytes, format_count, format_duration, parse_duration
@@ -143,7 +144,7 @@ def _duration(event: Any) -> int | None:
 
 
 def _known(number: int) -> int | None:
-    return None if number == usage.UNKNOWN else number
+    return None if number == UNKNOWN else number
 
 
 class _Unit:
@@ -231,7 +232,7 @@ class _Unit:
             if now.cpu >= before.cpu >= 0:
                 values["cpu_milli"] = round((now.cpu - before.cpu) * 1000 / (now.time - before.time))
             periods = now.periods - before.periods
-            if now.periods != usage.UNKNOWN:
+            if now.periods != UNKNOWN:
                 stopped = now.throttled_periods - before.throttled_periods
                 values["throttled_percent"] = 100 * stopped / periods if periods > 0 else 0
         return values
@@ -424,7 +425,7 @@ class CgroupsBoard:
             yield "throttled", {"periods": since("throttled_periods"), "duration": max(0, since("throttled"))}
         if self._tell_refused and since("forks_refused") > 0:
             yield "fork_refused", {"periods": since("forks_refused")}
-        if now.frozen != usage.UNKNOWN and since("frozen"):
+        if now.frozen != UNKNOWN and since("frozen"):
             yield ("frozen" if now.frozen else "thawed"), {}
 
     # Rows.
