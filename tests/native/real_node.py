@@ -17,10 +17,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.vm import cri, guest, images
 from tests.vm.cgroup_pods import waited_ns, waits
 
+KEPT = "mkdir -p /tmp/a/b; echo 1 > /tmp/a/b/x; echo 2 > /cache/y; ln /tmp/a/b/x /tmp/z; echo hello; exec sleep 1000"
 NAMESPACES = ("pid", "mnt", "net", "uts", "ipc", "user")
 
 
@@ -32,7 +34,8 @@ def main(count: int, directory: Path) -> None:
     command = ["ctr", "-n", "k8s.io", "images", "import", f"{directory}/images.tar"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     traced = [start(name, directory) for name in ("cgroups", "starts")]
-    pod = node.run_pod("shop", "brief-0", labels={"app": "brief", "tier": "front"})
+    volumes = [cri.Volume("empty-dir", "cache", "/cache"), cri.Volume("memory", "scratch", "/scratch")]
+    pod = node.run_pod("shop", "brief-0", labels={"app": "brief", "tier": "front"}, volumes=volumes)
     ended = {}
     reader = traced[0].pid
     for number in range(count):
@@ -53,7 +56,7 @@ def main(count: int, directory: Path) -> None:
     traced += [start("cgroups", directory, "-l", f"app={app}") for app in ("brief", "plain")]
     plain = node.run_pod("jobs", "plain-0", labels={"app": "plain"})
     plain.start_container("late", images.BATCH, ["sh", "-c", "exec sleep 1000"])
-    kept = pod.start_container("kept", images.BATCH, ["sh", "-c", "echo hello; exec sleep 1000"])
+    kept = pod.start_container("kept", images.BATCH, ["sh", "-c", KEPT])
     pause = int(Path(f"{cri.TASKS}/{pod.sandbox_id}/init.pid").read_text())
     truth = {
         "pod_uid": pod.uid,
@@ -66,6 +69,7 @@ def main(count: int, directory: Path) -> None:
     # the write can be read before the kernel tells of it (sys_exit)
     while not has_written(directory / "starts", kept.container_id):
         time.sleep(0.05)
+    truth["page"] = page(pod, kept)
     plain.remove()
     pod.remove()
     for process in traced:
@@ -73,6 +77,42 @@ def main(count: int, directory: Path) -> None:
         assert process.wait(240) == 0
     node.stop_containerd()
     (directory / "truth.json").write_text(json.dumps(truth))
+
+
+def page(pod: cri.Pod, kept: cri.Container) -> dict[str, Any]:
+    """What kubetrace pod says, by name and by process, and what du, stat and the cgroup's files say."""
+    command = [sys.executable, "-m", "kubetrace", "pod", "-o", "json"]
+    asked = ["shop/brief-0", f"pid:{kept.pid}"]
+    told = [json.loads(subprocess.run([*command, one], stdout=subprocess.PIPE, check=True).stdout) for one in asked]
+    shown = subprocess.run([*command[:-2], asked[0]], stdout=subprocess.PIPE, check=True, text=True).stdout
+    cache = f"{pod.directory}/volumes/kubernetes.io~empty-dir/cache"
+    return {
+        "told": told,
+        "shown": shown,
+        "du": {path: du(path) for path in (kept.upperdir, cache, f"{pod.log_directory}/kept")},
+        "layers": [du(f"{layer}") for layer in reversed(lowerdirs(kept.rootfs))],
+        "node": inodes(1),
+        "pid": kept.pid,
+    }
+
+
+def du(path: str) -> list[int]:
+    """Bytes and inodes, by du."""
+    found = []
+    for options in (["--block-size=1"], ["--inodes"]):
+        done = subprocess.run(["du", "-s", "-x", *options, path], stdout=subprocess.PIPE, check=True, text=True)
+        found.append(int(done.stdout.split()[0]))
+    return found
+
+
+def lowerdirs(rootfs: str) -> list[str]:
+    """Of the overlay that is mounted there."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[4] == rootfs:
+            (lower,) = [option for option in fields[-1].split(",") if option.startswith("lowerdir=")]
+            return lower.removeprefix("lowerdir=").split(":")
+    raise AssertionError(rootfs)
 
 
 def start(name: str, directory: Path, *options: str) -> subprocess.Popen[bytes]:

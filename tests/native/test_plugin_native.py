@@ -291,13 +291,17 @@ def test_tables_as_objects_of_many_nodes_stay_objects(cluster: Cluster) -> None:
         assert told == {(node, kind) for node in ("n1", "n2") for kind in ("window", "summary")}
 
 
-def test_what_belongs_to_a_pod_is_asked_on_its_node(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    ("command", "unknown"),
+    [("who", "Nothing on this node is known as 'shop/web-0'"), ("pod", "No pod on this node is known as 'shop/web-0'")],
+)
+def test_what_belongs_to_a_pod_is_asked_on_its_node(cluster: Cluster, command: str, unknown: str) -> None:
     cluster.has({"shop/web-0": "n2"}, n1={}, n2={})
-    done = cluster.run("who", "shop/web-0")
+    done = cluster.run(command, "shop/web-0")
     # this machine has no such pod, and says so itself
-    assert done.returncode == 1 and "Nothing on this node is known as 'shop/web-0'" in done.stderr
+    assert done.returncode == 1 and unknown in done.stderr
     (debug,) = cluster.calls("debug")
-    assert debug[1] == "node/n2" and debug[debug.index("--") + 1 :] == ["kubetrace", "who", "shop/web-0"]
+    assert debug[1] == "node/n2" and debug[debug.index("--") + 1 :] == ["kubetrace", command, "shop/web-0"]
 
 
 def test_columns_of_many_nodes_are_chosen_here(cluster: Cluster) -> None:

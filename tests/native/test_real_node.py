@@ -128,3 +128,36 @@ def test_pods_are_chosen_by_the_labels_that_containerd_keeps(node: Path) -> None
     # the one began before its labels were asked for, the other after: both with all of their containers
     assert truth["kept"] in {found["container_id"] for found in brief}
     assert {found["container"] for found in plain if found["event"] == "created"} >= {"late"}
+
+
+def test_the_page_of_a_pod_says_what_du_and_proc_say(node: Path) -> None:
+    truth = json.loads((node / "truth.json").read_text())
+    page = truth["page"]
+    by_name, by_process = page["told"]
+    for one in (by_name, by_process):
+        del one["use"]
+        for container in one["containers"]:
+            del container["use"]
+    assert by_name == by_process
+    assert (by_name["namespace"], by_name["pod"], by_name["pod_uid"]) == ("shop", "brief-0", truth["pod_uid"])
+    (kept,) = [one for one in by_name["containers"] if one["container_id"] == truth["kept"]]
+    assert (kept["container"], kept["image"]) == ("kept", images.BATCH)
+    # the writable layer, a file of two names in it; the log; each layer of the image
+    for part in (kept["writable"], kept["log"]):
+        assert [part["bytes"], part["inodes"]] == page["du"][part["path"]] and part["whole"]
+    assert {found["path"] for found in kept["writable"]["largest"]} <= {"/tmp/a/b", "/tmp", "/"}
+    assert [[layer["bytes"], layer["inodes"]] for layer in kept["layers"]] == page["layers"]
+    assert [layer["created_by"] for layer in kept["layers"]][1] == images.APP_LINE.removesuffix(" # buildkit")
+    own, shared, nodes = truth["namespaces"]["kept"], truth["namespaces"]["sandbox"], page["node"]
+    for kind, inode in own.items():
+        whose = "node" if inode == nodes[kind] else "pod" if inode == shared[kind] else "container"
+        assert kept["namespaces"][kind] == {"inode": inode, "whose": whose}
+    assert {found["whose"] for found in kept["namespaces"].values()} == {"container", "pod", "node"}
+    assert kept["processes"] == [{"pid": page["pid"], "comm": "sleep"}]
+    assert kept["users"] == [{"inside": 0, "on_node": 0, "count": 2**32 - 1}]
+    cache, scratch = by_name["volumes"]
+    assert (cache["name"], cache["kind"]) == ("cache", "empty-dir")
+    assert [cache["bytes"], cache["inodes"]] == page["du"][cache["path"]]
+    assert (scratch["name"], scratch["fstype"], scratch["inodes"]) == ("scratch", "tmpfs", 1)
+    for said in ("shop/brief-0", "container kept", "1 of 3", "writable layer", "tmpfs: memory", "its own: mnt"):
+        assert said in page["shown"]

@@ -20,6 +20,7 @@ OTHERS = {
     },
     "The node": {
         "images": "Show each image with its age, users and size, and what its removal would free.",
+        "pod": "Show where a pod's data lives: layers, writable layers, volumes, logs, namespaces, cgroups.",
         "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
         "doctor": "Say what works on this node, and what to do about what does not.",
         "agent": "Keep tracers running, and serve what they count to Prometheus.",

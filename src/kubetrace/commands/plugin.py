@@ -173,7 +173,7 @@ def _start(asked: Asked) -> int:
     is_tracer = asked.command in tracers.names()
     if is_tracer and asked.words:
         _take_pod(asked, kubectl)
-    if asked.command == "who" and not _ways(asked) and _POD.fullmatch((asked.words or [""])[0]):
+    if asked.command in ("who", "pod") and not _ways(asked) and _POD.fullmatch((asked.words or [""])[0]):
         asked.pod = asked.words[0]  # where that is
     file = _file(asked) if asked.command == "record" else None
     asked.arguments += asked.words

@@ -167,6 +167,7 @@ def _cgroup_record(cgroup: Cgroup) -> dict[str, object]:
 
 
 def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
+    from kubetrace.node.pod_files import is_everywhere
     from kubetrace.views.text import escape
 
     who = pod.identity
@@ -192,7 +193,7 @@ def _pod_lines(pod: PodFiles, *, wide: bool) -> Iterator[str]:
                 what = f"{escape(one.root_type or '-')}, no overlay: nothing is copied up"
             yield f"Root:       {escape(one.root)}, {what}"
             yield f"Writable:   {escape(one.upperdir or (one.root if one.lowerdirs is None else '-'))}"
-        mounts = [mount for mount in one.mounts if wide or not _is_everywhere(mount, pod)]
+        mounts = [mount for mount in one.mounts if wide or not is_everywhere(mount, pod)]
         lines = [
             f"{escape(mount.at)}  {_source(mount)}" + (", read-only" if mount.read_only else "") for mount in mounts
         ]
@@ -208,14 +209,6 @@ def _source(mount: Mount) -> str:
     if mount.image is not None:
         return f"image {escape(mount.image)}"
     return f"volume {escape(mount.volume)}" if mount.volume else escape(mount.source)
-
-
-def _is_everywhere(mount: Mount, pod: PodFiles) -> bool:
-    """Whether it is a file that the kubelet or the runtime gives each container."""
-    own = f"{pod.directory}/" if pod.directory is not None else "/var/lib/kubelet/pods/"
-    if mount.volume is not None or mount.image is not None:
-        return False
-    return mount.source.startswith(own) or "/io.containerd.grpc.v1.cri/sandboxes/" in mount.source
 
 
 def _cgroup_lines(cgroups: Sequence[Cgroup]) -> Iterator[str]:

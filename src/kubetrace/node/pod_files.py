@@ -208,6 +208,14 @@ def _mounts(host: Host, container_id: str) -> list[Mount]:
     return []
 
 
+def is_everywhere(mount: Mount, pod: PodFiles) -> bool:
+    """Whether it is a file that the kubelet or the runtime gives each container."""
+    own = f"{pod.directory}/" if pod.directory is not None else "/var/lib/kubelet/pods/"
+    if mount.volume is not None or mount.image is not None:
+        return False
+    return mount.source.startswith(own) or "/io.containerd.grpc.v1.cri/sandboxes/" in mount.source
+
+
 def _image_names(host: Host, digests: Collection[str]) -> dict[str, str]:
     # What a reference points at is a manifest or an index: an image's id is neither.
     found: dict[str, str] = {}
