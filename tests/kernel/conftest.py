@@ -102,13 +102,14 @@ class Tracer:
         self._ready = directory / "ready"
         # of the one before
         self._ready.unlink(missing_ok=True)
-        self._errors = open(directory / "stderr", "w+b")  # noqa: SIM115 (as long as the process)
-        self._process = subprocess.Popen(
-            ["kubetrace", command, "-o", "json", "--ready-file", str(self._ready), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        self._errors = directory / "stderr"
+        with open(self._errors, "wb") as errors:
+            self._process = subprocess.Popen(
+                ["kubetrace", command, "-o", "json", "--ready-file", str(self._ready), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         self._queue: queue.Queue[Event] = queue.Queue()
         self.objects: list[Event] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -151,8 +152,7 @@ class Tracer:
 
     def errors(self) -> str:
         """What it wrote to stderr so far."""
-        self._errors.seek(0)
-        return self._errors.read().decode()
+        return self._errors.read_bytes().decode()
 
     @property
     def pid(self) -> int:
@@ -172,7 +172,6 @@ class Tracer:
         self._reader.join(DEADLINE_S)
         while not self._queue.empty():
             self.objects.append(self._queue.get())
-        self._errors.close()
         return self.objects
 
 
