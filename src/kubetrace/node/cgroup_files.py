@@ -7,14 +7,69 @@ scheduler/sched-bwc.rst of the kernel.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from kubetrace.attribution import mountinfo
+
+if TYPE_CHECKING:
+    from kubetrace.node.host import Host
 
 UNKNOWN: Final = -1
 """A number that no file has: the controller is off, or there is no limit."""
 CONTROLLERS: Final = ("cpu", "cpuacct", "memory", "pids", "freezer")
 # memory.limit_in_bytes without a limit: PAGE_COUNTER_MAX pages, a little less than 2^63
 _NO_LIMIT: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchies:
+    """Where they are mounted, as paths for this process: those of v1's controllers, and the unified one (v2)."""
+
+    controllers: Mapping[str, str] = field(default_factory=dict)
+    unified: str | None = None
+
+    @classmethod
+    def of(cls, host: Host) -> Hierarchies:
+        """The node's, as they are mounted now; none where that cannot be read."""
+        controllers: dict[str, str] = {}
+        unified = None
+        try:
+            with open(host.mountinfo_path(), "rb") as file:
+                mounts = list(mountinfo.parse(file.read()))
+        except OSError:
+            return cls()
+        for mount in mounts:
+            if mount.root.replace("/..", "").strip("/"):
+                continue
+            if mount.fstype == "cgroup2" and unified is None:
+                unified = host.path(mount.mount_point)
+            elif mount.fstype == "cgroup":
+                for controller in mount.super_options.split(","):
+                    if controller in CONTROLLERS:
+                        controllers.setdefault(controller, host.path(mount.mount_point))
+        return cls(controllers, unified)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.controllers) or self.unified is not None
+
+    def directories(self, path: str) -> list[str]:
+        """A cgroup's directory in each of them; whether it is there is another question."""
+        return [root + path for root in dict.fromkeys((*self.controllers.values(), self.unified)) if root]
+
+    def read(self, path: str, numbers: dict[str, int]) -> None:
+        """What the files of the cgroup with this path say, by the names that the readers below have for it."""
+        unified = self.unified + path if self.unified is not None else None
+        for controller, read_v1, read_v2 in _READERS:
+            if controller in self.controllers:
+                read_v1(self.controllers[controller] + path, numbers)
+            elif unified is not None and read_v2 is not None:
+                read_v2(unified, numbers)
+        if unified is not None:
+            for resource in ("cpu", "memory", "io"):
+                numbers[f"{resource}_pressure"] = pressure(f"{unified}/{resource}.pressure")
 
 
 def read(path: str) -> bytes:
@@ -138,7 +193,7 @@ def _freezer_v1(directory: str, numbers: dict[str, int]) -> None:
 
 _Reader = Callable[[str, dict[str, int]], None]
 # Controller -> how its files read where it has a hierarchy of its own, and in the unified one.
-READERS: tuple[tuple[str, _Reader, _Reader | None], ...] = (
+_READERS: tuple[tuple[str, _Reader, _Reader | None], ...] = (
     ("cpu", _cpu_v1, _cpu_v2),
     ("cpuacct", _cpuacct_v1, None),
     ("memory", _memory_v1, _memory_v2),

@@ -310,23 +310,23 @@ def _processes(host: Host, pids: Sequence[int]) -> list[Process]:
 
 
 def _use(host: Host, cgroups: Sequence[Cgroup]) -> Use | None:
-    directories = {cgroup.hierarchy: host.path(cgroup.path) for cgroup in cgroups}
-    if not directories:
+    mounts = host.cgroup_mounts()
+    paths = [
+        cgroup.path.removeprefix((mounts.unified if not cgroup.hierarchy else mounts.memory) or "")
+        for cgroup in cgroups
+    ]
+    if not paths:
         return None
+    hierarchies = cgroup_files.Hierarchies.of(host)
     numbers: dict[str, int] = {}
-    unified = directories.get(0)
-    for controller, read_v1, read_v2 in cgroup_files.READERS:
-        if unified is not None and read_v2 is not None and os.path.exists(f"{unified}/cgroup.controllers"):
-            read_v2(unified, numbers)
-        if controller == "memory":
-            for hierarchy, directory in directories.items():
-                if hierarchy:
-                    read_v1(directory, numbers)
-    swap = limit = memory = io = cgroup_files.UNKNOWN
-    if unified is not None:
-        swap = cgroup_files.number(f"{unified}/memory.swap.current")
-        limit = cgroup_files.number(f"{unified}/pids.max")
-        memory, io = (cgroup_files.pressure(f"{unified}/{name}.pressure") for name in ("memory", "io"))
+    hierarchies.read(paths[0], numbers)
+    directories = hierarchies.directories(paths[0])
+    swap = limit = cgroup_files.UNKNOWN
+    if hierarchies.unified is not None:
+        swap = cgroup_files.number(f"{hierarchies.unified}{paths[0]}/memory.swap.current")
+    pids = hierarchies.controllers.get("pids", hierarchies.unified)
+    if pids is not None:
+        limit = cgroup_files.number(f"{pids}{paths[0]}/pids.max")
 
     def known(number: int) -> int | None:
         return None if number == cgroup_files.UNKNOWN else number
@@ -342,8 +342,8 @@ def _use(host: Host, cgroups: Sequence[Cgroup]) -> Use | None:
         cpu_limit=of("cpu_limit"),
         throttled=of("throttled"),
         oom_kills=of("oom_kills"),
-        processes=known(max((cgroup_files.processes(directory) for directory in directories.values()), default=-1)),
+        processes=known(max((cgroup_files.processes(directory) for directory in directories), default=-1)),
         processes_limit=known(limit),
-        memory_pressure=known(memory),
-        io_pressure=known(io),
+        memory_pressure=of("memory_pressure"),
+        io_pressure=of("io_pressure"),
     )

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kubetrace.attribution import mountinfo
 from kubetrace.attribution.cgroup_path import is_own
 from kubetrace.attribution.facts import CgroupSeen
-from kubetrace.node.cgroup_files import CONTROLLERS, READERS, UNKNOWN, pressure, processes, read
+from kubetrace.node.cgroup_files import UNKNOWN, Hierarchies, processes, read
 from kubetrace.stream.layout import RING_HEADER_BYTES, Batch, Field, Layout
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ class Usage:
     def __init__(self, host: Host) -> None:
         """Looks where the hierarchies are mounted at the first `read`."""
         self._host = host
-        self._roots: dict[str, str] = {}
-        self._unified: str | None = None
+        self._hierarchies = Hierarchies()
         self._cgroups: dict[str, _Cgroup] = {}
         self._turn: deque[str] = deque()
         self._read_at = time.monotonic()
@@ -116,8 +114,8 @@ class Usage:
         On a node with thousands they take turns, unless it is to be the `whole` of them: reading takes a tenth of a
         core at most. A cgroup takes 0.2 ms, more on v1 than on v2: `between` is called every few of them.
         """
-        if not self._roots and self._unified is None:
-            self._find_roots()
+        if not self._hierarchies:
+            self._hierarchies = Hierarchies.of(self._host)
         begun = time.monotonic()
         end, self._read_at = begun + _SHARE * (begun - self._read_at), begun
         if whole or not self._turn:
@@ -139,24 +137,8 @@ class Usage:
                 records.append(record)
         return [Batch(STREAM, b"".join(records))] if records else []
 
-    def _find_roots(self) -> None:
-        try:
-            with open(self._host.mountinfo_path(), "rb") as file:
-                mounts = list(mountinfo.parse(file.read()))
-        except OSError:
-            return
-        for mount in mounts:
-            if mount.root.replace("/..", "").strip("/"):
-                continue
-            if mount.fstype == "cgroup2" and self._unified is None:
-                self._unified = self._host.path(mount.mount_point)
-            elif mount.fstype == "cgroup":
-                for controller in mount.super_options.split(","):
-                    if controller in CONTROLLERS:
-                        self._roots.setdefault(controller, self._host.path(mount.mount_point))
-
     def _record(self, path: str, cgroup: _Cgroup) -> bytes | None:
-        directories = [root + path for root in dict.fromkeys((*self._roots.values(), self._unified)) if root]
+        directories = self._hierarchies.directories(path)
         held = next((directory for directory in directories if os.path.isdir(directory)), None)
         if held is None:
             return None
@@ -165,15 +147,7 @@ class Usage:
         numbers = dict.fromkeys([name for name, _ in _NUMBERS], UNKNOWN)
         numbers["begun"] = cgroup.begun
         numbers["procs"] = max((processes(directory) for directory in directories), default=UNKNOWN)
-        unified = self._unified + path if self._unified is not None else None
-        for controller, read_v1, read_v2 in READERS:
-            if controller in self._roots:
-                read_v1(self._roots[controller] + path, numbers)
-            elif unified is not None and read_v2 is not None:
-                read_v2(unified, numbers)
-        if unified is not None:
-            for resource in ("cpu", "memory", "io"):
-                numbers[f"{resource}_pressure"] = pressure(f"{unified}/{resource}.pressure")
+        self._hierarchies.read(path, numbers)
         memory = next((item for item in cgroup.ids.items() if item[0]), (0, 0))
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         return _PACK(now, cgroup.ids.get(0, 0), memory[1], memory[0], 0, *numbers.values())
