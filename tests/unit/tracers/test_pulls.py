@@ -223,16 +223,18 @@ def test_pulls_that_are_remembered_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("sums", "said"),
     [
-        ({"unpack": 7_000_000_000, "download": 1_000_000_000}, "unpacking took 7.0 s of 8.0 s: a faster network"),
+        (
+            {"unpack": 7_000_000_000, "download": 1_000_000_000},
+            "unpacking took 7.0 s of 8.0 s: a faster network saves 1.0 s at most",
+        ),
         ({"download": 4_000_000_000, "downloading": 2_000_000_000}, "downloading took 4.0 s of 4.0 s, 50 MiB/s in all"),
         ({"elsewhere": 3_000_000_000}, "waiting for another pull of the same layers took 3.0 s of 3.0 s"),
         ({"slot": 3_000_000_000}, "waiting for a free download took 3.0 s of 3.0 s"),
         ({"resolve": 3_000_000_000}, "the registry's answers took 3.0 s of 3.0 s"),
         ({"unpack": 1, "state": shape.STATES.index("failed")}, "the runtime gave it up"),
-        ({"unpack": 1, "state": shape.STATES.index("left")}, "what pulled it ended"),
     ],
 )
 def test_the_sentence_says_what_most_of_the_time_was_spent_on(sums: dict[str, int], said: str) -> None:
     one = record("pull")._replace(**{**dict.fromkeys(phases.ALL, 0), "bytes": 100 << 20, **sums})
-    text = cells.why(one, ())
+    text = cells.why(one)
     assert text is not None and text.startswith(said)

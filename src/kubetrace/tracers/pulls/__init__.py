@@ -49,7 +49,7 @@ def _parts(event: Any) -> dict[str, int]:
 def _detail(event: Any) -> Value:
     if event.what:
         return _text(event)
-    return cells.why(event, ())
+    return cells.why(event)
 
 
 class Pulls(Fielded):

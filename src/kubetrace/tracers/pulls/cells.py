@@ -164,22 +164,19 @@ def _in_order(record: Any) -> list[tuple[str, int]]:
     return [(phase, getattr(record, phase)) for phase in order if getattr(record, phase)]
 
 
-def why(record: Any, layers: Sequence[Any]) -> str | None:
-    """What the pull's time was spent on, and what would not help: from the sums of its critical path."""
+def why(record: Any) -> str | None:
+    """What the pull's time was spent on, and what a faster network could save: from the sums of its critical path."""
     sums = {phase: getattr(record, phase) for phase in phases.ALL}
     total = sum(sums.values())
     if record.state == shape.STATES.index("failed"):
         return "the runtime gave it up: its log says why"
-    if record.state == shape.STATES.index("left"):
-        return "what pulled it ended: what came is kept until its lease runs out, 24 h"
     if not total:
         return None
     most = max(sums, key=lambda phase: sums[phase])
     part = f"{format_duration(sums[most])} of {format_duration(total)}"
     if most == phases.UNPACK:
-        of = max(layers, key=lambda layer: layer.unpack, default=None)
-        which = f", {format_duration(of.unpack)} of it layer {of.position + 1}" if of is not None and of.unpack else ""
-        return f"unpacking took {part}{which}: a faster network would not help"
+        network = sum(sums[phase] for phase in (phases.RESOLVE, phases.SLOT, phases.DOWNLOAD))
+        return f"unpacking took {part}: a faster network saves {format_duration(network)} at most"
     if most == phases.DOWNLOAD:
         return f"downloading took {part}, {format_bytes(_rate(record))}/s in all"
     return {
