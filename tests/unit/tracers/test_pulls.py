@@ -218,6 +218,10 @@ def test_pulls_that_are_remembered_are_bounded() -> None:
         taken(made, *ended(number))
     rows = made.rows("pull")
     assert len(rows) == 512 and [row[1] for row in rows][-1] == 599
+    # what they came to is not forgotten: the agent's counters only rise
+    at = [column.key for column in [*cells.GROUPINGS["node"].columns, *cells.MEASURES]]
+    (node,) = made.rows("node")
+    assert (node[at.index("pulls")], node[at.index("took_ns")]) == (599, 599 * 31)
 
 
 @pytest.mark.parametrize(

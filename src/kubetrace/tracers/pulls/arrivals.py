@@ -30,13 +30,14 @@ _MOST_UNPACKERS = 4096
 class _Pull:
     # One pull, as its records stand.
 
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
+    def __init__(self) -> None:
         self.record: Any = None
         self.layers: dict[int, Any] = {}
         self.told = False
         self.cpu: dict[int, int] = {}
         """Layer -> what its decompressor used, once the pull has ended."""
+        self.last: tuple[Any, list[Any]] | None = None
+        """Once it has ended: what is concluded of it, and of its layers. That does not change any more."""
 
     def critical(self, now: int) -> list[phases.Part]:
         record = self.record
@@ -83,6 +84,7 @@ class PullsBoard:
         self._selection = context.attribution.selection
         self._starts: dict[str, dict[str, ContainerSeen]] = {}
         self._unpackers: deque[Any] = deque(maxlen=_MOST_UNPACKERS)
+        self._before: list[Sequence[int | None]] = []
         self._now = 0
 
     def learn(self, fact: Fact) -> None:
@@ -102,19 +104,36 @@ class PullsBoard:
             return ()
         known = self._pulls.get(event.pull)
         if known is None:
-            known = self._pulls[event.pull] = _Pull(identity)
+            known = self._pulls[event.pull] = _Pull()
             if len(self._pulls) > _MOST_PULLS:
-                ended = [number for number, pull in self._pulls.items() if pull.told]
-                del self._pulls[ended[0] if ended else next(iter(self._pulls))]
+                self._forget()
         if event.what:
             known.layers[event.position] = event
             return ()
         known.record = event
         if event.state not in (_DONE, _FAILED) or known.told:
             return ()
-        known.told = True
         self._take_unpackers(known)
+        known.told = True
         return self._told(known, identity)
+
+    def _forget(self) -> None:
+        # the sums of the node keep it
+        ended = [number for number, pull in self._pulls.items() if pull.told]
+        pull = self._pulls.pop(ended[0] if ended else next(iter(self._pulls)))
+        if pull.record is not None:
+            self._before.append(cells.numbers(self._of(pull)[0], self._context))
+            self._before = [cells.added(self._before)]
+
+    def _of(self, pull: _Pull) -> tuple[Any, list[Any]]:
+        """What is concluded of a pull, and of its layers from the bottom up."""
+        if pull.last is not None:
+            return pull.last
+        layers = [self._concluded(pull, pull.layers[at]) for at in sorted(pull.layers)]
+        found = self._concluded(pull, pull.record), layers
+        if pull.told:
+            pull.last = found
+        return found
 
     def _told(self, pull: _Pull, identity: Identity) -> Iterator[tuple[Any, Identity]]:
         for record in [*(pull.layers[at] for at in sorted(pull.layers)), pull.record]:
@@ -174,11 +193,11 @@ class PullsBoard:
             pods = self._pods(pull, name)
             if self._selection and not any(map(self._selection.match, pods)):
                 continue
-            layers = [self._concluded(pull, pull.layers[at]) for at in sorted(pull.layers)]
-            of = [self._concluded(pull, pull.record)] if by != "layer" else layers
+            whole, layers = self._of(pull)
+            of = [whole] if by != "layer" else layers
             for_pods = ", ".join(dict.fromkeys(f"{one.namespace}/{one.pod}" for one in pods)) or None
             told += [cells.Told(record, name, layers, for_pods) for record in of]
-        return cells.rows(told, by, self._context)
+        return cells.rows(told, by, self._context, self._before if not self._selection else ())
 
     def _pods(self, pull: _Pull, name: str) -> list[ContainerSeen]:
         # those that have begun with the image as soon as it had come

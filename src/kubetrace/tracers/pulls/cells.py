@@ -248,12 +248,19 @@ def _or_none(number: int) -> int | None:
     return None if number == shape.UNKNOWN else number
 
 
-def rows(told: Sequence[Told], by: str, context: Context) -> Sequence[Sequence[Value]]:
-    """The table under one of GROUPINGS."""
+def added(found: Sequence[Sequence[int | None]]) -> list[int]:
+    """The measures of several pulls: their sums, and the newest begin. [] for none."""
+    columns = list(zip(*found, strict=True))
+    return [(max if at == 0 else sum)(value or 0 for value in column) for at, column in enumerate(columns)]
+
+
+def rows(
+    told: Sequence[Told], by: str, context: Context, before: Sequence[Sequence[int | None]] = ()
+) -> Sequence[Sequence[Value]]:
+    """The table under one of GROUPINGS; `before`: the measures of pulls that are not remembered one by one any more."""
     if by == "node":
-        columns = list(zip(*(numbers(one.record, context) for one in told), strict=True))
-        sums = [sum(value or 0 for value in column) for column in columns]
-        return [[context.node, max(columns[0]), *sums[1:]]] if told else []
+        sums = added([*before, *(numbers(one.record, context) for one in told)])
+        return [[context.node, *sums]] if sums else []
     if by == "layer":
         return [
             [
