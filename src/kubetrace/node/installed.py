@@ -37,6 +37,8 @@ _DAEMONS: Final[Mapping[str, str]] = {
     "k3s-agent": "k3s",
     "rke2": "k3s",
 }
+# Of these, what has a containerd in it; microk8s' has a process of its own.
+_PULLING: Final = ("containerd", "k3s")
 _CONTAINERD_CONFIG: Final = "/etc/containerd/config.toml"
 _CRIO_CONFIG, _CRIO_DROP_INS = "/etc/crio/crio.conf", "/etc/crio/crio.conf.d"
 _STORAGE_CONFIGS: Final = ("/usr/share/containers/storage.conf", "/etc/containers/storage.conf")
@@ -124,11 +126,16 @@ def look(host: Node, places: Places) -> bool:
 
 
 def runtimes_started_ns(host: Node) -> list[int]:
-    """When each containerd on the node, or what has one in it, began: nanoseconds of CLOCK_BOOTTIME (proc(5), stat)."""
+    """When each process that may be a containerd began: nanoseconds of CLOCK_BOOTTIME (proc(5), comm and stat).
+
+    Whosever it is: one that runs in a container counts too, so that nothing is concluded from one that was not seen.
+    """
     found = []
-    for pid, what, _ in _daemons(host, []):
-        fields = _text(f"{host.proc}/{pid}/stat", 4096).rpartition(")")[2].split()
-        if what in ("containerd", "k3s") and len(fields) > 19 and fields[19].isdecimal():
+    for name in listed(str(host.proc)):
+        if not name.isdecimal() or _DAEMONS.get(_text(f"{host.proc}/{name}/comm", 64).strip()) not in _PULLING:
+            continue
+        fields = _text(f"{host.proc}/{name}/stat", 4096).rpartition(")")[2].split()
+        if len(fields) > 19 and fields[19].isdecimal():
             found.append(int(fields[19]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK"))
     return found
 

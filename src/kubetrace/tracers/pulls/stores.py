@@ -499,7 +499,7 @@ class _Store:
             }
             text, digest = layer.line, layer.digest
             flags = (layer.reused, layer.fetched_elsewhere, layer.unpacked_elsewhere)
-        told = os.fsencode(text)[:TEXT_BYTES]
+        told = _fitted(os.fsencode(text))
         words = (int(layer is not None), pull.state, int(flags[0]), pull.named_by, int(flags[1]), int(flags[2]))
         values = (*numbers.values(), *words, 0, len(told), bytes.fromhex(digest.removeprefix("sha256:")[:64]), told)
         if pull.told.get(position) == values:
@@ -512,6 +512,13 @@ class _Store:
 
     def _boot(self, wall_ns: int | None) -> int:
         return wall_ns - self._offset_ns if wall_ns is not None else UNKNOWN
+
+
+def _fitted(text: bytes) -> bytes:
+    # one that is cut ends with an ellipsis
+    if len(text) <= TEXT_BYTES:
+        return text
+    return text[: TEXT_BYTES - 3].decode("utf-8", "ignore").encode() + "…".encode()
 
 
 def _pulls(lease: content.Lease) -> bool:
