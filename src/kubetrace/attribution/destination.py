@@ -102,6 +102,11 @@ _MOST_PASSED = 1_000
 _MOST_AGAIN = 8
 
 
+def volume_kind(plugin: str) -> Kind:
+    """What a directory of the kubelet's for volumes has, by its name, such as kubernetes.io~empty-dir."""
+    return _PLUGINS.get(plugin, "persistent volume")
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """The pod and container that a log's path names."""
@@ -218,7 +223,7 @@ def by_path(path: str, directories: Directories) -> Destination | None:
             return Destination("writable layer")
         return Destination("snapshotter") if _STORED_LAYER.match(rest) else Destination("containers-storage")
     if match := _VOLUME.match(rest):
-        return Destination(_PLUGINS.get(match[2], "persistent volume"), match[3])
+        return Destination(volume_kind(match[2]), match[3])
     if match := _SUBPATH.match(rest):
         return Destination("volume", match[2])
     return Destination("kubelet")

@@ -147,14 +147,17 @@ def _cgroups(entry: Entry, cgroups: Sequence[Cgroup], use: Use | None) -> None:
 
 
 def _volume(top: Entry, one: VolumePage) -> None:
-    kind = {"empty-dir": "emptyDir", "configmap": "configMap", "host-path": "hostPath"}.get(
-        one.volume.kind, one.volume.kind
+    from kubetrace.attribution.destination import Destination, volume_kind
+
+    memory = one.fstype == "tmpfs"
+    landing = Destination(
+        volume_kind(one.volume.path.split("/")[-2]), one.volume.name, medium="memory" if memory else "disk"
     )
     where = "on the node's disk" if one.fstype is None else f"{one.fstype} of its own"
-    if one.fstype == "tmpfs":
+    if memory:
         where = "tmpfs: memory"
-    counted = "counts as ephemeral storage" if kind in ("emptyDir", "configMap") and one.fstype is None else None
-    top.add(one.volume.name, kind, _space(one.space), where, counted, one.volume.path)
+    counted = "counts as ephemeral storage" if landing.counted_as_ephemeral and one.fstype is None else None
+    top.add(one.volume.name, landing.kind, _space(one.space), where, counted, one.volume.path)
 
 
 def _space(space: Space | None) -> str:
