@@ -52,9 +52,13 @@ struct cgroups_activity {
 	__u16 first; /* exec, exit: of the process that the cgroup was made for */
 	struct {
 		__u64 high, max, oom, oom_kill;
-	} events; /* oom_kill: memory.events of the victim's memory cgroup, this kill included */
+	} events;      /* oom_kill: memory.events of the victim's memory cgroup, this kill included */
+	kt_bytes swap; /* oom_kill: what the victim had swapped out */
+	__u32 group;   /* oom_kill: of a kill of all in a cgroup, the process that was chosen; 0: it alone */
+	__u16 limit_levels;  /* oom_kill: the limit is this many cgroups above the victim's */
+	__s16 memory_deeper; /* oom_kill: the victim's memory cgroup is this many deeper than its own in v2 */
 	char comm[16];
-	char path[512 - 8 - 128]; /* exec: as it was given to execve */
+	char path[512 - 8 - 144]; /* exec: as it was given to execve */
 };
 KT_STREAM(activity, cgroups_activity, 4 * 1024 * 1024);
 
@@ -270,40 +274,85 @@ static __always_inline struct cgroup_subsys_state *activity_memory(struct task_s
 	return css;
 }
 
-/*
- * The limit that memory ran into: of the memory cgroups on the way up the one with least room left. 0 when
- * all have more than a failing charge asks for (64 pages: MEMCG_CHARGE_BATCH; larger orders never lead to a
- * kill).
- */
-static __always_inline __u64 activity_limit(struct task_struct *task, bool soft)
+static __always_inline struct page_counter *activity_counter_of(struct cgroup_subsys_state *css)
 {
-	struct cgroup_subsys_state *css = activity_memory(task);
-	struct page_counter *counter;
-	__s64 least = 64;
+	return (void *)css - bpf_core_field_offset(struct mem_cgroup, css) +
+	       bpf_core_field_offset(struct mem_cgroup, memory);
+}
+
+/* Pages between use and limit; `soft`: memory.high counts as one. */
+static __always_inline __s64 activity_room(struct page_counter *counter, bool soft, __u64 *limit)
+{
+	__u64 max = BPF_CORE_READ(counter, max);
+
+	if (soft && bpf_core_field_exists(counter->high)) {
+		__u64 high = BPF_CORE_READ(counter, high);
+
+		if (high < max)
+			max = high;
+	}
+	*limit = max;
+	return (__s64)max - (__s64)BPF_CORE_READ(counter, usage.counter);
+}
+
+/* Cgroups on the way up that are looked at. */
+#define ACTIVITY_DEPTH 16
+
+/* Where a limit was hit: 0 for none. No number of a turn of a loop is kept: the verifier would walk each. */
+struct activity_limit {
+	__u64 pages;
+	struct cgroup_subsys_state *css;
+};
+
+static __always_inline struct cgroup_subsys_state *activity_css_of(struct page_counter *counter)
+{
+	return (void *)counter - bpf_core_field_offset(struct mem_cgroup, memory) +
+	       bpf_core_field_offset(struct mem_cgroup, css);
+}
+
+/*
+ * The limit that memory ran into, of `task`'s memory cgroup and those above. A charge goes up from the cgroup
+ * that asks and fails at the first that is full (try_charge_memcg, mm/memcontrol.c), and nobody is killed
+ * once that one has room again (mem_cgroup_out_of_memory): so it is the first full one on the way up from
+ * who asks, where that is above `task` too (the pod's limit, that another container ran into). Where none is
+ * full by now, the one with least room left counts, if that is no more than a failing charge asks for (64
+ * pages: MEMCG_CHARGE_BATCH; larger orders never lead to a kill).
+ */
+static __always_inline void activity_limit(struct task_struct *task, struct task_struct *asking, bool soft,
+					   struct activity_limit *hit)
+{
+	struct cgroup_subsys_state *css = activity_memory(task), *from = asking ? activity_memory(asking) : 0;
+	struct page_counter *counter, *full = 0;
+	bool settled = false;
+	__s64 least = 65;
 	__u64 limit = 0;
 
+	hit->pages = 0;
+	hit->css = 0;
 	if (!css)
-		return 0;
-	counter = (void *)css - bpf_core_field_offset(struct mem_cgroup, css) +
-		  bpf_core_field_offset(struct mem_cgroup, memory);
-	for (int depth = 0; depth < 16 && counter; depth++) {
-		__u64 max = BPF_CORE_READ(counter, max);
-		__s64 room;
-
-		if (soft && bpf_core_field_exists(counter->high)) {
-			__u64 high = BPF_CORE_READ(counter, high);
-
-			if (high < max)
-				max = high;
-		}
-		room = (__s64)max - (__s64)BPF_CORE_READ(counter, usage.counter);
-		if (room <= least) {
-			least = room;
-			limit = max * page_bytes;
+		return;
+	counter = from ? activity_counter_of(from) : 0;
+	for (int depth = 0; depth < ACTIVITY_DEPTH && counter; depth++) {
+		if (activity_room(counter, soft, &limit) <= 0) {
+			full = counter;
+			break;
 		}
 		counter = BPF_CORE_READ(counter, parent);
 	}
-	return limit;
+	counter = activity_counter_of(css);
+	for (int depth = 0; depth < ACTIVITY_DEPTH && counter; depth++) {
+		__s64 room = activity_room(counter, soft, &limit);
+
+		if (counter == full || (!settled && room < least)) {
+			hit->pages = limit;
+			hit->css = activity_css_of(counter);
+			least = room;
+		}
+		if (counter == full)
+			break;
+		settled = settled || room <= 0;
+		counter = BPF_CORE_READ(counter, parent);
+	}
 }
 
 static __always_inline void activity_task_cgroups(struct task_struct *task, struct kt_cgroups *who)
@@ -325,14 +374,67 @@ static __always_inline __u64 activity_counter(const struct mem_cgroup *memcg, __
 	return count.counter;
 }
 
+/* A kill of all processes in a cgroup (memory.oom.group), by the thread that does it. */
+struct activity_group {
+	__u64 memcg; /* its address */
+	kt_boot_ns time;
+	__u32 chosen;
+	__u32 unused;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64); /* pid_tgid */
+	__type(value, struct activity_group);
+} group_kills SEC(".maps");
+
+/* The kernel goes through the group without a pause; one that is as old was another kill. */
+#define ACTIVITY_GROUP_NS 1000000000ULL
+
+/*
+ * Whether all in a cgroup are killed with this one: the highest with memory.oom.group, from the victim's up
+ * to the one whose limit was hit (mem_cgroup_get_oom_group; without a limit, up to the root). The first that
+ * is marked is the one that was chosen (oom_kill_process), and is what the others are said to go with.
+ */
+static __always_inline __u32 activity_group_of(struct cgroup_subsys_state *css,
+					       const struct activity_limit *hit, __u32 pid, kt_boot_ns now)
+{
+	__u64 thread = bpf_get_current_pid_tgid();
+	struct activity_group *known, made = {};
+	struct mem_cgroup *memcg = 0;
+
+	if (!css || !bpf_core_field_exists(memcg->oom_group))
+		return 0;
+	for (int depth = 0; depth < ACTIVITY_DEPTH && css; depth++) {
+		memcg = (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
+		if (BPF_CORE_READ(memcg, oom_group))
+			made.memcg = (__u64)memcg;
+		if (css == hit->css)
+			break;
+		css = BPF_CORE_READ(css, parent);
+	}
+	if (!made.memcg)
+		return 0;
+	known = bpf_map_lookup_elem(&group_kills, &thread);
+	if (known && known->memcg == made.memcg && now - known->time < ACTIVITY_GROUP_NS) {
+		known->time = now;
+		return known->chosen;
+	}
+	made.time = now;
+	made.chosen = pid;
+	bpf_map_update_elem(&group_kills, &thread, &made, BPF_ANY);
+	return pid;
+}
+
 /* Runs in the thread that asked for memory, before the victim gives any back: it is the victim that is told.
  */
 static __always_inline int activity_oom(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 thread = bpf_get_current_pid_tgid();
 	struct task_struct *victim, **chosen;
-	struct cgroup_subsys_state *css;
+	struct cgroup_subsys_state *css, *full;
 	struct cgroups_activity *event;
+	struct activity_limit hit;
 	struct mem_cgroup *memcg;
 	struct kt_cgroups who;
 
@@ -351,8 +453,16 @@ static __always_inline int activity_oom(struct bpf_raw_tracepoint_args *ctx)
 	event->pid = BPF_CORE_READ(victim, tgid);
 	bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), victim->comm);
 	event->memory = kt_resident_pages(BPF_CORE_READ(victim, mm)) * page_bytes;
-	event->limit = activity_limit(victim, false);
+	event->swap = kt_swapped_pages(BPF_CORE_READ(victim, mm)) * page_bytes;
+	activity_limit(victim, (struct task_struct *)bpf_get_current_task(), false, &hit);
+	event->limit = hit.pages * page_bytes;
 	css = activity_memory(victim);
+	full = hit.css;
+	if (full)
+		event->limit_levels = BPF_CORE_READ(css, cgroup, level) - BPF_CORE_READ(full, cgroup, level);
+	event->memory_deeper =
+	    BPF_CORE_READ(css, cgroup, level) - BPF_CORE_READ(victim, cgroups, dfl_cgrp, level);
+	event->group = activity_group_of(css, &hit, event->pid, event->time);
 	if (css) {
 		memcg = (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
 		event->events.high =
@@ -391,6 +501,7 @@ static __always_inline int activity_return_reclaim(void)
 	__u64 thread = bpf_get_current_pid_tgid();
 	kt_boot_ns *begun = bpf_map_lookup_elem(&stalls, &thread);
 	struct cgroups_activity *event;
+	struct activity_limit hit;
 	kt_duration_ns duration;
 	struct kt_cgroups who;
 
@@ -408,7 +519,8 @@ static __always_inline int activity_return_reclaim(void)
 		return 0;
 	activity_process(event);
 	event->duration = duration;
-	event->limit = activity_limit((struct task_struct *)bpf_get_current_task(), true);
+	activity_limit((struct task_struct *)bpf_get_current_task(), 0, true, &hit);
+	event->limit = hit.pages * page_bytes;
 	activity_end(event);
 	return 0;
 }

@@ -503,6 +503,20 @@ static __always_inline __u64 kt_resident_pages(const void *mm)
 	return (file > 0 ? file : 0) + (anon > 0 ? anon : 0) + (shmem > 0 ? shmem : 0);
 }
 
+/* What it has in swap, of the same counters. */
+static __always_inline __u64 kt_swapped_pages(const void *mm)
+{
+	const struct mm_struct___percpu *percpu = mm;
+	const struct mm_struct___plain *plain = mm;
+	__s64 swapped;
+
+	if (bpf_core_type_exists(struct mm_rss_stat))
+		swapped = BPF_CORE_READ(plain, rss_stat.count[2].counter);
+	else
+		swapped = BPF_CORE_READ(percpu, rss_stat[2].count);
+	return swapped > 0 ? swapped : 0;
+}
+
 /*
  * oom:mark_victim gives the victim's task since 72ba14deb40a (6.10, backported to 6.1), before that its pid.
  * The tracepoint's own record tells the two apart: with the task came the uid.

@@ -265,6 +265,7 @@ struct cgroup {
 };
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
 };
 struct css_set {
 	struct cgroup_subsys_state *subsys[1];
@@ -288,6 +289,7 @@ struct mem_cgroup {
 	struct cgroup_subsys_state css;
 	struct page_counter memory;
 	atomic_long_t memory_events[1];
+	bool oom_group;
 };
 enum memcg_memory_event {
 	MEMCG_HIGH = 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from kubetrace.engines.libbpf import LoadedObject
 from kubetrace.engines.source import object_path
-from tests.vm.cgroup_pods import Container, Pod, rows
+from tests.vm.cgroup_pods import Container, Pod, remove_cgroup, rows
 
 from .conftest import DEADLINE_S, until
 
@@ -247,7 +248,8 @@ def test_oom_kills_are_those_of_the_memory_controller(pod: Pod, tmp_path: Path) 
     assert len(kills) == int(counted) == 3
     assert [e["memory_events"]["oom_kill"] for e in kills] == [1, 2, 3]
     for kill in kills:
-        assert set(kill) >= {"victim_pid", "comm", "memory_bytes", "limit_bytes", "memory_events"}
+        assert set(kill) >= {"victim_pid", "comm", "memory_bytes", "swap_bytes", "limit_bytes", "memory_events"}
+        assert (kill["limit_of"], kill["limit_cgroup"], kill["group_victim_pid"]) == ("container", container.path, None)
         assert kill["limit_bytes"] == limit
         assert limit // 2 < kill["memory_bytes"] < 64 << 20
         assert kill["victim_pid"] != pid and kill["comm"].startswith("python")
@@ -266,8 +268,82 @@ def test_the_limit_that_was_hit_may_be_the_pods(pod: Pod, tmp_path: Path) -> Non
     events = of(container, run.end())
     (kill,) = [e for e in events if e["event"] == "oom_kill"]
     assert kill["limit_bytes"] == 24 << 20
+    assert (kill["limit_of"], kill["limit_cgroup"], kill["container"]) == ("pod", pod.path, "app")
     (end,) = [e for e in events if e["event"] == "exit"]
     assert (end["signal"], end["pid"]) == ("SIGKILL", kill["victim_pid"])
+
+
+def limit_file(pod: Pod, path: str) -> Path:
+    root = pod.roots.get("memory", pod.roots["unified"])
+    return Path(root + path, "memory.limit_in_bytes" if "memory" in pod.roots else "memory.max")
+
+
+def hit_by_the_kernels_log(pid: int) -> str:
+    """The cgroup that ran out of memory when this process was chosen (mm/oom_kill.c, dump_oom_summary)."""
+    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    found = re.findall(rf"oom_memcg=([^,]*),.*,pid={pid},", log)
+    assert found, log[-4000:]
+    return str(found[-1])
+
+
+@pytest.mark.parametrize("more", [0, 1 << 20])
+def test_of_two_limits_it_is_the_one_that_the_kernel_names(pod: Pod, tmp_path: Path, more: int) -> None:
+    """Equal ones are the pod's: what the kernel takes for the container's cgroup itself is charged to the pod."""
+    run = Run(tmp_path)
+    container = pod.container("app")
+    limit_file(pod, pod.path).write_text(str((24 << 20) + more))
+    limit_file(pod, container.path).write_text(str(24 << 20))
+    _, status = container.run(sys.executable, "-S", "-c", "bytearray(64 << 20)")
+    assert status == -signal.SIGKILL
+    kill = run.wait_for(lambda o: o.get("event") == "oom_kill" and o["pod"] == pod.name)
+    run.end()
+    hit = hit_by_the_kernels_log(kill["victim_pid"])
+    assert (kill["limit_cgroup"], kill["limit_bytes"]) == (hit, (24 << 20) + (more if hit == pod.path else 0))
+    assert kill["limit_of"] == ("pod" if hit == pod.path else "container") and kill["container"] == "app"
+    if more:
+        assert hit == container.path
+
+
+def test_the_pods_limit_hit_by_one_container_may_take_another_one(pod: Pod, tmp_path: Path) -> None:
+    """The victim is the one with most memory, whoever asks; its own limit is full as well, and is not what was hit."""
+    run = Run(tmp_path)
+    large, small = pod.container("large"), pod.container("small")
+    limit_file(pod, pod.path).write_text(str(64 << 20))
+    limit_file(pod, large.path).write_text(str(1 << 30))
+    ready = tmp_path / "ready-large"
+    hold = f"held = bytearray(48 << 20); open({str(ready)!r}, 'w').close(); import time; time.sleep(600)"
+    holder = large.start(sys.executable, "-S", "-c", hold)
+    until(ready.exists, "what it holds", holder)
+    # page by page: who asks is never the larger of the two
+    asks = "held = [bytearray(1 << 20) for _ in range(20)]"
+    small.run(sys.executable, "-S", "-c", asks)
+    assert holder.wait(timeout=DEADLINE_S) == -signal.SIGKILL
+    kill = run.wait_for(lambda o: o.get("event") == "oom_kill" and o["pod"] == pod.name)
+    run.end()
+    assert (kill["container"], kill["victim_pid"]) == ("large", holder.pid)
+    assert hit_by_the_kernels_log(holder.pid) == pod.path
+    assert (kill["limit_of"], kill["limit_cgroup"], kill["limit_bytes"]) == ("pod", pod.path, 64 << 20)
+
+
+def test_a_limit_of_a_cgroup_inside_the_container_is_none_of_the_containers(pod: Pod, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    container = pod.container("app")
+    inner = f"{container.path}/inner"
+    root = pod.roots.get("memory", pod.roots["unified"])
+    os.mkdir(root + inner)
+    try:
+        limit_file(pod, inner).write_text(str(16 << 20))
+        enter = f"open({root + inner + '/cgroup.procs'!r}, 'w').write('0')"
+        _, status = container.run(sys.executable, "-S", "-c", f"{enter}; bytearray(64 << 20)")
+        assert status == -signal.SIGKILL
+        kill = run.wait_for(lambda o: o.get("event") == "oom_kill" and o["pod"] == pod.name)
+    finally:
+        remove_cgroup(root + inner)
+    run.end()
+    # where v1 has the memory controller, the container is known by v2's hierarchy, which has no such cgroup
+    path = inner if "memory" not in pod.roots else None
+    assert (kill["container"], kill["limit_of"], kill["limit_cgroup"]) == ("app", "inside", path)
+    assert hit_by_the_kernels_log(kill["victim_pid"]) == inner
 
 
 def test_reclaim_by_the_limit_is_told_with_the_time_that_it_took(pod: Pod, tmp_path: Path) -> None:
@@ -445,6 +521,10 @@ def test_without_programs_the_cgroups_files_are_read(pod: Pod, tmp_path: Path) -
         os.kill(int(line), signal.SIGKILL)
     asleep.wait()
     until(lambda: row().get("procs") == 0, "none any more", process)
+    container.file("memory.max", ("memory", "memory.limit_in_bytes")).write_text(str(16 << 20))
+    _, status = container.run(sys.executable, "-S", "-c", "bytearray(64 << 20)")
+    assert status == -signal.SIGKILL
+    until(lambda: row().get("ooms") == 1, "the kill that memory.oom_control or memory.events has counted", process)
     container.remove()
     until(lambda: row().get("state") != "running", "that it is gone", process)
     process.send_signal(signal.SIGINT)

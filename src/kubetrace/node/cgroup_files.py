@@ -169,6 +169,8 @@ def _cpuacct_v1(directory: str, numbers: dict[str, int]) -> None:
 def _memory_v2(directory: str, numbers: dict[str, int]) -> None:
     numbers["memory"] = number(f"{directory}/memory.current")
     numbers["memory_limit"] = number(f"{directory}/memory.max")
+    numbers["swap"] = number(f"{directory}/memory.swap.current")
+    numbers["swap_limit"] = number(f"{directory}/memory.swap.max")
     numbers["oom_kills"] = _table(f"{directory}/memory.events").get(b"oom_kill", UNKNOWN)
 
 

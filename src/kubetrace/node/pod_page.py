@@ -321,9 +321,7 @@ def _use(host: Host, cgroups: Sequence[Cgroup]) -> Use | None:
     numbers: dict[str, int] = {}
     hierarchies.read(paths[0], numbers)
     directories = hierarchies.directories(paths[0])
-    swap = limit = cgroup_files.UNKNOWN
-    if hierarchies.unified is not None:
-        swap = cgroup_files.number(f"{hierarchies.unified}{paths[0]}/memory.swap.current")
+    limit = cgroup_files.UNKNOWN
     pids = hierarchies.controllers.get("pids", hierarchies.unified)
     if pids is not None:
         limit = cgroup_files.number(f"{pids}{paths[0]}/pids.max")
@@ -337,7 +335,7 @@ def _use(host: Host, cgroups: Sequence[Cgroup]) -> Use | None:
     return Use(
         memory=of("memory"),
         memory_limit=of("memory_limit"),
-        swap=known(swap),
+        swap=of("swap"),
         cpu=of("cpu"),
         cpu_limit=of("cpu_limit"),
         throttled=of("throttled"),

@@ -24,6 +24,7 @@ NAMES = (
 NUMBERS = (
     *("time", "cgroup_id", "memory_cgroup_id", "duration", "memory", "limit", "memory_hierarchy", "device"),
     *("pid", "status", "periods", "path_bytes", "first", "events_high", "events_max", "events_oom", "events_oom_kill"),
+    *("swap", "group", "limit_levels", "memory_deeper"),
 )
 EVENT = Layout(
     "cgroups_activity",
@@ -129,6 +130,57 @@ def test_a_container_of_the_same_name_is_a_restart_of_the_same_row() -> None:
     assert (row["state"], row["oom_kills"], row["restarts"], row["execs"]) == ("running", 1, 1, 2)
     told.tell("exit", 6, who(letter="b"), pid=6, status=3 << 8)
     assert told.rows()[0]["state"] == "exit 3"
+
+
+def test_all_that_are_killed_with_one_are_one_incident() -> None:
+    told = Told()
+    told.tell("created", 1, who())
+    for pid in (8, 5, 7, 6):
+        told.tell("oom-kill", 2, who(), pid=pid, group=8)
+    (row,) = told.rows()
+    assert (row["ooms"], row["oom_kills"]) == (1, 4)
+    # another group, and one alone
+    told.tell("oom-kill", 3, who(), pid=9, group=9)
+    told.tell("oom-kill", 4, who(), pid=11)
+    (row,) = told.rows()
+    assert (row["ooms"], row["oom_kills"]) == (3, 6)
+    assert told.rows("pod")[0]["ooms"] == 3
+
+
+POD_PATH = f"/kubepods/burstable/pod{UID}"
+OWN = f"{POD_PATH}/{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("path", "levels", "of", "cgroup", "said"),
+    [
+        (OWN, 0, "container", OWN, "limit 16 MiB of the container, had 4.0 KiB"),
+        (OWN, 1, "pod", POD_PATH, "limit 16 MiB of the pod, had 4.0 KiB"),
+        (OWN, 2, "above", "/kubepods/burstable", "limit 16 MiB of burstable, had 4.0 KiB"),
+        (OWN, 4, "above", "/", "limit 16 MiB of the node's root cgroup, had 4.0 KiB"),
+        (OWN + "/in/er", 0, "inside", OWN + "/in/er", "limit 16 MiB of a cgroup inside it, had 4.0 KiB"),
+        (OWN + "/in/er", 2, "container", OWN, "limit 16 MiB of the container, had 4.0 KiB"),
+        # levels that no path has: a recording that was changed
+        (OWN, 9, None, None, "limit 16 MiB, had 4.0 KiB"),
+    ],
+)
+def test_whose_limit_an_oom_kill_hit(path: str, levels: int, of: str | None, cgroup: str | None, said: str) -> None:
+    identity = who(cgroup_path=path, attributed_by="cgroup")
+    (event,) = Told().tell("oom-kill", 1, identity, pid=5, limit=16 << 20, limit_levels=levels, memory=4096)
+    record = CGROUPS.record(event, identity, Context("node1", 0))
+    assert (record["limit_of"], record["limit_cgroup"]) == (of, cgroup)
+    cells = CGROUPS.event_cells(event, identity, Context("node1", 0))
+    assert cells[-1] == said
+
+
+def test_levels_count_from_the_memory_controllers_cgroup() -> None:
+    """Of cgroup v1 and v2 at once: a container that is known by v2's path, with a memory cgroup of v1's inside."""
+    identity = who(attributed_by="cgroup")
+    given = {"pid": 5, "limit": 16 << 20, "memory_hierarchy": 4, "memory_deeper": 1}
+    for levels, of, cgroup in ((0, "inside", None), (1, "container", OWN), (2, "pod", POD_PATH)):
+        (event,) = Told().tell("oom-kill", 1, identity, limit_levels=levels, **given)
+        record = CGROUPS.record(event, identity, Context("node1", 0))
+        assert (record["limit_of"], record["limit_cgroup"]) == (of, cgroup)
 
 
 def test_a_container_named_only_later_is_the_same_row() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubetrace.attribution.cgroup_path import is_own
+from kubetrace.attribution.cgroup_path import is_own, parse
 from kubetrace.attribution.facts import CgroupGone
 from kubetrace.kit.fields import Field, Fielded
 from kubetrace.kit.identity import COMM, CONTAINER, NAMESPACE, NODE, PID, POD, identity_cells, text_of
@@ -57,7 +57,12 @@ _MEM = Column(
     "memory_bytes", "MEM", "bytes", limit="memory_limit_bytes", help="memory charged to it, page cache included"
 )
 _MEM_LIMIT = Column("memory_limit_bytes", "MEM-LIMIT", "bytes", short="MEM-LIM", spare=True, help="memory it may use")
-_OOM = Column("oom_kills", "OOM", "count", alarm=True, help="processes killed for want of memory")
+_OOM = Column(
+    "ooms", "OOM", "count", alarm=True, help="times that processes were killed for want of memory; a whole group is one"
+)
+_OOM_KILLS = Column("oom_kills", "OOM-KILLS", "count", wide=True, help="processes killed for want of memory")
+_SWAP = Column("swap_bytes", "SWAP", "bytes", wide=True, help="what it has in swap")
+_SWAP_LIMIT = Column("swap_limit_bytes", "SWAP-LIMIT", "bytes", wide=True, help="swap it may use")
 _RESTARTS = Column(
     "restarts", "RESTARTS", "count", short="RST", alarm=True, help="new containers of the same pod and name"
 )
@@ -83,6 +88,8 @@ _MEASURES = (
     (_THROTTLED, MAX),
     (_MEM, SUM),
     (_MEM_LIMIT, SUM),
+    (_SWAP, SUM),
+    (_SWAP_LIMIT, SUM),
     (_OOM, SUM),
     (_RESTARTS, SUM),
     (_PSI_CPU, MAX),
@@ -90,6 +97,7 @@ _MEASURES = (
     (_PSI_IO, MAX),
     (_EXEC_RATE, SUM),
     (_EXECS, SUM),
+    (_OOM_KILLS, SUM),
     (_THROTTLED_TIME, SUM),
     (_STALLED, SUM),
     (_REFUSED, SUM),
@@ -97,6 +105,8 @@ _MEASURES = (
     (_REMOVED, SUM),
 )
 _KEYS = tuple(column.key for column, _ in _MEASURES)
+# What is said of an oom_kill since its records tell whose limit it was.
+_LATER = ("swap_bytes", "group_victim_pid", "limit_of", "limit_cgroup")
 _SANDBOX = "(sandbox)"
 _KEEP = "1m"
 # The same cgroup is made in v2's hierarchy and in v1's memory hierarchy (hybrid nodes): one of the two is told. The
@@ -160,6 +170,7 @@ class _Unit:
         "frozen",
         "identity",
         "now",
+        "oom_group",
         "oom_pids",
         "removed",
         "status",
@@ -177,7 +188,8 @@ class _Unit:
         self.execs_before: float = 0
         self.removed = False
         self.oom_pids: set[int] = set()
-        self.counts: dict[str, float] = dict.fromkeys(_KEYS[_KEYS.index("oom_kills") :], 0)
+        self.oom_group = 0
+        self.counts: dict[str, float] = dict.fromkeys(_KEYS[_KEYS.index("ooms") :], 0)
 
     def begin_again(self, identity: Identity, begun_ns: int | None) -> None:
         """The next container of this name."""
@@ -225,6 +237,9 @@ class _Unit:
         values["cpu_limit_milli"] = _known(now.cpu_limit)
         values["memory_bytes"] = _known(now.memory)
         values["memory_limit_bytes"] = _known(now.memory_limit)
+        # older recordings have none
+        values["swap_bytes"] = _known(getattr(now, "swap", UNKNOWN))
+        values["swap_limit_bytes"] = _known(getattr(now, "swap_limit", UNKNOWN))
         for name in ("cpu_pressure", "memory_pressure", "io_pressure"):
             hundredths = _known(getattr(now, name))
             values[name] = None if hundredths is None else hundredths / 100
@@ -381,7 +396,11 @@ class CgroupsBoard:
                 unit.status = "OOMKilled"
             unit.ended_ns = event.time
         elif what == "oom_kill":
+            group = getattr(event, "group", 0)
             counts["oom_kills"] += 1
+            # all that are killed with one are one incident
+            counts["ooms"] += not group or group != unit.oom_group
+            unit.oom_group = group
             unit.oom_pids.add(event.pid)
         elif what == "throttled":
             counts["throttled_ns"] += event.duration
@@ -402,6 +421,11 @@ class CgroupsBoard:
         unit.sample(record)
         if before is None and (identity.container_id or identity.pod_uid) not in self._begun:
             return  # it was there before us, and so was what its files have counted
+        if self._unhooked and identity.container_id is not None and before is not None:
+            # no event tells of each
+            killed = max(0, record.oom_kills - max(0, before.oom_kills))
+            unit.counts["oom_kills"] += killed
+            unit.counts["ooms"] += killed
         for what, values in self._changes(record, before):
             event = self._blank._replace(
                 time=record.time,
@@ -462,7 +486,7 @@ class CgroupsBoard:
             if pod.now is not None:
                 # the pod's own cgroup has the sums, and the pod's limits
                 age_ns = values["age_ns"]
-                values.update({key: own[key] for key in _KEYS[: _KEYS.index("oom_kills")]})
+                values.update({key: own[key] for key in _KEYS[: _KEYS.index("ooms")]})
                 # when the cgroup of a pod was made that was there before, only its containers' processes tell
                 values["age_ns"] = age_ns
                 values.update({key: own[key] for key in ("cpu_pressure", "memory_pressure", "io_pressure")})
@@ -493,7 +517,64 @@ class CgroupsBoard:
                 self._named = {name: known for name, known in self._named.items() if known is not unit}
 
 
-def _event_detail(event: Any) -> Value:
+def _limit_path(event: Any, identity: Any) -> list[str] | None:
+    """Its parts, and one more `""` for each cgroup below the identity's; None as `_limit_cgroup`."""
+    levels: int | None = getattr(event, "limit_levels", None)
+    path: str | None = getattr(identity, "cgroup_path", None)
+    if levels is None or path is None or not event.limit or _what(event) != "oom_kill":
+        return None
+    if identity.attributed_by == "cgroup":
+        # by the path in v2's hierarchy
+        levels -= event.memory_deeper
+    parts = path.rstrip("/").split("/")
+    if levels >= len(parts):
+        return None
+    return parts[: len(parts) - levels] if levels >= 0 else parts + [""] * -levels
+
+
+def _limit_cgroup(event: Any, identity: Any) -> str | None:
+    """The path of the cgroup whose memory limit was hit.
+
+    None: none was, or it is not known: of an older recording, or inside a container on cgroup v1 and v2 at once.
+    """
+    parts = _limit_path(event, identity)
+    if parts is None or (parts[-1] == "" and len(parts) > 1):
+        return None
+    if event.memory_hierarchy and identity.attributed_by == "cgroup" and _limit_of(event, identity) == "inside":
+        # the two hierarchies need not be alike in there
+        return None
+    return "/".join(parts) or "/"
+
+
+def _limit_of(event: Any, identity: Any) -> str | None:
+    """Whose it is: the container's, the pod's, of a cgroup `inside` the container or `above` the pod."""
+    parts = _limit_path(event, identity)
+    if parts is None:
+        return None
+    path = "/".join(parts)
+    owner = parse(path)
+    if owner.pod_uid is None and owner.container_id is None:
+        return "above"
+    if not is_own(path):
+        return "inside"
+    return "pod" if owner.container_id is None else "container"
+
+
+def _oom_detail(event: Any, identity: Any, limit: str) -> str:
+    parts = _limit_path(event, identity)
+    whose = {"container": "the container", "pod": "the pod", "inside": "a cgroup inside it"}.get(
+        _limit_of(event, identity) or "", (parts or [""])[-1] or "the node's root cgroup"
+    )
+    told = [f"{limit} of {whose}" if parts is not None else limit, f"had {format_bytes(event.memory)}"]
+    if getattr(event, "swap", 0):
+        told[-1] += f" and {format_bytes(event.swap)} in swap"
+    if group := getattr(event, "group", 0):
+        alone = "chosen; all of its group are killed" if group == event.pid else f"killed with {group}"
+        told.append(f"{alone} (memory.oom.group)")
+    return ", ".join(told)
+
+
+def _event_detail(event: Any, identity: Any) -> Value:
     what = _what(event)
     limit = "the node's memory" if not event.limit else f"limit {format_bytes(event.limit)}"
     if what == "exec":
@@ -504,7 +585,7 @@ def _event_detail(event: Any) -> Value:
     if what == "removed":
         return f"lived {format_duration(event.duration)}" if event.duration else None
     if what == "oom_kill":
-        return f"{limit}, had {format_bytes(event.memory)}"
+        return _oom_detail(event, identity, limit)
     if what == "throttled":
         return f"{event.periods} periods, {format_duration(event.duration)}"
     if what == "reclaim":
@@ -590,6 +671,10 @@ class Cgroups(Fielded):
             only=("exit",),
         ),
         Field("memory_bytes", "memory", only=("oom_kill",)),
+        Field("swap_bytes", says=lambda event: getattr(event, "swap", None), only=("oom_kill",)),
+        Field("group_victim_pid", says=lambda event: getattr(event, "group", 0) or None, only=("oom_kill",)),
+        Field("limit_of", of=_limit_of, ours=True, only=("oom_kill",)),
+        Field("limit_cgroup", of=_limit_cgroup, only=("oom_kill",)),
         Field("periods", only=("throttled",)),
         Field(
             Column(
@@ -617,7 +702,7 @@ class Cgroups(Fielded):
         Field("count", "periods", only=("fork_refused",)),
         Field(
             Column("detail", "DETAIL", "path", weight=3, help="path executed; how it ended; what was hit"),
-            shows=_event_detail,
+            of=_event_detail,
             told=False,
         ),
     )
@@ -637,7 +722,7 @@ class Cgroups(Fielded):
         "cpu": "cpu_milli",
         "memory": "memory_bytes",
         "throttled": "throttled_percent",
-        "oom": "oom_kills",
+        "oom": "ooms",
         "restarts": "restarts",
         "procs": "procs",
         "age": "age_ns",
@@ -734,6 +819,14 @@ class Cgroups(Fielded):
     def key_cells(self, event: Any, identity: Identity, context: Context) -> Mapping[str, Value]:
         """By column key."""
         return {**identity_cells(event, identity), "node": context.node}
+
+    def record(self, event: Any, of: Any, context: Context) -> dict[str, Any]:
+        """Without what an older recording does not know."""
+        told = super().record(event, of, context)
+        if not hasattr(event, "limit_levels"):
+            for key in _LATER:
+                told.pop(key, None)
+        return told
 
     def kind_of(self, event: Any) -> str:
         """What happened."""

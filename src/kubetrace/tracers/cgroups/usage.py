@@ -44,6 +44,8 @@ _NUMBERS = (
     ("cpu_pressure", ""),  # "some" over the last 10 s, in hundredths of a percent
     ("memory_pressure", ""),
     ("io_pressure", ""),
+    ("swap", "bytes"),
+    ("swap_limit", "bytes"),
 )
 
 
