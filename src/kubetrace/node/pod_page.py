@@ -8,7 +8,6 @@ What cannot be read, or is gone meanwhile, is None.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from kubetrace.attribution import mountinfo, oci
 from kubetrace.node import cgroup_files
 from kubetrace.node.image_list import images_of
+from kubetrace.node.walks import Walk
 
 if TYPE_CHECKING:
     from kubetrace.node.host import Host
@@ -27,7 +27,6 @@ NAMESPACES: Final = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
 # Directories that are named of a writable layer, and how long one directory is looked through.
 _LARGEST: Final = 5
 _MOST_S: Final = 10.0
-_MOST_DIRECTORIES: Final = 100_000
 _MOST_PROCESSES: Final = 200
 
 
@@ -172,48 +171,13 @@ def space(path: str) -> Space | None:
     and says that it is not the whole.
     """
     end = time.monotonic() + _MOST_S
-    try:
-        top = os.lstat(path)
-    except OSError:
+    walk = Walk(path, largest=_LARGEST)
+    pieces = walk.pieces()
+    whole = all(time.monotonic() < end for _ in pieces)
+    pieces.close()
+    if walk.gone:
         return None
-    if not stat.S_ISDIR(top.st_mode):
-        return None
-    total, inodes, whole = top.st_blocks * 512, 1, True
-    seen: set[int] = set()
-    own: dict[str, int] = {}
-    ahead = [""]
-    while ahead:
-        if time.monotonic() > end or len(own) > _MOST_DIRECTORIES:
-            whole = False
-            break
-        below = ahead.pop()
-        own[below or "/"] = 0
-        try:
-            entries = os.scandir(f"{path}{below}")
-        except OSError:
-            whole = whole and not os.path.lexists(f"{path}{below}")
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                if status.st_dev != top.st_dev:
-                    continue
-                if stat.S_ISDIR(status.st_mode):
-                    ahead.append(f"{below}/{entry.name}")
-                elif status.st_nlink > 1:
-                    if status.st_ino in seen:
-                        continue
-                    seen.add(status.st_ino)
-                taken = status.st_blocks * 512
-                if not stat.S_ISDIR(status.st_mode):
-                    own[below or "/"] += taken
-                total += taken
-                inodes += 1
-    largest = sorted(own.items(), key=lambda item: (-item[1], item[0]))[:_LARGEST]
-    return Space(total, inodes, whole, tuple((name, taken) for name, taken in largest if taken))
+    return Space(walk.bytes, walk.inodes, whole and not walk.unread, tuple(walk.largest))
 
 
 def _layers(images: ImagesOfNode, image: ImageOfNode | None) -> tuple[Layer, ...] | None:

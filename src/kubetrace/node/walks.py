@@ -15,6 +15,7 @@ Bytes are st_blocks * 512, directories included, as du(1) counts them.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
 import select
@@ -22,7 +23,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -175,16 +176,23 @@ def _cpu_ns(pid: int) -> int:
 class Walk:
     """One directory, gone through piece by piece."""
 
-    def __init__(self, path: str, leave_out: Sequence[str] = ()) -> None:
-        """Nothing is opened yet."""
+    def __init__(self, path: str, leave_out: Sequence[str] = (), largest: int = 0) -> None:
+        """Nothing is opened yet. So many of the `largest` directories are kept."""
         self.bytes = self.inodes = self.unread = 0
         self.gone = False
         self._path = path
         self._leave_out = _tree(leave_out)
         self._links: set[int] = set()
         self._device = -1
+        self._most = largest
+        self._largest: list[tuple[int, str]] = []
 
-    def pieces(self) -> Iterator[None]:
+    @property
+    def largest(self) -> list[tuple[str, int]]:
+        """The directories with most bytes in files of their own, by their paths in this one (`/`: itself)."""
+        return [(path, taken) for taken, path in sorted(self._largest, key=lambda one: (-one[0], one[1]))]
+
+    def pieces(self) -> Generator[None]:
         """Go on for some entries, again and again until all is looked at."""
         try:
             top = _open(self._path, None)
@@ -194,11 +202,12 @@ class Walk:
         status = os.fstat(top)
         self._device = status.st_dev
         self.bytes, self.inodes = status.st_blocks * 512, 1
-        yield from self._below(top, 0, self._leave_out)
+        yield from self._below(top, 0, self._leave_out, "")
 
-    def _below(self, directory: int, depth: int, leave_out: _Tree) -> Iterator[None]:
+    def _below(self, directory: int, depth: int, leave_out: _Tree, path: str) -> Generator[None]:
         # `directory` is closed here. What comes and goes meanwhile is looked at or not.
         below: list[str] = []
+        own = 0
         try:
             try:
                 entries = os.scandir(directory)
@@ -216,10 +225,11 @@ class Walk:
                     if entry is None:
                         break
                     if leave_out.get(entry.name) != {}:
-                        self._count(entry, below)
+                        own += self._count(entry, below)
                     seen += 1
                     if not seen % _ENTRIES:
                         yield
+            self._keep(path, own)
             for name in below:
                 if depth >= _MOST_DEEP:
                     self.unread += 1
@@ -234,30 +244,41 @@ class Walk:
                 except OSError:
                     self.unread += 1
                     continue
-                yield from self._below(inner, depth + 1, leave_out.get(name, _NOTHING))
+                yield from self._below(inner, depth + 1, leave_out.get(name, _NOTHING), f"{path}/{name}")
             yield
         finally:
             os.close(directory)
 
-    def _count(self, entry: os.DirEntry[str], below: list[str]) -> None:
+    def _keep(self, path: str, own: int) -> None:
+        if not own or not self._most:
+            return
+        heapq.heappush(self._largest, (own, path or "/"))
+        if len(self._largest) > self._most:
+            heapq.heappop(self._largest)
+
+    def _count(self, entry: os.DirEntry[str], below: list[str]) -> int:
+        # bytes of what is no directory
         try:
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
-            return
+            return 0
         except OSError:
             self.unread += 1
-            return
+            return 0
         if status.st_dev != self._device:
-            return
-        if stat.S_ISDIR(status.st_mode):
+            return 0
+        directory = stat.S_ISDIR(status.st_mode)
+        if directory:
             below.append(entry.name)
         elif status.st_nlink > 1:
             if status.st_ino in self._links:
-                return
+                return 0
             if len(self._links) < _MOST_LINKS:
                 self._links.add(status.st_ino)
-        self.bytes += status.st_blocks * 512
+        taken = status.st_blocks * 512
+        self.bytes += taken
         self.inodes += 1
+        return 0 if directory else taken
 
 
 def _tree(paths: Sequence[str]) -> _Tree:
