@@ -413,7 +413,61 @@ def asked(made: list[dict[str, Any]]) -> list[dict[str, Any]]:
         one["error"] = done.stderr
         one["writes"] = destination(one, destinations)
         one["layers"] = layers(one, node, attributor, learn)
+    pages(made)
     return made
+
+
+def pages(made: list[dict[str, Any]]) -> None:
+    """What kubetrace pod says of each, and what du and /proc say."""
+    command = [sys.executable, "-m", "kubetrace", "pod", "-o", "json", *(one["queries"]["pod"] for one in made)]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()
+    for one, line in zip(made, said, strict=True):
+        one["page"] = json.loads(line)
+        # of this moment, and CPU time goes on
+        one["page"]["use"] = None
+        pid = one["pid"]
+        paths = [one["writable"], os.path.dirname(one["log"]), os.path.dirname(one["volume"])]
+        layers = [path for kind, path in one["queries"].items() if kind.startswith("layer ")]
+        one["truth"] = {
+            "du": {path: du(path) for path in paths if path is not None},
+            "layers": {path.removesuffix("/etc"): layer_takes(path.removesuffix("/etc")) for path in layers},
+            "namespaces": {kind: os.stat(f"/proc/{pid}/ns/{kind}").st_ino for kind in NAMESPACES},
+            "node": {kind: os.stat(f"/proc/1/ns/{kind}").st_ino for kind in NAMESPACES},
+            "users": [
+                [int(part) for part in line.split()] for line in Path(f"/proc/{pid}/uid_map").read_text().splitlines()
+            ],
+            "comm": Path(f"/proc/{pid}/comm").read_text().rstrip(),
+        }
+
+
+NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
+
+
+def layer_takes(path: str) -> list[int]:
+    """Of containerd's the directory and two blocks, the snapshot's own and its work; of CRI-O's all of the layer's.
+
+    erofs has a layer in one file.
+    """
+    blob = f"{os.path.dirname(path)}/layer.erofs"
+    taken, inodes = du(blob if os.path.exists(blob) else path)
+    if not path.endswith("/diff"):
+        return [taken + 8192, inodes]
+    directory = os.path.dirname(path)
+    taken, inodes = du(directory)
+    store, layer = os.path.dirname(os.path.dirname(directory)), os.path.basename(directory)
+    link = Path(f"{directory}/link").read_text()
+    for other in (f"{store}/overlay/l/{link}", f"{store}/overlay-layers/{layer}.tar-split.gz"):
+        taken, inodes = taken + os.lstat(other).st_blocks * 512, inodes + 1
+    return [taken, inodes]
+
+
+def du(path: str) -> list[int]:
+    """Bytes and inodes, by du."""
+    found = []
+    for options in (["--block-size=1"], ["--inodes"]):
+        done = subprocess.run(["du", "-s", "-x", *options, path], stdout=subprocess.PIPE, check=True, text=True)
+        found.append(int(done.stdout.split()[0]))
+    return found
 
 
 def said_of_hidden(one: dict[str, Any], node: Node, attributor: Attributor) -> dict[str, Any]:

@@ -97,6 +97,41 @@ def test_who_finds_what_belongs_to_the_pod(made: Made) -> None:
     assert (own["root"], own["root_type"], own["upperdir"]) == (made["root"], made["root_type"], made["writable"])
 
 
+def test_the_page_of_the_pod_says_what_du_and_proc_say(made: Made) -> None:
+    page, truth = made["page"], made["truth"]
+    assert (page["namespace"], page["pod"], page["pod_uid"]) == ("shop", made["pod"], made["pod_uid"])
+    (own,) = [one for one in page["containers"] if one["container_id"] == made["container_id"]]
+    assert (own["container"], own["image"], own["root_type"]) == ("app", made["image"], made["root_type"])
+    if made["writable"] is not None:
+        assert (own["writable"]["path"], own["writable"]["whole"]) == (made["writable"], True)
+        assert [own["writable"]["bytes"], own["writable"]["inodes"]] == truth["du"][made["writable"]]
+    log = os.path.dirname(made["log"])
+    assert (own["log"]["path"], [own["log"]["bytes"], own["log"]["inodes"]]) == (log, truth["du"][log])
+    (volume,) = page["volumes"]
+    assert [volume["bytes"], volume["inodes"]] == truth["du"][volume["path"]]
+    assert {kind: one["inode"] for kind, one in own["namespaces"].items()} == truth["namespaces"]
+    for kind, one in own["namespaces"].items():
+        assert (one["whose"] == "node") == (one["inode"] == truth["node"][kind])
+    assert [[one["inside"], one["on_node"], one["count"]] for one in own["users"]] == truth["users"]
+    assert own["processes"] == [{"pid": made["pid"], "comm": truth["comm"]}]
+    if made["root_type"] == "overlay":
+        layers = own["layers"]
+        if made["user"] and made["snapshotter"] == "erofs":
+            # containerd's own for the user namespace
+            assert layers.pop()["created_by"] is None
+        assert [one["layer"] for one in layers] == [1, 2, 3]
+        assert [one["created_by"] for one in layers] == [instruction(LINES[number]) for number in (1, 2, 3)]
+        found = {one["directory"]: [one["bytes"], one["inodes"]] for one in layers}
+        assert found == truth["layers"]
+
+
+def instruction(line: str) -> str:
+    """As it stands in the Dockerfile."""
+    return (
+        line.removeprefix("/bin/sh -c #(nop) ").removesuffix(" # buildkit").replace("RUN /bin/sh -c ", "RUN ").strip()
+    )
+
+
 def test_a_snapshot_is_its_directory_and_number(made: Made) -> None:
     if made["snapshot"] is not None:
         (answer,) = made["said"]["writable"]

@@ -1,17 +1,17 @@
 """The images of a node: what each takes, shares and would free, by its runtimes' databases and its configuration.
 
-    names, age, containers, sizes of layers     the metadata (node/image_store.py)
-    Dockerfile lines, when built, diff ids      manifest and configuration in the content store
-    waste                                       the layers' own files, where it is asked for (node/layer_files.py)
-
-containers-storage has no sizes of what is on disk: of CRI-O's images names and layers are known, and no bytes.
+names, age, containers, sizes of layers     the metadata (node/image_store.py)
+Dockerfile lines, when built, diff ids      manifest and configuration in the content store
+waste                                       the layers' own files, where it is asked for (node/layer_files.py)
+CRI-O, podman: all but sizes                the lists of containers-storage (node/storage.py)
+CRI-O, podman: sizes                        the layers' files, each looked at: nothing else has them
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,7 +59,11 @@ class LayerOfNode:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A container that was made of an image. `writable` is the directory of its writable layer, a node path."""
+    """A container that was made of an image. `writable` is the directory of its writable layer, a node path.
+
+    `layers` are those below it, the lowest first: the image's by the container's own snapshotter, and what the runtime
+    put on top (for a user namespace).
+    """
 
     container_id: str
     namespace: str | None
@@ -67,6 +71,7 @@ class User:
     container: str | None
     runs: bool
     writable: str | None = None
+    layers: tuple[LayerKey, ...] = ()
 
 
 @dataclass(slots=True)
@@ -134,8 +139,18 @@ class _Detail:
     layer_digests: tuple[str, ...]
 
 
-def images_of(host: Host, *, wasted: bool = False, between: Callable[[str], None] = lambda _what: None) -> ImagesOfNode:
-    """The node's images; `wasted`: every layer's files are looked at, too. `between` is told what is being done."""
+def images_of(
+    host: Host,
+    *,
+    wasted: bool = False,
+    sized: Collection[str] | None = None,
+    between: Callable[[str], None] = lambda _what: None,
+) -> ImagesOfNode:
+    """The node's images; `wasted`: every layer's files are looked at, too. `between` is told what is being done.
+
+    `sized`: of containers-storage, whose sizes cost a look at every file, only the images of these containers have any
+    (and only their layers are told); None: all.
+    """
     found = ImagesOfNode()
     running = set(_running(host))
     for root in host.places.roots:
@@ -146,10 +161,8 @@ def images_of(host: Host, *, wasted: bool = False, between: Callable[[str], None
             found.problems.append(f"{root}: {store.problem}")
         for namespace in store.namespaces:
             _add_namespace(host, found, store, namespace, running)
-    for root in host.places.storages:
-        stored = storage.Storage(host, root)
-        if stored.exists:
-            _add_storage(found, stored, root, running)
+    stores = {root: storage.Storage(host, root) for root in host.places.storages}
+    _add_storages(found, {root: one for root, one in stores.items() if one.exists}, running, sized, between)
     for key, others in reachability.twins(
         {key[2:]: layer.diff_id for key, layer in found.layers.items() if layer.diff_id is not None}
     ).items():
@@ -200,16 +213,8 @@ def _add_namespace(
         if len(image.lines) != len(keys):
             image.lines = [None] * len(keys)
         found.images.append(image)
-        for at, (key, own) in enumerate(zip(keys, chain, strict=True)):
-            layer = found.layers.get(key)
-            if layer is None:
-                snapshot = namespace.snapshots[own]
-                base = store.snapshotters.get(own[0], "")
-                parent = keys[at - 1] if at else None
-                directory = f"{base}/snapshots/{snapshot.number}/fs"
-                layer = found.layers[key] = LayerOfNode(
-                    key, snapshot.number, directory, snapshot.disk_bytes, snapshot.inodes or 0, parent
-                )
+        for at, key in enumerate(keys):
+            layer = _layer(found, store, namespace, key)
             layer.images.append(image.name)
             if detail is not None and len(detail.config.diff_ids) == len(keys):
                 layer.diff_id = detail.config.diff_ids[at]
@@ -218,10 +223,35 @@ def _add_namespace(
                 layer.digest = detail.layer_digests[at]
                 blob = namespace.blobs.get(layer.digest)
                 layer.compressed = blob.size if blob is not None else None
+        # the same in another snapshotter than the one that is shown
+        alike = {key[3]: found.layers[key] for key in keys}
+        for key in dict.fromkeys(key for user in image.users for key in user.layers if key not in keys):
+            layer = _layer(found, store, namespace, key)
+            if (same := alike.get(key[3])) is not None:
+                layer.images.append(image.name)
+                layer.diff_id, layer.digest, layer.compressed = same.diff_id, same.digest, same.compressed
+                layer.created_by = layer.created_by or same.created_by
     unused = [share.target for share in shares.images if not share.users and not share.pinned]
     if store.problem is not None:
         return
     found.unused_frees += reachability.freed_together(namespace, unused, now)
+
+
+def _directory(base: str, snapshotter: str, number: int | None) -> str:
+    # native has the files there, blockfile and btrfs a file or a subvolume (containerd plugins/snapshots)
+    return f"{base}/snapshots/{number}{'' if snapshotter in ('native', 'blockfile', 'btrfs') else '/fs'}"
+
+
+def _layer(found: ImagesOfNode, store: ImageStore, namespace: ImageNamespace, key: LayerKey) -> LayerOfNode:
+    layer = found.layers.get(key)
+    if layer is None:
+        snapshot = namespace.snapshots[key[2:]]
+        parent = (*key[:3], snapshot.parent) if snapshot.parent is not None else None
+        directory = _directory(store.snapshotters.get(key[2], ""), key[2], snapshot.number)
+        layer = found.layers[key] = LayerOfNode(
+            key, snapshot.number, directory, snapshot.disk_bytes, snapshot.inodes or 0, parent
+        )
+    return layer
 
 
 def _chain(namespace: ImageNamespace, share: ImageShare) -> Sequence[tuple[str, str]]:
@@ -243,7 +273,15 @@ def _user(container_id: str, store: ImageStore, namespace: ImageNamespace, runni
         labels.get("io.kubernetes.pod.name"),
         "(sandbox)" if sandbox else labels.get("io.kubernetes.container.name"),
         container_id in running,
-        f"{base}/snapshots/{snapshot.number}/fs" if known and snapshot is not None else None,
+        _directory(base, container.snapshotter, snapshot.number) if known and snapshot and base else None,
+        tuple(
+            (store.root, namespace.name, *key)
+            for key in (
+                reachability.chain_of(namespace, (container.snapshotter, snapshot.parent))
+                if snapshot is not None and snapshot.parent is not None
+                else ()
+            )
+        ),
     )
 
 
@@ -293,43 +331,127 @@ def _blob(directory: str, digest: str) -> bytes:
     return read_regular(f"{directory}/{algorithm}/{encoded}", _MAX_BLOB_BYTES)
 
 
-def _add_storage(found: ImagesOfNode, stored: storage.Storage, root: str, running: set[str]) -> None:
-    layers = stored.layers()
-    users: dict[str, list[User]] = {}
-    for one in stored.containers():
-        seen = storage.seen(one, 0)
-        names = (seen.namespace, seen.pod, seen.container) if seen is not None else (None, None, None)
-        users.setdefault(one.image_id, []).append(User(one.container_id, *names, one.container_id in running))
-    for image in stored.images():
-        chain: list[str] = []
-        at = image.layer
-        while at in layers and at not in chain and len(chain) < oci.MAX_LAYERS:
-            chain.append(at)
-            at = layers[at].parent
-        lines: list[str | None] = [None] * len(chain)
-        problem = None
-        try:
-            config = oci.parse_config(stored.config(image.image_id, _MAX_BLOB_BYTES))
-            if len(config.created_by) == len(chain):
-                lines = list(config.created_by)
-        except (OSError, ValueError):
-            problem = "its configuration cannot be read"
-        keys = [(root, "", "overlay", identifier) for identifier in reversed(chain)]
-        found.images.append(
-            ImageOfNode(
-                image_id=f"sha256:{image.image_id}",
-                names=image.names,
-                runtime=f"containers-storage {root}",
-                target=image.image_id,
-                pulled_ns=None,
-                built=None,
-                pinned=False,
-                users=tuple(users.get(image.image_id, ())),
-                layers=keys,
-                lines=lines,
-                lines_problem=problem,
+def _add_storages(
+    found: ImagesOfNode,
+    stores: Mapping[str, storage.Storage],
+    running: set[str],
+    sized: Collection[str] | None,
+    between: Callable[[str], None],
+) -> None:
+    """Images of containers-storage. A layer may be in another store than its image (additional image stores)."""
+    own: dict[str, LayerKey] = {}
+    users: dict[tuple[str, str], list[User]] = {}
+    held: set[LayerKey] = set()
+    names: dict[LayerKey, list[str]] = {}
+    for root, store in stores.items():
+        for identifier in store.layers():
+            own.setdefault(identifier, (root, "", "overlay", identifier))
+    for root, store in stores.items():
+        for one in store.containers():
+            seen = storage.seen(one, 0)
+            whose = (seen.namespace, seen.pod, seen.container) if seen is not None else (None, None, None)
+            writable = storage.layer_directory(root, one.layer) if one.layer in store.layers() else None
+            chain = tuple(_chain_of(stores, own, root, one.layer))
+            users.setdefault((root, one.image_id), []).append(
+                User(one.container_id, *whose, one.container_id in running, writable, chain[:-1])
             )
-        )
+            held.update(chain)
+    images: list[tuple[ImageOfNode, int]] = []
+    for root, store in stores.items():
+        for stored in store.images():
+            keys = _chain_of(stores, own, root, stored.layer)
+            image = _stored_image(store, stored, keys, tuple(users.get((root, stored.image_id), ())))
+            if sized is None or any(user.container_id in sized for user in image.users):
+                images.append((image, store.image_takes(stored.image_id).bytes))
+            else:
+                found.images.append(image)
+            for key in keys:
+                names.setdefault(key, []).append(image.name)
+    for image, _ in images:
+        for at, key in enumerate(image.layers):
+            layer = found.layers.get(key)
+            if layer is None:
+                parent = image.layers[at - 1] if at else None
+                layer = found.layers[key] = _stored_layer(stores[key[0]], key, parent, between)
+                layer.images = names[key]
+            layer.created_by = layer.created_by or image.lines[at]
+        for key in dict.fromkeys(key for user in image.users for key in user.layers if key not in found.layers):
+            # what was made of a layer for other users (a mapped top layer)
+            found.layers[key] = _stored_layer(stores[key[0]], key, None, between)
+    unused: dict[LayerKey, int] = {}
+    for image, listed in images:
+        sizes = {key: found.layers[key].bytes for key in image.layers}
+        alone = [key for key in image.layers if len(names[key]) == 1]
+        blobs = [found.layers[key].compressed for key in image.layers]
+        image.compressed = sum(blob for blob in blobs if blob is not None) if None not in blobs else None
+        image.unpacked = sum(sizes.values())
+        image.own = listed + sum(sizes[key] for key in alone)
+        image.shared = image.unpacked + listed - image.own
+        # what a container was made of is not removed
+        image.frees = 0 if image.users else listed + sum(sizes[key] for key in alone if key not in held)
+        if not image.users:
+            found.unused_frees += listed
+            for key in image.layers:
+                unused[key] = unused.get(key, 0) + 1
+        found.images.append(image)
+    found.unused_frees += sum(
+        found.layers[key].bytes for key, count in unused.items() if count == len(names[key]) and key not in held
+    )
+
+
+def _chain_of(
+    stores: Mapping[str, storage.Storage], own: Mapping[str, LayerKey], root: str, top: str
+) -> list[LayerKey]:
+    """A layer and those below it, the lowest first; each in the same store where that has it."""
+    chain: list[LayerKey] = []
+    at = top
+    while len(chain) < oci.MAX_LAYERS:
+        key: LayerKey | None = (root, "", "overlay", at) if at in stores[root].layers() else own.get(at)
+        if key is None or key in chain:
+            break
+        chain.append(key)
+        at = stores[key[0]].layers()[at].parent
+    return chain[::-1]
+
+
+def _stored_image(
+    store: storage.Storage, stored: storage.StoredImage, keys: list[LayerKey], users: tuple[User, ...]
+) -> ImageOfNode:
+    lines: list[str | None] = [None] * len(keys)
+    built = problem = None
+    try:
+        data = store.config(stored.image_id, _MAX_BLOB_BYTES)
+        config = oci.parse_config(data)
+        if len(config.created_by) == len(keys):
+            lines = list(config.created_by)
+        created = oci.load(data).get("created")
+        built = created if isinstance(created, str) else None
+    except (OSError, ValueError):
+        problem = "its configuration cannot be read"
+    return ImageOfNode(
+        image_id=f"sha256:{stored.image_id}",
+        names=stored.names,
+        runtime=f"containers-storage {store.root}",
+        target=stored.image_id,
+        pulled_ns=None,
+        built=built,
+        pinned=False,
+        users=users,
+        layers=keys,
+        lines=lines,
+        lines_problem=problem,
+    )
+
+
+def _stored_layer(
+    store: storage.Storage, key: LayerKey, parent: LayerKey | None, between: Callable[[str], None]
+) -> LayerOfNode:
+    said = store.layers()[key[3]]
+    directory = storage.layer_directory(store.root, key[3])
+    taken = store.layer_takes(key[3], lambda: between(directory))
+    return LayerOfNode(
+        key, None, directory, taken.bytes, taken.inodes, parent, said.diff_id, said.digest, said.compressed
+    )
 
 
 # Waste.

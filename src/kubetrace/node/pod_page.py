@@ -132,11 +132,12 @@ class PodPage:
 
 def pod_page(host: Host, files: PodFiles, *, between: Callable[[str], None] = lambda _what: None) -> PodPage:
     """Look at all that `files` names; `between` is told what is looked at."""
-    images = images_of(host)
+    own = {one.identity.container_id for one in files.containers if one.identity.container_id is not None}
+    images = images_of(host, sized=own, between=between)
     mounted = _mounted(host)
     sandbox = next((one for one in files.containers if one.identity.kind == "sandbox"), None)
     shared = _namespaces(host, sandbox.pids) if sandbox is not None else {}
-    own = _namespaces(host, (1,))
+    of_node = _namespaces(host, (1,))
     logs = _log_directories(host, files)
     containers = []
     for one in files.containers:
@@ -147,11 +148,11 @@ def pod_page(host: Host, files: PodFiles, *, between: Callable[[str], None] = la
             ContainerPage(
                 one,
                 one.identity.image or (image.name if image is not None else None),
-                _layers(images, image),
+                _layers(images, image, one.identity.container_id),
                 space(host.path(one.upperdir)) if one.upperdir is not None else None,
                 log,
                 space(host.path(log)) if log is not None else None,
-                _whose(_namespaces(host, one.pids), shared if one is not sandbox else {}, own),
+                _whose(_namespaces(host, one.pids), shared if one is not sandbox else {}, of_node),
                 _id_map(host, one.pids),
                 tuple(_processes(host, one.pids)),
                 _use(host, one.cgroups),
@@ -180,10 +181,14 @@ def space(path: str) -> Space | None:
     return Space(walk.bytes, walk.inodes, whole and not walk.unread, tuple(walk.largest))
 
 
-def _layers(images: ImagesOfNode, image: ImageOfNode | None) -> tuple[Layer, ...] | None:
-    if image is None or not image.layers:
+def _layers(images: ImagesOfNode, image: ImageOfNode | None, container_id: str | None) -> tuple[Layer, ...] | None:
+    # those that the container has below it: of several snapshotters, its own
+    user = (
+        next((user for user in image.users if user.container_id == container_id), None) if image is not None else None
+    )
+    if image is None or user is None or not user.layers:
         return None
-    found: list[LayerOfNode | None] = [images.layers.get(key) for key in image.layers]
+    found: list[LayerOfNode | None] = [images.layers.get(key) for key in user.layers]
     if None in found:
         return None
     return tuple(
@@ -193,7 +198,7 @@ def _layers(images: ImagesOfNode, image: ImageOfNode | None) -> tuple[Layer, ...
             layer.bytes,
             layer.inodes,
             len(layer.images),
-            oci.dockerfile_line(line) if at < len(image.lines) and (line := image.lines[at]) else None,
+            oci.dockerfile_line(layer.created_by) if layer.created_by else None,
         )
         for at, layer in enumerate(found)
         if layer is not None

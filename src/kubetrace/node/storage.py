@@ -15,13 +15,14 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from kubetrace.attribution import oci
 from kubetrace.attribution.facts import ContainerSeen
 from kubetrace.node.reading import read_regular
+from kubetrace.node.walks import Walk
 
 if TYPE_CHECKING:
     from kubetrace.node.host import Host
@@ -38,10 +39,24 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class StoredLayer:
-    """`parent` is the id of the layer below, "" for the lowest; `diff_id` is None for a writable layer."""
+    """`parent` is the id of the layer below, "" for the lowest; `diff_id` is None for a writable layer.
+
+    `digest` and `compressed` (bytes) are of the blob that was downloaded, which is not kept.
+    """
 
     parent: str
     diff_id: str | None
+    digest: str | None = None
+    compressed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What something takes on the disk, as du counts it; `unread`: directories that could not be looked into."""
+
+    bytes: int
+    inodes: int
+    unread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +113,13 @@ class Storage:
                 identifier, digest = _text(entry, "id"), entry.get("diff-digest")
                 if _ID.fullmatch(identifier):
                     diff_id = digest if isinstance(digest, str) and oci.is_digest(digest) else None
-                    found[identifier] = StoredLayer(_text(entry, "parent"), diff_id)
+                    blob, size = entry.get("compressed-diff-digest"), entry.get("compressed-size")
+                    found[identifier] = StoredLayer(
+                        _text(entry, "parent"),
+                        diff_id,
+                        blob if isinstance(blob, str) and oci.is_digest(blob) else None,
+                        size if isinstance(size, int) and 0 < size < 1 << 62 else None,
+                    )
         self._layers = marks, found
         return found
 
@@ -113,6 +134,38 @@ class Storage:
         key = f"sha256:{image_id}"
         name = key if _PLAIN.fullmatch(key) else "=" + base64.b64encode(key.encode()).decode()
         return read_regular(self._host.path(f"{self.root}/overlay-images/{image_id}/{name}"), limit)
+
+    def layer_takes(self, layer: str, between: Callable[[], None] = lambda: None) -> Taken:
+        """A layer's directory, its short name in overlay/l, and the list of what its tar had (tar-split).
+
+        There is no other way to know than to look at every file: the lists have the sizes of tar archives alone.
+        """
+        found = self._takes(f"overlay/{layer}", between)
+        paths = [f"overlay-layers/{layer}.tar-split.gz"]
+        try:
+            name = read_regular(self._host.path(f"{self.root}/overlay/{layer}/link"), 256).decode("ascii").strip()
+        except (OSError, ValueError):
+            name = ""
+        if name.isalnum():
+            paths.append(f"overlay/l/{name}")
+        total, inodes = found.bytes, found.inodes
+        for path in paths:
+            try:
+                status = os.lstat(self._host.path(f"{self.root}/{path}"))
+            except OSError:
+                continue
+            total, inodes = total + status.st_blocks * 512, inodes + 1
+        return Taken(total, inodes, found.unread)
+
+    def image_takes(self, image_id: str) -> Taken:
+        """An image's manifest, configuration and signatures."""
+        return self._takes(f"overlay-images/{image_id}", lambda: None)
+
+    def _takes(self, directory: str, between: Callable[[], None]) -> Taken:
+        walk = Walk(self._host.path(f"{self.root}/{directory}"))
+        for _ in walk.pieces():
+            between()
+        return Taken(walk.bytes, walk.inodes, walk.unread + walk.gone)
 
     def containers(self) -> Iterator[StoredContainer]:
         """All of them, exited ones too, and those of podman."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,74 @@ def test_a_layer_deeper_than_any_says_that_it_was_not_read_to_the_end(tmp_path: 
     os.close(directory)
     reading = LayerFiles(str(tmp_path))
     assert sum(1 for _ in reading.names()) == 201 and reading.unread == 1
+
+
+# containers-storage.
+
+
+def stored(tmp_path: Path) -> Host:
+    """Two images over one base, and a container of the first."""
+    root = tmp_path / "var/lib/containers/storage"
+    base, web, batch, writable = (letter * 64 for letter in "abcd")
+    layers = []
+    for number, (layer, parent) in enumerate(((base, ""), (web, base), (batch, base), (writable, web))):
+        (root / f"overlay/{layer}/diff/app").mkdir(parents=True)
+        (root / f"overlay/{layer}/diff/app/file").write_bytes(b"x" * 8192 * (number + 1))
+        (root / f"overlay/{layer}/link").write_text(f"LINK{number}")
+        (root / "overlay/l").mkdir(exist_ok=True)
+        (root / f"overlay/l/LINK{number}").symlink_to(f"../{layer}/diff")
+        (root / "overlay-layers").mkdir(exist_ok=True)
+        (root / f"overlay-layers/{layer}.tar-split.gz").write_bytes(b"y" * 5000)
+        layers.append({"id": layer, "parent": parent, "compressed-size": 1000 + number})
+    images = [
+        {"id": letter * 64, "names": [f"registry.example/{name}:1"], "layer": layer}
+        for letter, name, layer in (("1", "web", web), ("2", "batch", batch))
+    ]
+    for image in images:
+        (root / f"overlay-images/{image['id']}").mkdir(parents=True)
+        (root / f"overlay-images/{image['id']}/manifest").write_text("{}")
+    (root / "overlay-containers").mkdir()
+    containers = [{"id": "e" * 64, "layer": writable, "image": "1" * 64, "names": ["k8s_app_web-0_shop_u_0"]}]
+    for name, entries in (("layers", layers), ("images", images), ("containers", containers)):
+        (root / f"overlay-{name}/{name}.json").write_text(json.dumps(entries))
+    made = Host(tmp_path)
+    made._base = str(tmp_path)
+    return made
+
+
+def du(*paths: Path) -> int:
+    told = subprocess.run(["du", "-s", "-c", "--block-size=1", *paths], stdout=subprocess.PIPE, check=True, text=True)
+    return int(told.stdout.splitlines()[-1].split()[0])
+
+
+def test_sizes_of_containers_storage_are_those_of_all_that_a_layer_has(tmp_path: Path) -> None:
+    found = images_of(stored(tmp_path))
+    root = tmp_path / "var/lib/containers/storage"
+
+    def takes(letter: str) -> int:
+        link = (root / f"overlay/{letter * 64}/link").read_text()
+        return du(root / f"overlay/{letter * 64}", root / f"overlay/l/{link}") + du(
+            root / f"overlay-layers/{letter * 64}.tar-split.gz"
+        )
+
+    def listed(digit: str) -> int:
+        return du(root / f"overlay-images/{digit * 64}")
+
+    web, batch = by_name(found)["registry.example/web:1"], by_name(found)["registry.example/batch:1"]
+    assert {key[3][0]: layer.bytes for key, layer in found.layers.items()} == {x: takes(x) for x in "abc"}
+    assert (web.unpacked, web.shared, web.own) == (takes("a") + takes("b"), takes("a"), takes("b") + listed("1"))
+    assert (web.compressed, batch.compressed) == (2001, 2002)
+    # the one a container was made of stays
+    assert (web.frees, batch.frees, found.unused_frees) == (0, takes("c") + listed("2"), takes("c") + listed("2"))
+    (user,) = web.users
+    assert (user.pod, user.writable) == ("web-0", f"/var/lib/containers/storage/overlay/{'d' * 64}/diff")
+    assert [key[3][0] for key in user.layers] == ["a", "b"]
+
+
+def test_of_containers_storage_only_what_is_asked_for_is_looked_at(tmp_path: Path) -> None:
+    found = images_of(stored(tmp_path), sized=["e" * 64])
+    web, batch = by_name(found)["registry.example/web:1"], by_name(found)["registry.example/batch:1"]
+    assert web.unpacked is not None and batch.unpacked is None
+    assert sorted(key[3][0] for key in found.layers) == ["a", "b"]
+    # others that have a layer are counted all the same
+    assert {key[3][0]: len(layer.images) for key, layer in found.layers.items()} == {"a": 2, "b": 1}
