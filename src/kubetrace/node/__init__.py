@@ -11,7 +11,7 @@
     storage.py     the lists of containers-storage, which CRI-O has
     layers.py      from an overlay's directories to the layers of an image
     cri.py         a runtime's own socket, when asked for
-    kubelet.py     names and volumes in the kubelet's directory
+    kubelet_dir.py names and volumes in the kubelet's directory
     logs.py        names in the log directories
     lookup.py      whose a number, an id or a path is; pod_files.py: what belongs to a pod
     named.py       the names of pods, for who types one

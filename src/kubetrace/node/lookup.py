@@ -22,7 +22,7 @@ from kubetrace.attribution.facts import (
     PodSeen,
 )
 from kubetrace.errors import UsageError
-from kubetrace.node import containerd, kubelet, storage
+from kubetrace.node import containerd, kubelet_dir, storage
 from kubetrace.node.bolt import BoltError
 from kubetrace.node.survey import Node
 
@@ -338,7 +338,7 @@ class Lookup:
 
     def _pod_of(self, path: str) -> str | None:
         role, rest = self._directories.find(path) or (None, "")
-        return kubelet.pod_of(rest) if role == "kubelet" else None
+        return kubelet_dir.pod_of(rest) if role == "kubelet" else None
 
     def _as_node_path(self, query: str) -> str:
         # A path is given as the node writes it, or as this shell sees it below the node's root.
@@ -404,6 +404,6 @@ class Lookup:
         if len(roots) == 1:
             # a root that is no overlay: a file system of its own
             return [self._container(roots.pop(), query, "mount")]
-        pods = {self._pod_of(point) if kubelet.volume_of(point) else None for point in points}
+        pods = {self._pod_of(point) if kubelet_dir.volume_of(point) else None for point in points}
         pod_uid = pods.pop() if len(pods) == 1 else None
         return self._pod(query, pod_uid, None, None) if pod_uid is not None else []

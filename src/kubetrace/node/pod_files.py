@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubetrace.attribution import cgroup_path, oci
-from kubetrace.node import containerd, kubelet
+from kubetrace.node import containerd, kubelet_dir
 from kubetrace.node.bolt import BoltError
 from kubetrace.node.reading import listed, read_regular
 
@@ -234,7 +234,7 @@ def _mount(mount: Mapping[str, object]) -> Mount | None:
     at, source, options = mount.get("destination"), mount.get("source"), mount.get("options")
     if mount.get("type") != "bind" or not isinstance(at, str) or not isinstance(source, str):
         return None
-    volume = kubelet.volume_of(source)
+    volume = kubelet_dir.volume_of(source)
     return Mount(at, source, volume[1] if volume else None, isinstance(options, list) and "ro" in options)
 
 

@@ -33,7 +33,7 @@ from kubetrace.attribution.facts import (
     PodSeen,
 )
 from kubetrace.errors import NodeError
-from kubetrace.node import ancestry, containerd, cri, kubelet, logs, storage
+from kubetrace.node import ancestry, containerd, cri, kubelet_dir, logs, storage
 from kubetrace.node.bolt import BoltError
 from kubetrace.node.installed import learn_mount
 from kubetrace.node.layers import Layers
@@ -472,7 +472,7 @@ class Node:
         if unnamed and not _passed(deadline):
             yield from self._name_pods(logs.pods(self.host, now, unnamed), unnamed)
         if unnamed and not _passed(deadline):
-            yield from self._name_pods(kubelet.pods(self.host, sorted(unnamed), now), unnamed)
+            yield from self._name_pods(kubelet_dir.pods(self.host, sorted(unnamed), now), unnamed)
 
     def _nested(self, container_ids: Collection[str], now: int) -> list[NestedSeen]:
         """Which of these containers run inside another one of this node, by what their processes descend from."""

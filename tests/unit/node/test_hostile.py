@@ -23,7 +23,7 @@ from kubetrace.attribution.facts import (
     to_json,
 )
 from kubetrace.errors import NodeError
-from kubetrace.node import containerd, kubelet, logs
+from kubetrace.node import containerd, kubelet_dir, logs
 from kubetrace.node.host import Host
 from kubetrace.node.survey import Node
 
@@ -207,7 +207,7 @@ def test_hosts_file_names_a_pod_only_in_the_kubelets_form(text: str, name: str |
     hosts = root / f"var/lib/kubelet/pods/{UID}/etc-hosts"
     hosts.parent.mkdir(parents=True)
     hosts.write_text(text)
-    found = [pod.pod for pod in kubelet.pods(Host(root), [UID, "../../../etc", ""], 1)]
+    found = [pod.pod for pod in kubelet_dir.pods(Host(root), [UID, "../../../etc", ""], 1)]
     assert found == ([name] if name else [])
 
 
