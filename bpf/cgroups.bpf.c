@@ -11,6 +11,7 @@
  */
 #include "cgroup_births.bpf.h"
 #include "cgroup_first.bpf.h"
+#include "task_cgroups.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -195,28 +196,6 @@ static __always_inline int activity_exec(struct bpf_raw_tracepoint_args *ctx)
 
 KT_RAW_TP(exec, "sched_process_exec", activity_exec(ctx))
 
-/*
- * Whether a process is a container's first that ran before we were attached: number 1 of a PID namespace
- * whose parent (the shim) is elsewhere. One that shares the node's PID namespace is not known then.
- */
-static __always_inline bool activity_was_first(struct task_struct *task, const struct kt_cgroups *who)
-{
-	struct pid *pid = BPF_CORE_READ(task, thread_pid);
-	__u32 level = BPF_CORE_READ(pid, level);
-	struct css_set *parent = BPF_CORE_READ(task, real_parent, cgroups);
-	struct css_set *own = BPF_CORE_READ(task, cgroups);
-	struct upid *numbers = (void *)pid + bpf_core_field_offset(pid->numbers);
-	int number = 0;
-
-	/* MAX_PID_NS_LEVEL is 32 */
-	if (!level || level > 32 || parent == own || kt_cgroup_born(who))
-		return false;
-	bpf_probe_read_kernel(&number, sizeof(number),
-			      (void *)numbers + level * bpf_core_type_size(struct upid) +
-				  bpf_core_field_offset(struct upid, nr));
-	return number == 1;
-}
-
 /* The last thread of a process exits; its status is what wait_task_zombie would give its parent. */
 static __always_inline int activity_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -235,7 +214,7 @@ static __always_inline int activity_exit(struct bpf_raw_tracepoint_args *ctx)
 		bpf_map_delete_elem(&inits, &pid);
 	} else {
 		kt_current_cgroups(&who);
-		if (!activity_was_first(leader, &who))
+		if (!kt_was_first(leader, &who))
 			return 0;
 	}
 	if (kt_excluded(&who))
@@ -256,23 +235,6 @@ static __always_inline int activity_exit(struct bpf_raw_tracepoint_args *ctx)
 }
 
 KT_RAW_TP(exit, "sched_process_exit", activity_exit(ctx))
-
-/* The memory controller's state of a task's cgroup, or of the nearest above that has one; 0: no such
- * controller. */
-static __always_inline struct cgroup_subsys_state *activity_memory(struct task_struct *task)
-{
-	struct cgroup_subsys_state *css = 0;
-	struct css_set *set;
-	__u64 index;
-
-	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, memory_cgrp_id))
-		return 0;
-	index = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
-	set = BPF_CORE_READ(task, cgroups);
-	bpf_probe_read_kernel(&css, sizeof(css),
-			      (void *)set + bpf_core_field_offset(set->subsys) + index * sizeof(void *));
-	return css;
-}
 
 static __always_inline struct page_counter *activity_counter_of(struct cgroup_subsys_state *css)
 {
@@ -321,7 +283,7 @@ static __always_inline struct cgroup_subsys_state *activity_css_of(struct page_c
 static __always_inline void activity_limit(struct task_struct *task, struct task_struct *asking, bool soft,
 					   struct activity_limit *hit)
 {
-	struct cgroup_subsys_state *css = activity_memory(task), *from = asking ? activity_memory(asking) : 0;
+	struct cgroup_subsys_state *css = kt_memory_of(task), *from = asking ? kt_memory_of(asking) : 0;
 	struct page_counter *counter, *full = 0;
 	bool settled = false;
 	__s64 least = 65;
@@ -353,15 +315,6 @@ static __always_inline void activity_limit(struct task_struct *task, struct task
 		settled = settled || room <= 0;
 		counter = BPF_CORE_READ(counter, parent);
 	}
-}
-
-static __always_inline void activity_task_cgroups(struct task_struct *task, struct kt_cgroups *who)
-{
-	struct cgroup_subsys_state *css = activity_memory(task);
-
-	who->id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
-	who->memory_id = BPF_CORE_READ(css, cgroup, kn, id);
-	who->memory_hierarchy = BPF_CORE_READ(css, cgroup, root, hierarchy_id);
 }
 
 static __always_inline __u64 activity_counter(const struct mem_cgroup *memcg, __u32 index)
@@ -444,7 +397,7 @@ static __always_inline int activity_oom(struct bpf_raw_tracepoint_args *ctx)
 		chosen = bpf_map_lookup_elem(&victims, &thread);
 		victim = chosen ? *chosen : (struct task_struct *)bpf_get_current_task();
 	}
-	activity_task_cgroups(victim, &who);
+	kt_task_cgroups(victim, &who);
 	if (kt_excluded(&who))
 		return 0;
 	event = activity_begin(cgroups_oom_kill, &who);
@@ -456,7 +409,7 @@ static __always_inline int activity_oom(struct bpf_raw_tracepoint_args *ctx)
 	event->swap = kt_swapped_pages(BPF_CORE_READ(victim, mm)) * page_bytes;
 	activity_limit(victim, (struct task_struct *)bpf_get_current_task(), false, &hit);
 	event->limit = hit.pages * page_bytes;
-	css = activity_memory(victim);
+	css = kt_memory_of(victim);
 	full = hit.css;
 	if (full)
 		event->limit_levels = BPF_CORE_READ(css, cgroup, level) - BPF_CORE_READ(full, cgroup, level);
