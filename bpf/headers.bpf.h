@@ -33,6 +33,8 @@
 #include <linux/oom.h>
 #include <linux/rculist_nulls.h>
 #include <linux/seq_file.h>
+#include <linux/tcp.h>
+#include <net/sock.h>
 #include <net/net_namespace.h>
 /* since 6.0 (ab1c84d855cf); before that the struct is private to fs/io_uring.c */
 #if __has_include(<linux/io_uring_types.h>)

@@ -302,11 +302,15 @@ enum memcg_memory_event {
 typedef struct {
 	int counter;
 } atomic_t;
+struct tty_struct;
 struct signal_struct {
 	atomic_t live; /* threads that have not begun to exit */
 	int group_exit_code;
 	unsigned int flags;
 	unsigned long long sum_sched_runtime; /* of threads that have exited */
+	__u64 cutime;			      /* of children that were waited for */
+	__u64 cstime;
+	struct tty_struct *tty;
 };
 struct sched_entity {
 	__u64 sum_exec_runtime;
