@@ -231,6 +231,8 @@ class Lab:
         before, told = {path.name for path in store.iterdir()}, self._collected()
         pod.remove()
         self.wait_for(event="umount", pod_uid=pod.uid)
+        # the sandbox's and the container's: containerd 2 collects them later
+        self.wait(lambda: len(before - {path.name for path in store.iterdir()}) >= 2)
         gone = before - {path.name for path in store.iterdir()}
         self.truth["files"]["collected"] = len(gone)
         self.wait(lambda: self._collected() >= told + len(gone))

@@ -472,6 +472,41 @@ def test_mounts_of_a_pods_volumes_are_told_but_for_those_that_were_there() -> No
     ]
 
 
+# Advice.
+
+
+def advised(run: Run, *steps: Any) -> list[str]:
+    advice = TRACER.advice()
+    for one in steps:
+        for told, of in run.board.take(one, run.attribution.identify(one)):
+            advice.add(told, of, run.board._context)
+    assert len(advice.remedies()) == len([remedy.record() for remedy in advice.remedies()])
+    return [remedy.text(lambda name: name if isinstance(name, str) else name.decode()) for remedy in advice.remedies()]
+
+
+def test_a_dear_probe_is_named_with_its_share_of_a_core_and_a_cheap_one_is_not() -> None:
+    # 12 ms of CPU each: in every second, and in every ten
+    dear, cheap = ([one for number in range(9) for one in executed((1 + each * number) * S)] for each in (1, 10))
+    (said,) = advised(Run(), *dear)
+    assert said.startswith(
+        "shop/web-0/app: the probe sh -c exit comes every 1.0 s and costs 1.3% of a core, 1.1% of it the runtime's: "
+    )
+    assert advised(Run(), *cheap) == []
+
+
+def test_what_is_killed_for_its_time_and_what_does_not_hear_a_stop_are_named_the_longest_first() -> None:
+    steps = executed(S, status=9)
+    kill = step("signalled", S + 30 * MS, pid=20, number=9, cause_comm=b"containerd-shim", flags=wording.ENTERED)
+    first = wording.FIRST
+    began = step("began", S, text=("sleep", "1"), pid=5, flags=first)
+    term = step("signalled", 10 * S, pid=5, number=15, comm=b"sleep", cause_comm=b"runc", flags=first | wording.IGNORED)
+    stop, timeout = advised(
+        Run(), *steps[:3], kill, steps[3], began, term, term._replace(time=40 * S, number=9, flags=first)
+    )
+    assert "its first process (sleep) has no handler for that" in stop and "(30 s so far)" in stop
+    assert "sh -c exit was killed by the runtime 1 time, after 40 ms" in timeout
+
+
 # What is bounded, and what is hostile.
 
 

@@ -15,7 +15,7 @@ from kubetrace.views.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from kubetrace.kit.context import Context
-    from kubetrace.kit.tracer import Board
+    from kubetrace.kit.tracer import Advice, Board
     from kubetrace.node.host import Host
     from kubetrace.stream.layout import Layout
     from kubetrace.stream.live import Gauges, Kernel
@@ -237,6 +237,12 @@ class Kubelet(Fielded):
         layout = layouts["acts"]
         blank = layout.event_type._make(b"" if field.kind == "bytes" else 0 for field in layout.fields)
         return KubeletBoard(context, blank)
+
+    def advice(self) -> Advice:
+        """Probes that cost much or take too long, and stops that wait."""
+        from kubetrace.tracers.kubelet.counsel import Counsel
+
+        return Counsel()
 
     def operations(self) -> Sequence[str]:
         """In the order of `measures`."""

@@ -12,7 +12,6 @@ from kubetrace.attribution.facts import MountGone, MountSeen
 from kubetrace.kit.identity import HOST, identity_cells, text_of
 from kubetrace.tracers.kubelet import node_record, wording
 from kubetrace.tracers.kubelet.rhythm import KEPT, Rhythm, regular
-from kubetrace.views.units import format_duration
 
 if TYPE_CHECKING:
     from kubetrace.attribution.facts import Fact
@@ -531,10 +530,8 @@ class KubeletBoard:
         rhythm = row.rhythm
         if rhythm is None:
             return None
-        # a probe's period is whole seconds
-        each = format_duration(round(rhythm.period_ns / 1e8) * 100_000_000)
         many = "" if rhythm.times == 1 else f"{rhythm.times} times "
-        return f"{many}every {each}"
+        return f"{many}every {wording.pace(rhythm.period_ns)}"
 
     def _measures(self, rows: Sequence[Row]) -> list[Value]:
         now = self._now_ns

@@ -25,6 +25,11 @@ def what_of(event: Any) -> str:
     return name.replace("-", "_")
 
 
+def pace(period_ns: int) -> str:
+    """Every how long something comes, to a tenth of a second: a probe's period is whole seconds."""
+    return format_duration(round(period_ns / 1e8) * 100_000_000)
+
+
 def signal_name(number: int) -> str:
     """SIGTERM and the like."""
     import signal
