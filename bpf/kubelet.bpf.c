@@ -119,6 +119,19 @@ struct {
 	__type(value, struct kt_cgroups);
 } inits SEC(".maps");
 
+/* What has ended: the one that is told of a signal may be, before the one that has sent it has told it. */
+struct ended {
+	__u64 begun; /* task_struct.start_boottime: memory is given again */
+	__u32 flags;
+	__u32 zero;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct task_struct *); /* the first thread */
+	__type(value, struct ended);
+} gone SEC(".maps");
+
 /* The programs of a runtime, and what the kubelet executes. */
 struct agent {
 	kt_boot_ns begun;
@@ -190,7 +203,10 @@ static __always_inline void act_enters(struct task_struct *task, struct agent *a
 	__u32 pid = BPF_CORE_READ(task, tgid);
 
 	agent->entered = pid;
-	bpf_map_update_elem(&entered, &pid, &in, BPF_NOEXIST);
+	if (bpf_map_lookup_elem(&entered, &pid))
+		return;
+	if (bpf_map_update_elem(&entered, &pid, &in, BPF_ANY))
+		kt_lost(kt_loss_map_full);
 }
 
 /* runc writes the pid of what it has forked into cgroup.procs; with v1 once for each controller. */
@@ -347,7 +363,8 @@ static __always_inline int act_exec(struct bpf_raw_tracepoint_args *ctx)
 			bpf_ringbuf_discard(event, BPF_RB_NO_WAKEUP);
 			return 0;
 		}
-		bpf_map_update_elem(&agents, &pid, &fresh, BPF_ANY);
+		if (bpf_map_update_elem(&agents, &pid, &fresh, BPF_ANY))
+			kt_lost(kt_loss_map_full);
 		act_arguments(event, bprm);
 		event->cause = BPF_CORE_READ(parent, tgid);
 		bpf_probe_read_kernel_str(event->cause_comm, sizeof(event->cause_comm), parent->comm);
@@ -365,7 +382,8 @@ static __always_inline int act_exec(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (kt_is_first(&who, event->text, pid)) {
 		event->flags |= ACT_FIRST;
-		bpf_map_update_elem(&inits, &pid, &who, BPF_ANY);
+		if (bpf_map_update_elem(&inits, &pid, &who, BPF_ANY))
+			kt_lost(kt_loss_map_full);
 	}
 	if (in) {
 		in->executed = 1;
@@ -393,6 +411,7 @@ static __always_inline int act_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	__u32 pid = BPF_CORE_READ(task, tgid), flags = 0, what = kubelet_ended, number = 0;
 	struct entered in = {}, *found;
+	struct ended was = {};
 	struct kubelet_act *event;
 	struct kt_cgroups who, *init;
 	struct agent *agent;
@@ -428,6 +447,11 @@ static __always_inline int act_exit(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (kt_excluded(&who))
 		return 0;
+	if (flags) {
+		was.begun = BPF_CORE_READ(leader, start_boottime);
+		was.flags = flags;
+		bpf_map_update_elem(&gone, &leader, &was, BPF_ANY);
+	}
 	event = act_begin(what, &who);
 	if (!event)
 		return 0;
@@ -451,6 +475,18 @@ static __always_inline int act_exit(struct bpf_raw_tracepoint_args *ctx)
 }
 
 KT_RAW_TP(exit, "sched_process_exit", act_exit(ctx))
+
+/* The same of one that has ended already, or that was there before us. */
+static __always_inline __u32 act_of_ended(struct task_struct *task, const struct kt_cgroups *who,
+					  bool ignored)
+{
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct ended *was = bpf_map_lookup_elem(&gone, &leader);
+
+	if (was && was->begun == BPF_CORE_READ(leader, start_boottime))
+		return ignored ? 0 : was->flags; /* one that nobody has waited for yet ignores all */
+	return kt_was_first(leader, who) ? ACT_FIRST : 0;
+}
 
 /*
  * A signal to a container's first process, or to one that was executed into it, by somebody elsewhere. In the
@@ -482,9 +518,9 @@ static __always_inline int act_signal(struct bpf_raw_tracepoint_args *ctx)
 		flags |= ACT_FIRST;
 	else if (bpf_map_lookup_elem(&entered, &pid))
 		flags |= ACT_ENTERED;
-	else if (kt_was_first(BPF_CORE_READ(task, group_leader), &who))
-		flags |= ACT_FIRST;
 	else
+		flags |= act_of_ended(task, &who, result == 1);
+	if (!flags)
 		return 0;
 	event = act_begin(kubelet_signalled, &who);
 	if (!event)
@@ -628,7 +664,8 @@ static __always_inline int connection_state(struct bpf_raw_tracepoint_args *ctx)
 		kt_current_cgroups(&fresh.who);
 		kt_remote_address(&fresh.address, sock);
 		fresh.port = kt_remote_port(sock);
-		bpf_map_update_elem(&connecting, &sock, &fresh, BPF_ANY);
+		if (bpf_map_update_elem(&connecting, &sock, &fresh, BPF_ANY))
+			kt_lost(kt_loss_map_full);
 		return 0;
 	}
 	made = bpf_map_lookup_elem(&connecting, &sock);

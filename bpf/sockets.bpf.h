@@ -70,10 +70,17 @@ static __always_inline void kt_address_of(struct kt_address *address, const stru
 	}
 }
 
+static __always_inline const struct sock_common *kt_socket_common(const struct sock *sock)
+{
+	return (const void *)sock + bpf_core_field_offset(sock->__sk_common);
+}
+
 static __always_inline void kt_remote_address(struct kt_address *address, const struct sock *sock)
 {
-	kt_address_of(address, sock, BPF_CORE_READ(sock, __sk_common.skc_daddr),
-		      (const void *)sock + bpf_core_field_offset(sock->__sk_common.skc_v6_daddr));
+	const struct sock_common *common = kt_socket_common(sock);
+
+	kt_address_of(address, sock, BPF_CORE_READ(common, skc_daddr),
+		      (const void *)common + bpf_core_field_offset(common->skc_v6_daddr));
 }
 
 static __always_inline __u16 kt_remote_port(const struct sock *sock)
@@ -101,8 +108,10 @@ static __always_inline void kt_peer_of(struct kt_peer *peer, const struct sock *
 /* The same, from the client's socket. */
 static __always_inline void kt_peer_of_other(struct kt_peer *peer, const struct sock *sock)
 {
-	kt_address_of(&peer->address, sock, BPF_CORE_READ(sock, __sk_common.skc_rcv_saddr),
-		      (const void *)sock + bpf_core_field_offset(sock->__sk_common.skc_v6_rcv_saddr));
+	const struct sock_common *common = kt_socket_common(sock);
+
+	kt_address_of(&peer->address, sock, BPF_CORE_READ(common, skc_rcv_saddr),
+		      (const void *)common + bpf_core_field_offset(common->skc_v6_rcv_saddr));
 	peer->client_port = BPF_CORE_READ(sock, __sk_common.skc_num);
 	peer->server_port = kt_remote_port(sock);
 	peer->zero = 0;

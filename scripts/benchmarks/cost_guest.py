@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,7 @@ OURS = {
     ("files", "fentry"): ("file_open", "file_stat", "file_create", "file_unlink"),
     ("cgroups", "auto"): ("exec", "cgroup"),
     ("starts", "auto"): ("exec", "cgroup"),
+    ("kubelet", "auto"): ("exec", "cgroup", "connect"),
 }
 # What does the same job, or the nearest to it -> (command, programs, operations).
 PEERS: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
@@ -106,6 +108,8 @@ class Operations:
         self._loop = f"{BASE}/rw/files_guest"
         subprocess.run(["gcc", "-static", "-O1", "-o", self._loop, source], check=True)
         os.makedirs(f"{BASE}/rw/plain")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        self._server = socket.create_server(("127.0.0.1", 0))
         self._times: dict[str, float] = {}
         self._acts: dict[str, Callable[[], object]] = {
             "copy_up": lambda: os.chmod(f"{merged}/{next(self._fresh)}", 0o600),
@@ -113,6 +117,7 @@ class Operations:
             "rename": self._rename,
             "open_write": lambda: os.close(os.open(f"{merged}/new", os.O_WRONLY)),
             "write": lambda: os.pwrite(written, b"x", 0),
+            "connect": self._connect,
             "exec": self._exec,
             "cgroup": self._make_cgroup,
         }
@@ -123,6 +128,10 @@ class Operations:
 
     def _exec(self) -> None:
         os.waitpid(os.posix_spawn(f"{BASE}/rw/true", ["true"], {}), 0)
+
+    def _connect(self) -> None:
+        with socket.create_connection(self._server.getsockname()) as client, self._server.accept()[0]:
+            client.close()
 
     def _make_cgroup(self) -> None:
         os.mkdir(self._cgroup)

@@ -88,6 +88,11 @@ class Run:
     def take(self, *steps: Any) -> list[Any]:
         return [told for one in steps for told, _ in self.board.take(one, self.attribution.identify(one))]
 
+    def end(self) -> list[Any]:
+        """What is told at the end: nothing more comes."""
+        clock = node_record.LAYOUT.event_type(*[0] * 9, node_record.CLOCK, b"", b"", b"")
+        return self.take(clock._replace(time=3600 * S, number=1))
+
     def rows(self, by: str = "target") -> list[dict[str, Any]]:
         columns = [column.key for column in (*TRACER.groupings[by].columns, *TRACER.measures)]
         return [dict(zip(columns, row, strict=True)) for row in self.board.rows(by)]
@@ -181,13 +186,23 @@ def test_a_stop_that_is_ignored_is_told_at_once_and_its_grace_at_the_end() -> No
     term = step("signalled", 10 * S, pid=5, number=15, cause=10, cause_comm=b"runc\0", flags=first | wording.IGNORED)
     kill = term._replace(time=40 * S, number=9, flags=first)
     end = step("ended", 40 * S + MS, pid=5, status=9, flags=first)
-    told = run.take(began, term, kill, end)
+    told = run.take(began, term, kill, end) + run.end()
     assert [wording.what_of(one) for one in told] == ["start", "stop", "kill", "exit"]
     assert wording.outcome(told[1]) == "ignored" and b"the whole grace period" in bytes(wording.detail(told[1]))  # type: ignore[arg-type]
     assert (told[2].duration, told[3].duration) == (30 * S, 30 * S + MS)
     assert wording.detail(told[2]) == b"SIGKILL, 30 s after the stop by runc"
     # who had to be killed failed; that it then ended was asked for
     assert [wording.failed(one) for one in told] == [False, False, True, False]
+
+
+def test_who_ends_before_the_stop_is_told_was_stopped_all_the_same() -> None:
+    run, first = Run(), wording.FIRST
+    end = step("ended", S, pid=5, status=7 << 8, flags=first)
+    # the kernel tells a signal when the process has it already
+    term = step("signalled", S + MS, pid=5, number=15, cause=10, cause_comm=b"runc\0", flags=first)
+    told = run.take(end, term) + run.end()
+    assert [wording.what_of(one) for one in told] == ["stop", "exit"]
+    assert (told[1].flags & wording.STOPPED > 0, told[1].duration, wording.failed(told[1])) == (True, 0, False)
 
 
 def test_the_next_container_of_a_name_says_after_what_and_how_long() -> None:
@@ -207,7 +222,7 @@ def test_an_oom_kill_says_whether_the_container_ends_with_it() -> None:
     whole = step("chosen", 2 * S, pid=5, comm=b"app\0", flags=first)
     by_kernel = step("signalled", 2 * S, pid=5, number=9, flags=first | wording.KERNEL)
     end = step("ended", 3 * S, pid=5, status=9, flags=first)
-    told = run.take(child, whole, by_kernel, end)
+    told = run.take(child, whole, by_kernel, end) + run.end()
     assert [wording.what_of(one) for one in told] == ["oom_kill", "oom_kill", "exit"]
     assert [b"goes on without it" in bytes(wording.detail(one)) for one in told[:2]] == [True, False]  # type: ignore[arg-type]
     assert wording.outcome(told[2]) == "out of memory"

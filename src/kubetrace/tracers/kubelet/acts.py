@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kubetrace.attribution.attributor import Identity
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _MINUTE_NS: Final = 60_000_000_000
 # How long an executed process that has ended waits for the end of the runtime's program that executed it.
 _LATE_NS: Final = 1_000_000_000
+# And the end of a container for who has sent it the signal that ended it.
+_SENT_NS: Final = 50_000_000
 # What is remembered: processes, containers, rows; of what is more the oldest goes, of rows into one of all these.
 _MOST: Final = 8_192
 _MOST_ROWS: Final = 4_096
@@ -149,6 +151,7 @@ class KubeletBoard:
         self._pods: dict[str, Usage] = {}
         self._daemons: dict[int, tuple[bytes, str, Usage]] = {}
         self._waiting: list[_Process] = []
+        self._exits: dict[int, tuple[Any, Identity]] = {}
         self._mounts: dict[str, tuple[str, str]] = {}
         self._news: deque[tuple[str, str, str, int]] = deque(maxlen=_MOST)
         self._begun_ns: int | None = None
@@ -183,6 +186,8 @@ class KubeletBoard:
                 yield told, of
 
     def _taken(self, event: Any, identity: Identity) -> Iterator[tuple[Any, Identity]]:
+        if self._exits:
+            yield from self._exited(lambda ended, _: ended.time + _SENT_NS < event.time)
         while self._news:
             what, uid, name, time_ns = self._news.popleft()
             yield self._of_files(what, time_ns, name), self._pod(uid, None)
@@ -278,6 +283,7 @@ class KubeletBoard:
     def _began(self, event: Any, identity: Identity) -> Iterator[tuple[Any, Identity]]:
         if event.flags & wording.FIRST:
             container = self._container(identity)
+            yield from self._exited(lambda _, whose: self._container(whose) is container)
             again = container.ended
             container.began_ns, container.ended, container.stopped_ns = event.time, None, None
             yield self._act(
@@ -293,7 +299,8 @@ class KubeletBoard:
 
     def _ended(self, event: Any, identity: Identity) -> Iterator[tuple[Any, Identity]]:
         if event.flags & wording.FIRST:
-            yield self._container_ended(event, identity), identity
+            # who has sent it a signal may tell that a moment later
+            self._exits[event.pid] = event, identity
             return
         process = self._processes.get(event.pid)
         agent = self._agents.get(event.cause)
@@ -343,12 +350,19 @@ class KubeletBoard:
             told = told._replace(period=found.period_ns, times=found.times)
         yield told, process.identity
 
+    def _exited(self, is_it: Callable[[Any, Identity], bool]) -> Iterator[tuple[Any, Identity]]:
+        """Tell the ends of containers that have waited long enough."""
+        for pid, (event, identity) in list(self._exits.items()):
+            if is_it(event, identity):
+                del self._exits[pid]
+                yield self._container_ended(event, identity), identity
+
     def _container_ended(self, event: Any, identity: Identity) -> Any:
         container = self._container(identity)
         flags, began = event.flags, container.began_ns
         since = event.time - began if began is not None else 0
         if container.stopped_ns is not None:
-            flags, since = flags | wording.STOPPED, event.time - container.stopped_ns
+            flags, since = flags | wording.STOPPED, max(0, event.time - container.stopped_ns)
         if event.pid in container.oom_pids and event.status & 0x7F == wording.SIGKILL:
             flags |= wording.OUT_OF_MEMORY
         container.oom_pids.clear()
@@ -416,6 +430,8 @@ class KubeletBoard:
 
     def _read(self, record: Any, identity: Identity) -> Iterator[tuple[Any, Identity]]:
         if record.kind == node_record.CLOCK:
+            if record.number:
+                yield from self._exited(lambda *_: True)
             for process in list(self._waiting):
                 if record.number or process.ended.time < record.time - _LATE_NS:
                     yield from self._executed(process)
