@@ -131,6 +131,12 @@ def test_an_exec_is_told_once_with_all_that_it_costs_whoever_ends_first(order: t
     )
 
 
+def test_an_end_that_two_threads_have_told_is_one() -> None:
+    run, steps = Run(), executed(S)
+    told = run.take(steps[0], steps[1], steps[3], steps[3], steps[2], steps[2]) + run.end()
+    assert [wording.what_of(one) for one in told] == ["exec"]
+
+
 def test_an_exec_whose_runtime_is_not_seen_to_end_is_told_when_the_run_ends() -> None:
     run, steps = Run(), executed(S)
     assert not run.take(steps[0], steps[1], steps[3])
@@ -577,13 +583,15 @@ def test_of_other_pods_nothing_is_counted() -> None:
 
 def test_the_share_of_a_core_is_that_of_the_last_minute() -> None:
     usage = Usage()
-    assert usage.percent is None
+    assert usage.percent(0) is None
     for second in range(0, 130, 10):
         usage.add(second * S, (0 if second < 60 else second - 60) * S // 10)
-    assert usage.percent == pytest.approx(10)
+    assert usage.percent(121 * S) == pytest.approx(10)
+    # gone for a minute
+    assert usage.percent(181 * S) is None
     # another process under its number
     usage.add(131 * S, 0)
-    assert usage.percent is None
+    assert usage.percent(132 * S) is None
 
 
 def test_probes_are_shown_beside_what_the_pod_itself_uses() -> None:

@@ -99,9 +99,10 @@ class Kubelet(Fielded):
     summary = "Show what the kubelet and the runtime do to each pod now, and what it costs: probes, stops, restarts."
     explanation = (
         "A row for each command that is executed in a container (exec), each port that the kubelet connects to "
-        "(connect), each stop, kill, start and exit of a container, each program of the runtime (run), and the agents "
-        "that run always (agent). CPU is that of one core in the last minute, runc's own included: what an exec probe "
-        "costs is mostly runc, in the runtime's cgroup and not in the pod's. POD-CPU is what the pod itself used.\n\n"
+        "(connect), each stop, kill, start and exit of a container, what is done to volumes, logs and snapshots, each "
+        "program of the runtime (run), and the agents that run always (agent). CPU is that of one core in the last "
+        "minute, runc's own included: what an exec probe costs is mostly runc, in the runtime's cgroup and not in the "
+        "pod's. POD-CPU is what the pod itself used.\n\n"
         "A probe, a lifecycle hook and kubectl exec look the same to the node: RHYTHM says what comes regularly. A "
         "stop that is ignored waits for the whole grace period: the container's first process handles no SIGTERM.\n\n"
         "Not seen: what an HTTP or gRPC probe was answered (only that it was, how fast, and how many bytes); who asked "

@@ -126,10 +126,9 @@ class Usage:
             self.samples.popleft()
         return cpu_ns - before
 
-    @property
-    def percent(self) -> float | None:
-        """Of one core, in the last minute; None before the second look."""
-        if len(self.samples) < 2:
+    def percent(self, now_ns: int) -> float | None:
+        """Of one core, in the last minute; None before the second look, and of what has not been seen for a minute."""
+        if len(self.samples) < 2 or self.samples[-1][0] < now_ns - _MINUTE_NS:
             return None
         (begun, first), (ended, last) = self.samples[0], self.samples[-1]
         return 100 * (last - first) / (ended - begun) if ended > begun else None
@@ -310,6 +309,9 @@ class KubeletBoard:
                 return
             # it has executed nothing, or its begin was lost
             process = self._processes[event.pid] = _Process(None)
+        if process.ended is not None:
+            # two threads were the last, each on a CPU of its own
+            return
         process.ended, process.identity = event, identity
         if agent is None or agent.ended is not None:
             yield from self._executed(process)
@@ -555,7 +557,7 @@ class KubeletBoard:
         minutes = [row.last_minute(now) for row in rows]
         cpu = sum(used for _, used in minutes)
         uids = {row.identity.pod_uid for row in rows}
-        own = [usage.percent for uid in uids if uid is not None and (usage := self._pods.get(uid)) is not None]
+        own = [usage.percent(now) for uid in uids if uid is not None and (usage := self._pods.get(uid)) is not None]
         known = [percent for percent in own if percent is not None]
         return [
             sum(row.count for row in rows),
@@ -575,7 +577,7 @@ class KubeletBoard:
             return []
         table: list[list[Value]] = []
         for pid, (comm, sandbox, usage) in self._daemons.items():
-            percent = usage.percent
+            percent = usage.percent(self._now_ns)
             if percent is None:
                 continue
             owner = self._context.attribution.owner(sandbox, None) if sandbox else None
