@@ -13,8 +13,9 @@ from kubetrace import tracers
 from tests.vm import cri, images
 
 OUTPUTS = (["-o", "json"], ["-o", "wide"])
-# It copies up two files, writes to a volume, is refused memory, and ends.
+# It copies up two files, writes to a volume, reads a secret, is refused memory, and ends.
 WORK = """
+cat /etc/creds/password > /dev/null
 echo x >> /app/hundred-kib
 chmod 600 /app/data/007.dat
 dd if=/dev/zero of=/cache/ledger bs=4096 count=7
@@ -35,7 +36,11 @@ class Run(NamedTuple):
 
 def run_pod(node: cri.Node, name: str) -> cri.Pod:
     """Start the pod and let its container do its work."""
-    pod = node.run_pod("shop", name, qos="burstable", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
+    volumes = [
+        cri.Volume("empty-dir", "cache", "/cache"),
+        cri.Volume("secret", "creds", "/etc/creds", files={"password": "swordfish"}),
+    ]
+    pod = node.run_pod("shop", name, qos="burstable", volumes=volumes)
     container = pod.start_container("app", images.WEB, ["sh", "-c", WORK], memory_limit_bytes=48 << 20)
     assert container.wait() == 3
     return pod

@@ -76,8 +76,10 @@ _PLUGINS = {
     "memory": "kubernetes.io~empty-dir",
     "configmap": "kubernetes.io~configmap",
     "secret": "kubernetes.io~secret",
+    "projected": "kubernetes.io~projected",
     "csi": "kubernetes.io~csi",
 }
+_IN_MEMORY = ("memory", "secret", "projected", "csi")
 
 _CONFIG = f"""version = 2
 disabled_plugins = [DISABLED]
@@ -123,10 +125,10 @@ class NodeError(Exception):
 class Volume:
     """A pod's volume: what kind, its name in the pod, where containers see it.
 
-    Kinds are 'empty-dir' and 'configmap' (on the node's disk), 'memory' and 'secret' (a tmpfs each), 'csi' (of a driver
-    that mounts a tmpfs, as those of secret stores do), 'local' (a claim of k3s' local-path, whose `host_path` it is),
-    'image' (whose `image` it is; containerd 2) and 'host-path', whose `host_path` is the directory on the node. `files`
-    are the keys of a configmap or secret.
+    Kinds are 'empty-dir' and 'configmap' (on the node's disk), 'memory', 'secret' and 'projected' (a tmpfs each), 'csi'
+    (of a driver that mounts a tmpfs, as those of secret stores do), 'local' (a claim of k3s' local-path, whose
+    `host_path` it is), 'image' (whose `image` it is; containerd 2) and 'host-path', whose `host_path` is the directory
+    on the node. `files` are the keys of a configmap or secret.
     """
 
     kind: str
@@ -146,7 +148,7 @@ class Volume:
     @property
     def read_only(self) -> bool:
         """Whether containers can only read it."""
-        return self.kind in ("configmap", "secret", "image")
+        return self.kind in ("configmap", "secret", "projected", "image")
 
     def set_up(self, pod_uid: str, pods: str = KUBELET_PODS) -> None:
         """Make the volume as the kubelet does before it starts a sandbox."""
@@ -154,20 +156,32 @@ class Volume:
         if self.kind == "image":
             return
         os.makedirs(directory, exist_ok=True)
-        if self.kind in ("memory", "secret", "csi"):
+        if self.kind in _IN_MEMORY:
             guest.mount("tmpfs", directory, "tmpfs")
         if self.files:
-            # The kubelet's atomic writer: data in a directory named after the time, swapped by a link.
-            stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.") + str(time.time_ns() % 10**9)
-            os.mkdir(f"{directory}/{stamp}")
-            os.symlink(stamp, f"{directory}/..data")
-            for name, text in self.files.items():
-                guest.write_text(f"{directory}/{stamp}/{name}", text)
-                os.symlink(f"..data/{name}", f"{directory}/{name}")
+            self.write(directory)
+
+    def write(self, directory: str) -> None:
+        """The files into the volume's directory, as the kubelet's atomic writer does; the version before goes.
+
+        Data is in a directory named after the time, swapped by a link.
+        """
+        stamp = time.strftime("..%Y_%m_%d_%H_%M_%S.") + str(time.time_ns() % 10**9)
+        old = os.readlink(f"{directory}/..data") if os.path.islink(f"{directory}/..data") else None
+        os.mkdir(f"{directory}/{stamp}")
+        for name, text in self.files.items():
+            guest.write_text(f"{directory}/{stamp}/{name}", text)
+        os.symlink(stamp, f"{directory}/..data_tmp")
+        os.rename(f"{directory}/..data_tmp", f"{directory}/..data")
+        if old is not None:
+            shutil.rmtree(f"{directory}/{old}")
+            return
+        for name in self.files:
+            os.symlink(f"..data/{name}", f"{directory}/{name}")
 
     def tear_down(self, pod_uid: str, pods: str = KUBELET_PODS) -> None:
         """Unmount what `set_up` mounted."""
-        if self.kind in ("memory", "secret", "csi"):
+        if self.kind in _IN_MEMORY:
             subprocess.run(["umount", self.directory(pod_uid, pods)], check=False)
 
 

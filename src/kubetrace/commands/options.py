@@ -356,7 +356,7 @@ def shown(tracer: Tracer, given: Mapping[str, Any]) -> Show:
         by=by,
         sort=sort,
         output=given["output"],
-        events=given["events"],
+        events=given["events"] or tracer.tells(given),
         headers=not given["no_headers"],
         top=given["top"] or None,
         whole=given["top"] == 0,

@@ -198,7 +198,9 @@ def _start(asked: Asked) -> int:
     if len(nodes) == 1 and sys.stdin.isatty() and sys.stdout.isatty():
         return on_terminal(kubectl, nodes[0], image, [asked.command, *asked.arguments])
     if is_tracer and options["output"] in ("table", "wide") and not options["events"]:
-        return _table(tracers.find(asked.command), options, asked, kubectl, nodes, image)
+        tracer = tracers.find(asked.command)
+        if not tracer.tells(options):
+            return _table(tracer, options, asked, kubectl, nodes, image)
     return _lines(str(options.get("output")), asked, kubectl, nodes, image)
 
 

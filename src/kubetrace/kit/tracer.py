@@ -209,6 +209,9 @@ class Tracer:
     counters: Counters
     """For a counted table."""
 
+    of_others: bool = False
+    """For a board: whether what one pod does may be another's, so that the board says of each event whose it is."""
+
     overlays: Mapping[str, str] = {}
     """A stream that tells which overlay a device number is of -> the struct of its records: time, device,
     upperdir_bytes and upperdir. It becomes facts (OverlayTold), and is in no recording itself."""
@@ -221,6 +224,10 @@ class Tracer:
     def options(self) -> Sequence[click.Option]:
         """The tracer's own options."""
         return ()
+
+    def tells(self, options: Mapping[str, Any]) -> bool:
+        """Whether these options ask for a line for each event, as --events does."""
+        return False
 
     def with_options(self, options: Mapping[str, Any]) -> Self:
         """Itself with the columns that these options ask for."""

@@ -31,7 +31,12 @@ class Boarded(Summed):
 
     def _take(self, event: Any, identity: Identity, tell: Tell | None) -> None:
         # what the node itself does may concern a pod: the runtime mounts its roots
-        if self._selection and identity.kind != "host" and not self._selection.match_pod(identity):
+        if (
+            self._selection
+            and not self._tracer.of_others
+            and identity.kind != "host"
+            and not self._selection.match_pod(identity)
+        ):
             return
         for told, of in self._board.take(event, identity):
             if not self._selection or self._selection.match(of):
