@@ -370,6 +370,7 @@ kt_function int reads_count(__u64 address, __u32 kind, __u32 what, __u64 amount,
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	__u64 now = bpf_ktime_get_boot_ns();
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct task_struct *task, *leader;
 	struct reads_counter *counter;
 	struct reads_key key = {};
 	struct kt_cgroups who;
@@ -382,7 +383,10 @@ kt_function int reads_count(__u64 address, __u32 kind, __u32 what, __u64 amount,
 	key.volume = BPF_CORE_READ(inode, i_sb, s_dev);
 	key.through = reads_way(file);
 	key.pid = by_process ? pid : 0;
-	bpf_get_current_comm(key.comm, sizeof(key.comm));
+	/* the process's: a worker of io_uring has a name of its own */
+	task = (struct task_struct *)bpf_get_current_task();
+	leader = BPF_CORE_READ(task, group_leader);
+	bpf_probe_read_kernel_str(key.comm, sizeof(key.comm), leader->comm);
 	reads_tell(address, kind, key.file, room);
 	counter = reads_counter_of(&key);
 	if (!counter) {

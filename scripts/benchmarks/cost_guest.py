@@ -46,6 +46,7 @@ OURS = {
     ("writes", "fentry"): ("write", "open_write"),
     ("writes", "kprobe"): ("write", "open_write"),
     ("files", "fentry"): ("file_open", "file_stat", "file_create", "file_unlink"),
+    ("reads", "fentry"): ("open_read", "read", "file_open", "read_memory"),
     ("cgroups", "auto"): ("exec", "cgroup"),
     ("starts", "auto"): ("exec", "cgroup"),
     ("kubelet", "auto"): ("exec", "cgroup", "connect"),
@@ -100,6 +101,13 @@ class Operations:
         with open(f"{merged}/new", "w") as file:
             file.write("x")
         written = os.open(f"{merged}/new", os.O_WRONLY)
+        # neither tmpfs nor overlay: what readers of other file systems pay
+        os.makedirs(f"{BASE}/other")
+        subprocess.run(["mount", "-t", "ramfs", "ramfs", f"{BASE}/other"], check=True)
+        for place in ("other", "rw"):
+            with open(f"{BASE}/{place}/read", "w") as file:
+                file.write("x")
+        other, memory = (os.open(f"{BASE}/{place}/read", os.O_RDONLY) for place in ("other", "rw"))
         busybox = shutil.which("busybox") or "/bin/busybox"
         shutil.copy(busybox, f"{BASE}/rw/true")
         unified = "/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup"
@@ -118,6 +126,9 @@ class Operations:
             "open_write": lambda: os.close(os.open(f"{merged}/new", os.O_WRONLY)),
             "write": lambda: os.pwrite(written, b"x", 0),
             "connect": self._connect,
+            "open_read": lambda: os.close(os.open(f"{BASE}/other/read", os.O_RDONLY)),
+            "read": lambda: os.pread(other, 1, 0),
+            "read_memory": lambda: os.pread(memory, 1, 0),
             "exec": self._exec,
             "cgroup": self._make_cgroup,
         }

@@ -82,7 +82,7 @@ def cat(container: cri.Container, path: str) -> None:
     assert (out, code) in ((VALUE, 0), (TOKEN.files["token"], 0)), err
 
 
-def measure(node: cri.Node, reader: str, name: str, directory: Path) -> Run:
+def measure(node: cri.Node, reader: str, name: str, directory: Path, *options: str) -> Run:
     pod = node.run_pod("shop", name, volumes=[CREDS, SETTINGS, TOKEN])
     secret, volumes = CREDS.directory(pod.uid), os.path.dirname(os.path.dirname(CREDS.directory(pod.uid)))
     container = pod.start_container("app", images.WEB, ["sh", "-c", "exec sleep 100000"])
@@ -93,7 +93,7 @@ def measure(node: cri.Node, reader: str, name: str, directory: Path) -> Run:
     foreign = others.start_container("agent", images.WEB, ["sh", "-c", "exec sleep 100000"])
     # a descriptor from before anybody looked
     with open(f"{secret}/password", "rb", buffering=0) as before:
-        tracer = Tracer(directory, "--secrets", "--tokens", "--configmaps", command="reads")
+        tracer = Tracer(directory, "--secrets", "--tokens", "--configmaps", *options, command="reads")
         try:
             by_each_way(reader, container, CREDS, "password")
             by_each_way(reader, container, SETTINGS, "app.conf")
@@ -179,3 +179,11 @@ def test_a_descriptor_from_before_is_reads_without_an_open(run: Run) -> None:
 def test_what_is_in_a_file_is_nowhere(run: Run) -> None:
     assert VALUE not in str(run.objects)
     assert TOKEN.files["token"] not in str(run.objects)
+
+
+@pytest.mark.one_kernel
+def test_kprobes_count_the_same(node: cri.Node, reader: str, run: Run, tmp_path: Path) -> None:
+    other = measure(node, reader, "vault-kprobe", tmp_path, "--hook", "kprobe")
+    other.container.pod.remove()
+    assert other.objects[-1]["hook"] == "kprobe"
+    assert (other.totals("creds"), other.totals("settings")) == (run.totals("creds"), run.totals("settings"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import click
@@ -143,6 +143,14 @@ class Board(Protocol):
 
     def rows(self, by: str) -> Sequence[Sequence[Value]]:
         """The table under one of the tracer's groupings: key, notes and measures."""
+
+
+@runtime_checkable
+class StartsOver(Protocol):
+    """A board of numbers since tracing began: those so far can be where counting begins (replay --from)."""
+
+    def start_over(self) -> None:
+        """They are."""
 
 
 class Tracer:

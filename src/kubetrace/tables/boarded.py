@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kubetrace.kit.tracer import StartsOver
 from kubetrace.tables.sorting import Wanted, page_of, sort_rows
 from kubetrace.tables.summed import Summed
 
@@ -12,17 +13,24 @@ if TYPE_CHECKING:
     from kubetrace.attribution.attributor import Identity
     from kubetrace.attribution.facts import Fact
     from kubetrace.kit.tracer import Board, Tracer
+    from kubetrace.stream.layout import Batch
     from kubetrace.tables.contract import Rows, Run, Tell
     from kubetrace.views.columns import Column, Value
+
+
+def boarded(run: Run) -> Boarded:
+    """The table of a board of the run's tracer."""
+    board = run.tracer.board(run.own, run.layouts, run.missing, run.context)
+    return BoardedCounters(run, board) if isinstance(board, StartsOver) else Boarded(run, board)
 
 
 class Boarded(Summed):
     """See `tables.contract.Table`. Totals are sums of events all the same."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, board: Board) -> None:
         """Nothing is counted yet."""
         super().__init__(run)
-        self._board = run.tracer.board(run.own, run.layouts, run.missing, run.context)
+        self._board = board
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Tell the board."""
@@ -45,6 +53,27 @@ class Boarded(Summed):
     def rows(self, by: str) -> Rows:
         """The board's, as they are when they are asked for."""
         return _BoardRows(self._tracer, by, self._board)
+
+
+class BoardedCounters(Boarded):
+    """A board whose records are numbers since tracing began (see `tables.contract.Baselined`): it can start over."""
+
+    def read(self, batches: Sequence[Batch]) -> None:
+        """What was read before, and not counted, only the board is told of."""
+        self._take_in()
+        super().read(batches)
+
+    def start_over(self, elapsed_ns: int) -> None:
+        """What was read so far is where counting begins."""
+        self._take_in()
+        assert isinstance(self._board, StartsOver)
+        self._board.start_over()
+
+    def _take_in(self) -> None:
+        for event, identity in zip(self._events, self._identities, strict=True):
+            for _ in self._board.take(event, identity):
+                pass
+        self._events, self._identities = [], []
 
 
 class _BoardRows:

@@ -23,9 +23,9 @@ def table_of(run: Run) -> Table:
 
         return Counted(run)
     if run.tracer.table == "board":
-        from kubetrace.tables.boarded import Boarded
+        from kubetrace.tables.boarded import boarded
 
-        return Boarded(run)
+        return boarded(run)
     from kubetrace.tables.summed import Summed
 
     return Summed(run)

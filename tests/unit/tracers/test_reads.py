@@ -14,7 +14,7 @@ from kubetrace.attribution.whose import Attribution
 from kubetrace.errors import UsageError
 from kubetrace.kit.context import Context
 from kubetrace.stream.layout import Batch, Field, Layout
-from kubetrace.tables.boarded import Boarded
+from kubetrace.tables.boarded import BoardedCounters, boarded
 from kubetrace.tables.contract import Run
 from kubetrace.tracers import find
 from kubetrace.tracers.reads import hashed
@@ -109,7 +109,7 @@ class Made:
     def __init__(self, *, select: Selection | None = None, **options: Any) -> None:
         context = Context("node1", 1_000, Known(select or Selection()))
         self.tracer = find("reads")
-        self.table = Boarded(Run(self.tracer, context, LAYOUTS, own=options, tells=True))
+        self.table = boarded(Run(self.tracer, context, LAYOUTS, own=options, tells=True))
         self.told: list[dict[str, Any]] = []
         self.cells: list[Sequence[Any]] = []
         self._context = context
@@ -314,3 +314,32 @@ def test_names_of_volumes_have_hashes_of_their_own() -> None:
 def test_no_volume_has_such_a_name(name: str) -> None:
     with pytest.raises(UsageError, match="is not a volume's name"):
         find("reads").constants({"volume": name})
+
+
+def test_counting_begins_where_it_is_asked_to() -> None:
+    made = Made()
+    # what is read before, is not counted
+    made.table.read([told("/password"), counter(3, reads=3, bytes=27)])
+    made.table.read([counter(4, reads=4, bytes=36, last=30)])
+    assert isinstance(made.table, BoardedCounters)
+    made.table.start_over(0)
+    assert made.rows("file", "path") == []
+    made.take(counter(6, reads=4, bytes=36, last=40))
+    assert made.rows("file", "path", "opens", "reads", "bytes", "first", "last") == [
+        ("password", 2, 0, 0, 1_040, 1_040)
+    ]
+    assert [(one["opens"], one["new"]) for one in made.told] == [(2, True)]
+
+
+def test_a_name_that_comes_late_names_what_was_counted() -> None:
+    made = Made().take(counter(1))
+    assert made.rows("file", "volume", "path") == [(None, "(not told)")]
+    made.take(told("/password"))
+    assert made.rows("file", "volume", "path") == [("secret creds", "password")]
+
+
+def test_an_owner_who_becomes_known_has_his_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made().take(told("/password"), counter(1, cgroup_id=5))
+    assert made.rows("file", "pod", "reader") == [("cart", "(not known)")]
+    monkeypatch.setitem(READERS, 5, READERS[7])
+    assert made.rows("file", "pod", "reader") == [("cart", "app")]

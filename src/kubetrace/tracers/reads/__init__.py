@@ -52,7 +52,7 @@ _WAY = Column(
     help="own mount, node's path (the kubelet's), /proc/PID/root, nsenter, another's mount, passed on (a descriptor)",
 )
 _VERSION = Column("version", "VERSION", "name", wide=True, help="the directory of that version of the volume's files")
-_COMM = replace(COMM, spare=True)
+_COMM = replace(COMM, spare=True, help="the process's name")
 _LAST_PID = replace(PID, key="pid", title="PID", wide=True, help="process id of the last one")
 
 _OPENS = Column("opens", "OPENS", "count", help="opens that may read")
@@ -121,8 +121,8 @@ class Reads(Fielded):
     }
     groupings: Mapping[str, Grouping] = {
         "file": Grouping((NAMESPACE, _POD, _VOLUME, _FILE, _READER, _COMM, _WAY), (_LAST_PID, _VERSION)),
-        "process": Grouping((NAMESPACE, _POD, _VOLUME, _FILE, _READER, PID, COMM, _WAY), (_VERSION,)),
-        "reader": Grouping((NAMESPACE, _POD, _READER, COMM, _WAY)),
+        "process": Grouping((NAMESPACE, _POD, _VOLUME, _FILE, _READER, PID, _COMM, _WAY), (_VERSION,)),
+        "reader": Grouping((NAMESPACE, _POD, _READER, _COMM, _WAY)),
         "volume": Grouping((NAMESPACE, _POD, _VOLUME, _WAY)),
         "pod": Grouping((NAMESPACE, _POD)),
         "node": Grouping((NODE,)),
@@ -144,7 +144,7 @@ class Reads(Fielded):
         Field("reader_namespace", says=lambda event: event.reader.namespace),
         Field("reader_pod", says=lambda event: event.reader.pod),
         Field("reader_container", says=lambda event: event.reader.container),
-        Field(COMM, says=lambda event: None if event.rest else event.comm),
+        Field(_COMM, says=lambda event: None if event.rest else event.comm),
         Field(PID),
         Field(_WAY, ours=True),
         Field("new", "is_first"),
@@ -221,7 +221,7 @@ class Reads(Fielded):
             namespace = 0
         return Wiring(
             constants={
-                "by_process": int(by == "process" or events),
+                "by_process": int(by == "process"),
                 "node_mount_namespace": namespace,
                 "memory_on_v1": int(bool(host.cgroup_mounts().memory_hierarchy)),
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
@@ -29,15 +29,21 @@ _VALUES: Final = ("opens", "reads", "bytes", "maps")
 
 
 class _Counter:
-    # One of the kernel's: who and what file, and its numbers so far.
+    # One of the kernel's: who and what file, and its numbers so far; and what was concluded of these.
 
-    __slots__ = ("base", "first", "identity", "record", "row", "values")
+    __slots__ = ("base", "first", "identity", "keys", "record", "told", "values")
 
     def __init__(self, record: Any, identity: Identity) -> None:
         self.record, self.identity = record, identity
         self.values = self.base = (0, 0, 0, 0)
-        self.row: tuple[Any, ...] = ()
         self.first = record.first
+        self.told: Reading | None = None
+        # grouping -> the row that it is in
+        self.keys: dict[str, tuple[Value, ...]] = {}
+
+    def forget(self) -> None:
+        self.told = None
+        self.keys.clear()
 
 
 class ReadsBoard:
@@ -60,7 +66,7 @@ class ReadsBoard:
     def take(self, event: Any, identity: Identity) -> Iterable[tuple[Any, Identity]]:
         """What a counter has come to since it was told last."""
         if "opens" not in event._fields:
-            self._known[event.volume, event.file] = file_of(event)
+            self._learn_file((event.volume, event.file), file_of(event))
             return ()
         key = (
             *(event.cgroup_id, event.memory_cgroup_id, event.memory_hierarchy, event.volume, event.file, event.pid),
@@ -71,7 +77,10 @@ class ReadsBoard:
             counter = self._counters[key] = _Counter(event, identity)
         before = counter.values
         counter.values = tuple([getattr(event, name) for name in _VALUES])
-        counter.record, counter.identity = event, identity
+        if counter.identity != identity:
+            counter.keys.clear()
+        counter.record, counter.identity, counter.told = event, identity, None
+        counter.first = counter.first or event.last
         told = self._reading(counter, before)
         if not self._is_asked_for(told.file):
             return ()
@@ -81,6 +90,14 @@ class ReadsBoard:
         if (self._new and not first) or not any((told.opens, told.reads, told.bytes, told.maps)):
             return ()
         return ((replace(told, is_first=first), self._whose(told)),)
+
+    def _learn_file(self, number: tuple[int, int], file: File) -> None:
+        # Numbers may be given again; and a name may come after what was counted, where its first telling was lost.
+        if self._known.get(number) != file:
+            self._known[number] = file
+            for counter in self._counters.values():
+                if (counter.record.volume, counter.record.file) == number:
+                    counter.forget()
 
     def _reading(self, counter: _Counter, before: Sequence[int]) -> Reading:
         record = counter.record
@@ -133,54 +150,56 @@ class ReadsBoard:
     def start_over(self) -> None:
         """What was read so far is where counting begins."""
         for counter in self._counters.values():
-            counter.base = counter.values
-            counter.first = 0
+            counter.base, counter.first, counter.told = counter.values, 0, None
         self._said.clear()
 
-    def readings(self) -> Iterable[Reading]:
-        """All that was read since counting began, and is asked for; whose names became known since has them."""
-        identify = self._context.attribution.identify
+    def _readings(self) -> Iterable[tuple[_Counter, Reading]]:
+        # All that was read since counting began, and is asked for. Whose name became known since has it.
+        identify, selection = self._context.attribution.identify, self._context.attribution.selection
         for counter in self._counters.values():
-            if counter.identity.nameless:
-                counter.identity = identify(counter.record)
-            told = self._reading(counter, counter.base)
-            if any((told.opens, told.reads, told.bytes, told.maps)) and self._is_asked_for(told.file):
-                selection = self._context.attribution.selection
-                if not selection or selection.match(self.owner(told)) or selection.match(told.reader):
-                    yield told
+            if counter.identity.nameless and (found := identify(counter.record)) != counter.identity:
+                counter.identity = found
+                counter.forget()
+            told = counter.told
+            if told is None:
+                told = counter.told = self._reading(counter, counter.base)
+            if not any((told.opens, told.reads, told.bytes, told.maps)) or not self._is_asked_for(told.file):
+                continue
+            if not selection or selection.match(told.reader) or selection.match(self.owner(told)):
+                yield counter, told
 
-    def table(
-        self, cells: Callable[[Reading, Identity], Sequence[Value]], notes: Callable[[Reading], Sequence[Value]]
-    ) -> list[list[Value]]:
-        """A row for each `cells`; its `notes` are those of the newest."""
+    def _key(self, by: str, counter: _Counter, told: Reading) -> tuple[Value, ...]:
+        key = counter.keys.get(by)
+        if key is None:
+            owner = self.owner(told)
+            cells = {**identity_cells(told, owner), "node": self._context.node, **cells_of(told)}
+            key = tuple([cells[column.key] for column in self._groupings[by].key])
+            if not owner.nameless:
+                counter.keys[by] = key
+        return key
+
+    def rows(self, by: str) -> Sequence[Sequence[Value]]:
+        """See kit.tracer.Board. What is not part of a row's key is that of its newest."""
         rows: dict[tuple[Value, ...], list[Any]] = {}
-        for told in self.readings():
-            key = tuple(cells(told, self.owner(told)))
+        for counter, told in self._readings():
+            key = self._key(by, counter, told)
             row = rows.get(key)
             if row is None:
                 rows[key] = [told, told.opens, told.reads, told.bytes, told.maps, told.first, told.last]
                 continue
-            for at, number in enumerate((told.opens, told.reads, told.bytes, told.maps), 1):
-                row[at] += number
+            row[1] += told.opens
+            row[2] += told.reads
+            row[3] += told.bytes
+            row[4] += told.maps
             row[5] = min(row[5], told.first)
             if told.last > row[6]:
                 row[0], row[6] = told, told.last
-        wall = self._context.wall_ns
-        return [[*key, *notes(row[0]), *row[1:5], wall(row[5]), wall(row[6])] for key, row in rows.items()]
-
-    def rows(self, by: str) -> Sequence[Sequence[Value]]:
-        """See kit.tracer.Board."""
-        columns = self._groupings[by]
-        node = self._context.node
-
-        def cells(told: Reading, owner: Identity) -> Sequence[Value]:
-            found = {**identity_cells(told, owner), "node": node, **cells_of(told)}
-            return [found[column.key] for column in columns.key]
-
-        def notes(told: Reading) -> Sequence[Value]:
-            return [cells_of(told)[column.key] for column in columns.notes]
-
-        return self.table(cells, notes)
+        notes, wall = self._groupings[by].notes, self._context.wall_ns
+        made: list[Sequence[Value]] = []
+        for key, row in rows.items():
+            cells = cells_of(row[0]) if notes else {}
+            made.append([*key, *[cells[column.key] for column in notes], *row[1:5], wall(row[5]), wall(row[6])])
+        return made
 
 
 def file_of(event: Any) -> File:
