@@ -13,8 +13,8 @@
 #define SYSFS_MAGIC	    0x62656572
 #define CGROUP2_SUPER_MAGIC 0x63677270
 
-/* include/linux/fs.h: the file may be read */
-#define FMODE_READ 1
+/* FMODE_READ of include/linux/fs.h, which bcc has */
+#define READS_MAY_READ 1
 
 /* What is read of a pointer: as C reads it where the verifier knows its type, else by probing memory. */
 #define READS_READ(typed, from, member) ((typed) ? (from)->member : BPF_CORE_READ(from, member))
@@ -253,13 +253,59 @@ static __always_inline bool reads_is_open(const struct file *file, const bool ty
 {
 	struct inode *inode;
 
-	if ((__u64)file >= (__u64)-4095 || !(READS_READ(typed, file, f_mode) & FMODE_READ))
+	if ((__u64)file >= (__u64)-4095 || !(READS_READ(typed, file, f_mode) & READS_MAY_READ))
 		return false;
 	inode = READS_READ(typed, file, f_inode);
 	return (READS_READ(typed, inode, i_mode) & S_IFMT) == S_IFREG;
 }
 
 /* -- Counting. */
+
+/* A PID namespace, and its first process (include/linux/pid_namespace.h). */
+struct pid_namespace___reaped {
+	struct task_struct *child_reaper;
+} __attribute__((preserve_access_index));
+
+/* A process in its innermost PID namespace: which one, and its number there. */
+static __always_inline __u64 reads_pid_of(const struct task_struct *task, __u32 *number)
+{
+	struct pid *pid = BPF_CORE_READ(task, thread_pid);
+	struct upid *numbers = (void *)pid + bpf_core_field_offset(pid->numbers);
+	__u64 level = BPF_CORE_READ(pid, level);
+	struct pid_namespace *namespace = 0;
+
+	numbers = (void *)numbers + level * bpf_core_type_size(struct upid);
+	*number = BPF_CORE_READ(numbers, nr);
+	namespace = BPF_CORE_READ(numbers, ns);
+	return (__u64) namespace;
+}
+
+/*
+ * Whether a process, or one that it descends from, was put into its PID namespace from outside, as kubectl
+ * exec and exec probes do: its parent is in another one, and it is not the first there. Where containers
+ * share a namespace, each container's first process is so: then nothing is said.
+ */
+#define READS_ANCESTORS 32
+kt_function int reads_is_executed(__u64 process)
+{
+	struct task_struct *task = (void *)process, *parent, *reaper;
+	const struct pid_namespace___reaped *reaped;
+	__u32 number, other;
+	__u64 namespace = reads_pid_of(task, &number);
+
+	for (int at = 0; at < READS_ANCESTORS; at++) {
+		if (number == 1)
+			return 0;
+		parent = BPF_CORE_READ(task, real_parent, group_leader);
+		if (reads_pid_of(parent, &other) != namespace)
+			break;
+		task = parent;
+		number = other;
+	}
+	reaped = (void *)namespace;
+	reaper = BPF_CORE_READ(reaped, child_reaper);
+	return number != 1 && BPF_CORE_READ(reaper, cgroups) == BPF_CORE_READ(task, cgroups);
+}
 
 /* By which way: whose mount it is that the file was opened through. */
 static __always_inline enum reads_through reads_way(const struct file *file)
@@ -275,9 +321,13 @@ static __always_inline enum reads_through reads_way(const struct file *file)
 		BPF_CORE_READ_INTO(&number, namespace, ns.inum);
 	if (!number)
 		return reads_unmounted;
+	if (!node_mount_namespace)
+		return reads_unknown;
 	if (number == node_mount_namespace)
 		return own == namespace ? reads_node : reads_node_from_elsewhere;
-	return own == namespace ? reads_own : reads_from_elsewhere;
+	if (own != namespace)
+		return reads_from_elsewhere;
+	return reads_is_executed((__u64)BPF_CORE_READ(task, group_leader)) ? reads_executed : reads_own;
 }
 
 /* Files that user space was told; one that is forgotten is told again. */

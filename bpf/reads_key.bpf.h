@@ -35,11 +35,13 @@ enum reads_what {
 /* Whose mount the file was opened through, and whether the reader is in that namespace. */
 enum reads_through {
 	reads_own,		   /* the reader's own, which is not the node's */
+	reads_executed,		   /* the same, and the reader was put into its PID namespace from outside */
 	reads_node,		   /* the node's, by a process that is there */
 	reads_node_from_elsewhere, /* the node's, by one that is not: /proc/1/root, or a descriptor that was
 				      passed */
 	reads_from_elsewhere,	   /* another one's: /proc/PID/root */
 	reads_unmounted,	   /* it is mounted nowhere any more */
+	reads_unknown,		   /* which namespace is the node's was not told */
 };
 
 /* clang-format off */

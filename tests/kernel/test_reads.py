@@ -148,9 +148,9 @@ def test_of_a_volume_on_the_disk_opens_and_mappings_are_counted(run: Run) -> Non
 def test_a_command_in_a_container_is_the_container(run: Run) -> None:
     found = {key: (opens, size) for key, (opens, _, size, _) in run.totals("creds", "cat").items()}
     assert found == {
-        ("own mount", "app", "password"): (1, len(VALUE)),
+        ("exec", "app", "password"): (1, len(VALUE)),
         # the file itself is mounted, of the version before
-        ("own mount", "partial", "password"): (1, len(VALUE)),
+        ("exec", "partial", "password"): (1, len(VALUE)),
         # a pod that has the kubelet's directory as a hostPath
         ("another's mount", f"shop/{run.container.pod.name}-audit/agent", "password"): (1, len(VALUE)),
     }
@@ -161,7 +161,7 @@ def test_a_command_in_a_container_is_the_container(run: Run) -> None:
 def test_a_token_that_is_rotated_stays_one_file(run: Run) -> None:
     found = run.totals(TOKEN.name, "cat")
     assert {key: (opens, size) for key, (opens, _, size, _) in found.items()} == {
-        ("own mount", "app", "token"): (2, 2 * len(TOKEN.files["token"]))
+        ("exec", "app", "token"): (2, 2 * len(TOKEN.files["token"]))
     }
     assert run.versions(TOKEN.name, "cat") == 2
     assert {o["volume_kind"] for o in run.reads if o["volume"] == TOKEN.name} == {"token"}

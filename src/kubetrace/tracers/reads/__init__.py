@@ -49,7 +49,7 @@ _WAY = Column(
     "text",
     min_width=9,
     alarms=(telling.FOREIGN, telling.ENTERED, telling.ELSEWHERE, telling.ON_NODE, telling.PASSED),
-    help="own mount, node's path (the kubelet's), /proc/PID/root, nsenter, another's mount, passed on (a descriptor)",
+    help="own mount, exec (kubectl exec), node's path (the kubelet's), /proc/PID/root, nsenter, another's mount, ...",
 )
 _VERSION = Column("version", "VERSION", "name", wide=True, help="the directory of that version of the volume's files")
 _COMM = replace(COMM, spare=True, help="the process's name")

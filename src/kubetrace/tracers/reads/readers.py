@@ -151,7 +151,6 @@ class ReadsBoard:
         """What was read so far is where counting begins."""
         for counter in self._counters.values():
             counter.base, counter.first, counter.told = counter.values, 0, None
-        self._said.clear()
 
     def _readings(self) -> Iterable[tuple[_Counter, Reading]]:
         # All that was read since counting began, and is asked for. Whose name became known since has it.

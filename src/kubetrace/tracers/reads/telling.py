@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 NOT_TOLD: Final = "(not told)"
 OTHERS: Final = "(others)"
 # By which way a file was reached: words of ours.
-OWN, FOREIGN, ENTERED, NODE, ELSEWHERE, ON_NODE, PASSED, UNMOUNTED = (
+OWN, EXECUTED, FOREIGN, ENTERED, NODE, ELSEWHERE, ON_NODE, PASSED, UNMOUNTED, NOT_KNOWN = (
     "own mount",
+    "exec",
     "another's mount",
     "nsenter",
     "node's path",
@@ -22,6 +23,7 @@ OWN, FOREIGN, ENTERED, NODE, ELSEWHERE, ON_NODE, PASSED, UNMOUNTED = (
     "/proc/1/root",
     "passed on",
     "unmounted",
+    "(not known)",
 )
 
 
@@ -72,10 +74,14 @@ def way_of(record: Any, reader: Identity, file: File) -> str:
         return NODE
     if through == "unmounted":
         return UNMOUNTED
-    if through == "own":
+    if through == "unknown":
+        return NOT_KNOWN
+    if through in ("own", "executed"):
         if reader.kind == "host":
             return ENTERED
-        return FOREIGN if file.pod_uid is not None and reader.pod_uid not in (None, file.pod_uid) else OWN
+        if file.pod_uid is not None and reader.pod_uid not in (None, file.pod_uid):
+            return FOREIGN
+        return EXECUTED if through == "executed" else OWN
     if not record.opens and not record.maps:
         return PASSED
     return ON_NODE if through.startswith("node") else ELSEWHERE
@@ -86,7 +92,7 @@ def reader_of(reader: Identity, file: File) -> str:
     if reader.kind == "host":
         return f"host {reader.cgroup_path or ''}".rstrip()
     if reader.kind == "unknown":
-        return "(not known)"
+        return NOT_KNOWN
     name = reader.container or ("(sandbox)" if reader.kind == "sandbox" else None)
     if name is None:
         name = reader.container_id[:12] if reader.container_id else "(pod)"
