@@ -206,17 +206,12 @@ kt_function __u32 reads_learn_directory(__u64 directory)
 	return kind;
 }
 
-static __always_inline __u32 reads_known(void *map, struct inode *inode, kt_dev device, const bool typed,
-					 bool *known)
+static __always_inline void reads_object_of(struct reads_object *key, struct inode *inode, kt_dev device,
+					    const bool typed)
 {
-	struct reads_object key = {.device = device};
-	__u32 *kind;
-
-	key.inode = typed ? ((const struct inode___u64 *)inode)->i_ino : kt_inode_number(inode);
-	key.generation = READS_READ(typed, inode, i_generation);
-	kind = bpf_map_lookup_elem(map, &key);
-	*known = kind != 0;
-	return kind ? *kind : 0;
+	key->device = device;
+	key->inode = typed ? ((const struct inode___u64 *)inode)->i_ino : kt_inode_number(inode);
+	key->generation = READS_READ(typed, inode, i_generation);
 }
 
 /* The kind of volume that a file is in; 0: none that is asked for. */
@@ -226,9 +221,9 @@ static __always_inline __u32 reads_kind_of(const struct file *file, const bool t
 	struct super_block *sb = READS_READ(typed, inode, i_sb);
 	unsigned long magic = READS_READ(typed, sb, s_magic);
 	struct dentry *root, *directory;
+	struct reads_object key;
 	kt_dev device;
-	bool known;
-	__u32 kind;
+	__u32 *known, kind;
 
 	if (magic != TMPFS_MAGIC &&
 	    (!on_disk || magic == OVERLAYFS_SUPER_MAGIC || magic == PROC_SUPER_MAGIC ||
@@ -236,15 +231,16 @@ static __always_inline __u32 reads_kind_of(const struct file *file, const bool t
 		return reads_none;
 	device = READS_READ(typed, sb, s_dev);
 	root = READS_READ(typed, sb, s_root);
-	kind = reads_known(&file_systems, READS_READ(typed, root, d_inode), device, typed, &known);
-	if (!known)
-		kind = reads_learn_file_system(reads_number(sb));
+	reads_object_of(&key, READS_READ(typed, root, d_inode), device, typed);
+	known = bpf_map_lookup_elem(&file_systems, &key);
+	kind = known ? *known : reads_learn_file_system(reads_number(sb));
 	if (kind || magic == TMPFS_MAGIC)
 		return kind;
 	directory = READS_READ(typed, file, f_path.dentry);
 	directory = READS_READ(typed, directory, d_parent);
-	kind = reads_known(&directories, READS_READ(typed, directory, d_inode), device, typed, &known);
-	return known ? kind : reads_learn_directory(reads_number(directory));
+	reads_object_of(&key, READS_READ(typed, directory, d_inode), device, typed);
+	known = bpf_map_lookup_elem(&directories, &key);
+	return known ? *known : reads_learn_directory(reads_number(directory));
 }
 
 /* Whether what do_filp_open has given may be read: a directory or a device has nothing of ours, O_PATH reads
@@ -375,6 +371,7 @@ kt_function int reads_tell(__u64 address, __u32 kind, __u64 number, __u32 room)
 	event->file = number;
 	event->volume = key.device;
 	event->kind = kind;
+	event->in_memory = BPF_CORE_READ(sb, s_magic) == TMPFS_MAGIC;
 	walk = reads_walk((__u64)BPF_CORE_READ(file, f_path.dentry), room);
 	event->path_bytes = walk;
 	event->path_end = walk >> 16;

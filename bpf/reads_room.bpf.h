@@ -19,7 +19,7 @@ struct reads_file_event {
 	__u16 path_end;	  /* enum kt_path_end */
 	__u16 point_bytes;
 	__u16 point_end;
-	__u32 reserved;
+	__u32 in_memory; /* on tmpfs: what is read is counted too */
 	char path[984];
 	char point[992]; /* the volume's directory, where all of the file system is the volume */
 };

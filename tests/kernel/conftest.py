@@ -36,6 +36,7 @@ BCC_COMMANDS = {
     "copyup": (),
     "cgroups": ("--min-stall", "0"),
     "files": ("--by", "error"),
+    "reads": (),
 }
 COMPILED_S = 600
 

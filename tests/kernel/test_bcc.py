@@ -13,6 +13,7 @@ import pytest
 from kubetrace.engines.bcc import cache
 from tests.vm import cri, images
 
+from . import test_reads
 from .conftest import BCC_COMMANDS, COMPILED_S, SHELL, Event, Tracer
 from .test_files import compiled
 from .test_writes import procs_of, write
@@ -63,13 +64,16 @@ def told(
         raise
     # what these run is what the compilers made
     assert len(os.listdir(cache.directory())) == kept >= len(BCC_COMMANDS)
-    pod = node.run_pod("shop", "twice", volumes=[cri.Volume("empty-dir", "cache", "/cache")])
+    volumes = [cri.Volume("empty-dir", "cache", "/cache"), test_reads.CREDS]
+    pod = node.run_pod("shop", "twice", volumes=volumes)
     container = pod.start_container("app", images.WEB, SHELL)
     assert container.exec(["sh", "-c", COPY_UPS])[2] == 0
     write(container.pid, procs_of(container), "/app/data", "/cache")
     filer = compiled(tmp_path_factory.mktemp("filer"))
     procs = ",".join(procs_of(container))
     subprocess.run([filer, str(container.pid), procs, "/tmp", "/cache"], capture_output=True, check=True)
+    reader = test_reads.compiled(tmp_path_factory.mktemp("reader"))
+    test_reads.read(reader, "gm", container, "/etc/creds/password")
     container.remove()
     yield Told({pair: tracer.end() for pair, tracer in tracers.items()}, container)
     pod.remove()
@@ -120,6 +124,14 @@ def test_operations_on_files_are_the_same(told: Told) -> None:
     # what filer.c does by io_uring is in these, and what it is refused
     assert rows["bcc"]["emptyDir/cache", "unlink", None]["removed_total"] == 60
     assert rows["bcc"]["emptyDir/cache", "unlink", "EACCES"]["errors_total"] == 23
+
+
+@pytest.mark.one_kernel(full=("6.1", "6.12"))
+def test_reads_of_a_secret_are_the_same(told: Told) -> None:
+    for engine in ("bcc", "libbpf"):
+        last = [o for o in told.of(engine, "reads") if o["comm"] == "reader"][-1]
+        assert (last["way"], last["volume"], last["path"]) == ("own mount", "creds", "password")
+        assert tuple(last[name] for name in test_reads.TOTALS) == test_reads.WORK
 
 
 def without_moves(event: Event) -> Event:

@@ -41,7 +41,9 @@ class Run:
     def totals(self, volume: str, comm: str = "reader") -> Mapping[tuple[str, str, str], tuple[int, ...]]:
         """(way, reader, file) -> the last totals of each version of the file, by processes of this name, added up."""
         last = {
-            (o["way"], o["reader"].partition(" ")[0], o["path"], o["version"], o["cgroup_id"]): [o[n] for n in TOTALS]
+            (o["way"], o["reader"].partition(" ")[0], o["path"], o["version"], o["cgroup_id"]): [
+                o[n] or 0 for n in TOTALS
+            ]
             for o in self.reads
             if o["volume"] == volume and o["comm"] == comm
         }
@@ -56,11 +58,16 @@ class Run:
         return len({o["version"] for o in self.reads if o["volume"] == volume and o["comm"] == comm})
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = str(tmp_path_factory.mktemp("reader") / "reader")
+def compiled(directory: Path) -> str:
+    """The program that does the work."""
+    made = str(directory / "reader")
     subprocess.run(["gcc", "-static", "-O1", "-o", made, str(SOURCE)], check=True)
     return made
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return compiled(tmp_path_factory.mktemp("reader"))
 
 
 def read(reader: str, who: str, container: cri.Container, path: str) -> None:
@@ -142,6 +149,7 @@ def test_of_a_volume_on_the_disk_opens_and_mappings_are_counted(run: Run) -> Non
     opened = (WORK[0], 0, 0, WORK[3])
     ways = {"own mount": "app", "/proc/PID/root": "host", "node's path": "host", "nsenter": "host"}
     assert run.totals("settings") == {(way, who, "app.conf"): opened for way, who in ways.items()}
+    assert {o["bytes_total"] for o in run.reads if o["volume"] == "settings"} == {None}
 
 
 @pytest.mark.each_kernel

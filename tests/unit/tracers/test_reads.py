@@ -55,7 +55,7 @@ FILE = layout(
     *((name, 4, "unsigned") for name in ("memory_hierarchy", "device", "pid", "volume")),
     *(("file", 8, "unsigned"), ("kind", 4, "unsigned")),
     *((name, 2, "unsigned") for name in ("path_bytes", "path_end", "point_bytes", "point_end")),
-    *(("reserved", 4, "unsigned"), ("path", 984, "bytes"), ("point", 992, "bytes")),
+    *(("in_memory", 4, "unsigned"), ("path", 984, "bytes"), ("point", 992, "bytes")),
 )
 LAYOUTS = {"reads": COUNTER, "reads_rest": COUNTER, "reads_files": FILE}
 
@@ -71,7 +71,7 @@ def leaf_first(path: str) -> bytes:
 
 def told(path: str, point: str = CREDS, *, file: int = 1, volume: int = 59, **more: Any) -> Batch:
     names, at = leaf_first(path), leaf_first(point) if point else b""
-    given = {"time": 5, "cgroup_id": 7, "file": file, "volume": volume, "kind": 1, **more}
+    given = {"time": 5, "cgroup_id": 7, "file": file, "volume": volume, "kind": 1, "in_memory": 1, **more}
     data = pack(FILE, path=names, path_bytes=len(names), point=at, point_bytes=len(at), **given)
     return Batch("reads_files", data)
 
@@ -348,3 +348,31 @@ def test_an_owner_who_becomes_known_has_his_row(monkeypatch: pytest.MonkeyPatch)
     assert made.rows("file", "pod", "reader") == [("cart", "(not known)")]
     monkeypatch.setitem(READERS, 5, READERS[7])
     assert made.rows("file", "pod", "reader") == [("cart", "app")]
+
+
+def test_of_a_volume_on_a_disk_bytes_are_not_known() -> None:
+    path = f"/kubelet/pods/{CART}/volumes/kubernetes.io~configmap/settings/{MONDAY}/app.conf"
+    made = Made().take(told(path, "", in_memory=0), counter(3, maps=2))
+    assert made.rows("file", "volume", "opens", "reads", "bytes", "maps") == [("configMap settings", 3, None, None, 2)]
+    assert [made.told[0][name] for name in ("bytes", "bytes_total", "reads", "opens")] == [None, None, None, 3]
+    # of several volumes together, of those that are counted
+    made.take(told("/password", file=2), counter(1, file=2, reads=1, bytes=9))
+    assert made.rows("pod", "opens", "reads", "bytes") == [(4, 1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("options", "volumes"),
+    [
+        ({}, ["configMap settings", "secret creds", "token kube-api-access-x"]),
+        ({"secrets": True}, ["secret creds"]),
+        ({"tokens": True, "configmaps": True}, ["configMap settings", "token kube-api-access-x"]),
+        ({"volume": "settings"}, ["configMap settings"]),
+        ({"volume": "settings", "secrets": True}, []),
+    ],
+)
+def test_of_a_recording_only_the_volumes_that_are_asked_for(options: dict[str, Any], volumes: list[str]) -> None:
+    made, above = Made(**options), f"/kubelet/pods/{CART}/volumes/kubernetes.io~"
+    for number, place in enumerate(("secret/creds", "projected/kube-api-access-x", "configmap/settings"), 1):
+        made.take(told("/a", above + place, file=number), counter(1, file=number))
+    assert sorted(row[0] for row in made.rows("volume", "volume")) == volumes
+    assert len(made.told) == len(volumes)

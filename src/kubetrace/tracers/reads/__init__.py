@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 _SECRETS, _TOKENS, _CONFIGMAPS, _ALL = (
     sum(1 << kind for kind in kinds) for kinds in ((1, 3, 6), (2,), (4, 5), range(1, 8))
 )
+# And what these are called.
+_KINDS: Mapping[str, Sequence[str]] = {
+    "secrets": ("secret", "projected", "CSI volume"),
+    "tokens": ("token",),
+    "configmaps": ("configMap", "downwardAPI"),
+}
 _MIX: Final = 0x9E3779B97F4A7C15
 _LONGEST_NAME: Final = 63
 
@@ -75,6 +81,11 @@ _BEGINS = ("read_begin", "splice_begin")
 
 def _text(value: str | None) -> bytes | None:
     return os.fsencode(value) if value is not None else None
+
+
+def _counted(name: str) -> Any:
+    # of a volume on a disk nobody knows
+    return lambda event: getattr(event, name) if event.file.in_memory else None
 
 
 class Reads(Fielded):
@@ -149,14 +160,14 @@ class Reads(Fielded):
         Field(_WAY, ours=True),
         Field("new", "is_first"),
         Field(_OPENS),
-        Field(_READS),
-        Field(_BYTES),
+        Field(_READS, says=_counted("reads")),
+        Field(_BYTES, says=_counted("bytes")),
         Field(_MAPPED),
         Field("opens_total"),
-        Field("reads_total"),
-        Field("bytes_total"),
+        Field("reads_total", says=_counted("reads_total")),
+        Field("bytes_total", says=_counted("bytes_total")),
         Field("maps_total"),
-        Field(_FIRST),
+        Field(_FIRST, ours=True),
     )
     line = ("time", "namespace", "pod", "volume", "path", "reader", "comm", "pid", "way", "opens", "bytes", "maps")
     sums = ()
@@ -239,11 +250,7 @@ class Reads(Fielded):
 
     def only_recorded(self, options: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
         """What the kernel counts when it is asked to."""
-        found = {
-            "tokens": ("tokens", "--tokens"),
-            "configmaps": ("configMaps", "--configmaps"),
-            "volume": ("other volumes", "--volume"),
-        }
+        found = {"tokens": ("tokens", "--tokens"), "configmaps": ("configMaps", "--configmaps")}
         return {name: told for name, told in found.items() if options.get(name)}
 
     def board(
@@ -253,7 +260,12 @@ class Reads(Fielded):
         from kubetrace.tracers.reads.readers import ReadsBoard, patterns
 
         return ReadsBoard(
-            context, self.groupings, new=bool(options.get("new")), files=patterns(options.get("file_names") or ())
+            context,
+            self.groupings,
+            new=bool(options.get("new")),
+            files=patterns(options.get("file_names") or ()),
+            kinds={kind for option, kinds in _KINDS.items() if options.get(option) for kind in kinds},
+            volume=options.get("volume"),
         )
 
     def operations(self) -> Sequence[str]:

@@ -50,10 +50,21 @@ class ReadsBoard:
     """See kit.tracer.Board."""
 
     def __init__(
-        self, context: Context, groupings: Mapping[str, Grouping], *, new: bool = False, files: Sequence[str] = ()
+        self,
+        context: Context,
+        groupings: Mapping[str, Grouping],
+        *,
+        new: bool = False,
+        files: Sequence[str] = (),
+        kinds: Collection[str] = (),
+        volume: str | None = None,
     ) -> None:
-        """`new`: only the first reading of a file by a reader is told. `files`: patterns of names or paths."""
+        """`new`: only the first reading of a file by a reader is told. `files`: patterns of names or paths.
+
+        `kinds` (empty: all) and `volume` are those of a recording that are asked for; live the kernel knows them too.
+        """
         self._context, self._groupings, self._new, self._files = context, groupings, new, files
+        self._kinds, self._volume = kinds, volume
         self._known: dict[tuple[int, int], File] = {}
         self._counters: dict[tuple[Any, ...], _Counter] = {}
         self._said: set[tuple[Any, ...]] = set()
@@ -121,7 +132,11 @@ class ReadsBoard:
         )
 
     def _is_asked_for(self, file: File) -> bool:
-        if not self._files or file.path in (NOT_TOLD, OTHERS):
+        if file.path in (NOT_TOLD, OTHERS):
+            return True
+        if (self._kinds and file.kind not in self._kinds) or self._volume not in (None, file.volume):
+            return False
+        if not self._files:
             return True
         name = file.path.rpartition("/")[2]
         return any(fnmatchcase(name, one) or fnmatchcase(file.path, one) for one in self._files)
@@ -184,12 +199,11 @@ class ReadsBoard:
             key = self._key(by, counter, told)
             row = rows.get(key)
             if row is None:
-                rows[key] = [told, told.opens, told.reads, told.bytes, told.maps, told.first, told.last]
-                continue
+                row = rows[key] = [told, 0, None, None, 0, told.first, told.last]
             row[1] += told.opens
-            row[2] += told.reads
-            row[3] += told.bytes
             row[4] += told.maps
+            if told.file.in_memory:
+                row[2], row[3] = (row[2] or 0) + told.reads, (row[3] or 0) + told.bytes
             row[5] = min(row[5], told.first)
             if told.last > row[6]:
                 row[0], row[6] = told, told.last
@@ -213,12 +227,14 @@ def file_of(event: Any) -> File:
         rest = path[found.end() :] or "/"
     else:
         rest = path
+    # a recording of before has only such as are
+    in_memory = bool(getattr(event, "in_memory", 1))
     if found is None:
-        return File(path=path)
+        return File(path=path, in_memory=in_memory)
     head, _, tail = rest.lstrip("/").partition("/")
     version = head if tail and not cut and _VERSION.match(head) else None
     name = tail if version else rest.lstrip("/")
-    return File(found[1], kind_of(found[2], found[3]), found[3], CUT + name if cut else name, version)
+    return File(found[1], kind_of(found[2], found[3]), found[3], CUT + name if cut else name, version, in_memory)
 
 
 def kind_of(plugin: str, volume: str) -> str:

@@ -36,6 +36,8 @@ class File:
     volume: str | None = None
     path: str = NOT_TOLD
     version: str | None = None
+    in_memory: bool = True
+    """Whether what is read of it is counted; else opens and mappings alone."""
 
 
 @dataclass(frozen=True, slots=True)
