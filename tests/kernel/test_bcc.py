@@ -114,8 +114,11 @@ def test_counters_are_the_same(told: Told) -> None:
 def test_operations_on_files_are_the_same(told: Told) -> None:
     rows = {}
     for engine in ("bcc", "libbpf"):
+        # a log is made before its container is known: whose it was then, is a matter of time
         last = {
-            (o["destination"], o["operation"], o["error"]): o for o in told.of(engine, "files") if o["type"] == "files"
+            (o["destination"], o["operation"], o["error"]): o
+            for o in told.of(engine, "files")
+            if o["type"] == "files" and o["destination_kind"] != "container log"
         }
         rows[engine] = {
             key: {name: value for name, value in row.items() if name.endswith("_total")} for key, row in last.items()
