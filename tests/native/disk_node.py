@@ -155,6 +155,16 @@ def main(directory: Path) -> None:
         ("diff", ("-o", "json", "diff", OTHER, SMALL)),
     ):
         (directory / name).write_text(run(sys.executable, "-m", "kubetrace", "images", *options))
+    (directory / "page").write_text(run(sys.executable, "-m", "kubetrace", "node", "-o", "json"))
+    (directory / "page.txt").write_text(run(sys.executable, "-m", "kubetrace", "node"))
+    truth["page"] = {
+        "blobs": len(os.listdir(f"{CONTENT}/blobs/sha256")),
+        "blob bytes": sum(entry.stat().st_size for entry in os.scandir(f"{CONTENT}/blobs/sha256")),
+        "containers": len(run("ctr", "-n", "k8s.io", "containers", "ls", "-q").split()),
+        "snapshots": [line.split()[-1] for line in run("ctr", "-n", "k8s.io", "snapshots", "ls").splitlines()[1:]],
+        "targets": len({line.split()[2] for line in images_listed()}),
+        "pods": len(os.listdir(f"{KUBELET}/pods")),
+    }
     truth["after"] = df(disk)
     truth["replayed"] = run(sys.executable, "-m", "kubetrace", "replay", str(recorded), "-o", "json")
     # a disk without a block that is left, and metadata that cannot be read

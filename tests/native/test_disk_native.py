@@ -101,6 +101,29 @@ def test_thresholds_are_those_of_the_kubelets_file_and_flags(node: Path, truth: 
     assert {one["available_bytes"] for one in found.values()} == {truth["df"]["avail"]}
 
 
+def test_the_page_of_the_node_says_what_df_and_ctr_say(node: Path, truth: dict[str, Any]) -> None:
+    page, made = json.loads((node / "page").read_text()), truth["page"]
+    (disk,) = [one for one in page["disks"] if "kubelet" in one["holds"]]
+    assert disk["holds"] == ["kubelet", "logs", "images of containerd"] and disk["fstype"] == "ext4"
+    assert (disk["capacity_bytes"], disk["inodes"]) == (truth["df"]["size"], truth["df"]["itotal"])
+    assert abs(disk["available_bytes"] - truth["df"]["avail"]) < 1 << 20
+    (store,) = page["stores"]
+    assert (store["kind"], store["images"], store["containers"]) == ("containerd", made["targets"], made["containers"])
+    assert (store["blobs"], store["blob_bytes"], store["problem"]) == (made["blobs"], made["blob bytes"], None)
+    (overlay,) = [one for one in store["unpacked"] if one["layers"]]
+    kinds = [made["snapshots"].count(kind) for kind in ("Committed", "Active")]
+    assert (overlay["snapshotter"], [overlay["layers"], overlay["writable"]]) == ("overlayfs", kinds)
+    (kubelet,) = page["kubelets"]
+    assert kubelet["config"] == "/var/lib/kubelet/config.yaml"
+    assert kubelet["settings"]["imageGCHighThresholdPercent"] == {"value": "90", "source": "--image-gc-high-threshold"}
+    soft = [one for one in page["thresholds"] if one["action"] == "evicts after"]
+    assert [(one["signal"], one["amount"], one["grace_s"]) for one in soft] == [("nodefs.available", 300 << 20, 90.0)]
+    assert page["pods"] == made["pods"] and page["runtimes"][0]["containers"] > 0
+    shown = (node / "page.txt").read_text()
+    for said in ("kubelet, logs, images of containerd", "collects images from 90% full on", "evicts pods below 10%"):
+        assert said in shown
+
+
 def test_image_layers_are_what_du_and_ctr_say(node: Path, truth: dict[str, Any]) -> None:
     usage = [line.split() for line in truth["usage"].splitlines()[1:]]
     committed = [(int(size), int(inodes)) for key, size, inodes in usage if key.startswith("sha256:")]

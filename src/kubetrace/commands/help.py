@@ -21,6 +21,7 @@ OTHERS = {
     "The node": {
         "images": "Show each image with its age, users and size, and what its removal would free.",
         "pod": "Show where a pod's data lives: layers, writable layers, volumes, logs, namespaces, cgroups.",
+        "node": "Show a node on one page: disks and what is on which, stores of images, kubelet, what is unusual.",
         "who": "Name the pod behind a cgroup id, pid, container id, path or snapshot.",
         "doctor": "Say what works on this node, and what to do about what does not.",
         "agent": "Keep tracers running, and serve what they count to Prometheus.",

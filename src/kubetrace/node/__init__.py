@@ -25,6 +25,7 @@ And for how much is where:
     open_files.py       files without a name that are open
     image_list.py       the images, with what each takes and would free
     layer_files.py      every name in one layer, as overlayfs takes it
+    pod_page.py         all of a pod; node_page.py: the node as a whole
     walks.py            what only a look at every file tells, by a process of its own
 
 Whatever is read was written by others: it may be half there, or hostile.

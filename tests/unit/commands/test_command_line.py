@@ -118,7 +118,7 @@ def test_options_that_look_at_the_node_are_where_the_node_is_looked_at() -> None
         for name, command in COMMANDS.items()
         if any("--host-root" in param.opts for param in command.params if isinstance(param, click.Option))
     }
-    assert at_node == {*tracers.names(), "top", "run", "record", "images", "pod", "who", "doctor", "agent"}
+    assert at_node == {*tracers.names(), "top", "run", "record", "images", "pod", "node", "who", "doctor", "agent"}
 
 
 def test_help_and_a_commands_own_help_are_one() -> None:
