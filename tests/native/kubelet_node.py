@@ -89,6 +89,7 @@ class Lab:
         self._stem = directory / runtime
         # one container that was there before
         self.pod = self.node.run_pod("shop", "web-0")
+        self.truth["pods"] = [self.pod.uid]
         self.before = self.pod.start_container("before", images.BATCH, ["sleep", "1000"])
         ready = Path(f"{self._stem}.ready")
         command = [sys.executable, "-m", "kubetrace", "kubelet", "-o", "json", "--record", f"{self._stem}.ktrace"]
@@ -207,6 +208,7 @@ class Lab:
         secret = cri.Volume("secret", "token", "/etc/token", files={"password": "hunter2"})
         pod = self.node.run_pod("jobs", "files-0", volumes=[secret])
         self.truth["files"] = {"uid": pod.uid, "refreshed": []}
+        self.truth["pods"].append(pod.uid)
         # what is told of a mount is watched
         self.wait_for(event="mount", pod_uid=pod.uid)
         app = pod.start_container("app", images.BATCH, ["sh", "-c", "echo hello; exec sleep 1000"])

@@ -72,7 +72,13 @@ class Node:
         return [one for one in self.truth["acts"] if one["kind"] == kind]
 
     def of(self, *events: str, **wanted: Any) -> list[Act]:
-        return [one for one in self.acts if one["event"] in events and wanted.items() <= one.items()]
+        """Acts on its own pods, and those of no pod: others may have pods on this machine at the same time."""
+        pods = {*self.truth["pods"], None}
+        return [
+            one
+            for one in self.acts
+            if one["event"] in events and one["pod_uid"] in pods and wanted.items() <= one.items()
+        ]
 
     def replay(self, *options: str) -> str:
         command = [sys.executable, "-m", "kubetrace", "replay", f"{self.stem}.ktrace", "--final", *options]
