@@ -24,6 +24,7 @@ WORK = (23 + 1, 11 + 3 + 5 + 7 + 13 + 17, 11 + 3 * 3 + 5 * 2 + 7 * 7 + 13 * 5 + 
 TOTALS = ("opens_total", "reads_total", "bytes_total", "maps_total")
 CREDS = cri.Volume("secret", "creds", "/etc/creds", files={"password": VALUE})
 TOKEN = cri.Volume("projected", "kube-api-access-x7x2k", "/var/run/token", files={"token": "eyJhbGci"})
+VAULT = cri.Volume("csi", "vault", "/etc/vault", files={"key": "s3cr3t"})
 SETTINGS = cri.Volume("configmap", "settings", "/etc/settings", files={"app.conf": VALUE})
 
 
@@ -86,11 +87,11 @@ def by_each_way(reader: str, container: cri.Container, volume: cri.Volume, name:
 
 def cat(container: cri.Container, path: str) -> None:
     out, err, code = container.exec(["cat", path])
-    assert (out, code) in ((VALUE, 0), (TOKEN.files["token"], 0)), err
+    assert (out, code) in ((VALUE, 0), (TOKEN.files["token"], 0), (VAULT.files["key"], 0)), err
 
 
 def measure(node: cri.Node, reader: str, name: str, directory: Path, *options: str) -> Run:
-    pod = node.run_pod("shop", name, volumes=[CREDS, SETTINGS, TOKEN])
+    pod = node.run_pod("shop", name, volumes=[CREDS, SETTINGS, TOKEN, VAULT])
     secret, volumes = CREDS.directory(pod.uid), os.path.dirname(os.path.dirname(CREDS.directory(pod.uid)))
     container = pod.start_container("app", images.WEB, ["sh", "-c", "exec sleep 100000"])
     # a subPath: the file itself is mounted, and stays the version that it was
@@ -107,6 +108,7 @@ def measure(node: cri.Node, reader: str, name: str, directory: Path, *options: s
             cat(container, "/etc/creds/password")
             cat(foreign, "/n/kubernetes.io~secret/creds/password")
             cat(container, "/var/run/token/token")
+            cat(container, "/etc/vault/key")
             CREDS.write(secret)
             TOKEN.write(TOKEN.directory(pod.uid))
             assert before.read(5) == VALUE[:5].encode()
@@ -176,6 +178,14 @@ def test_a_token_that_is_rotated_stays_one_file(run: Run) -> None:
 
 
 @pytest.mark.one_kernel
+def test_what_a_secret_stores_driver_keeps_in_memory_is_a_secret(run: Run) -> None:
+    found = run.totals("vault", "cat")
+    assert {key: (opens, size) for key, (opens, _, size, _) in found.items()} == {
+        ("exec", "app", "key"): (1, len(VAULT.files["key"]))
+    }
+
+
+@pytest.mark.one_kernel
 def test_a_descriptor_from_before_is_reads_without_an_open(run: Run) -> None:
     # the secret was refreshed in between, and its file removed
     mine = [o for o in run.reads if o["pid"] == os.getpid()]
@@ -187,6 +197,7 @@ def test_a_descriptor_from_before_is_reads_without_an_open(run: Run) -> None:
 def test_what_is_in_a_file_is_nowhere(run: Run) -> None:
     assert VALUE not in str(run.objects)
     assert TOKEN.files["token"] not in str(run.objects)
+    assert VAULT.files["key"] not in str(run.objects)
 
 
 @pytest.mark.one_kernel
