@@ -33,6 +33,44 @@ def wait_for(ready: Path, process: subprocess.Popen[bytes]) -> None:
     until(ready.exists, "ready", process)
 
 
+def test_what_top_records_is_what_it_showed(tmp_path: Path) -> None:
+    """Of several tracers in one process: those that this kernel can run."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "NODE_NAME": "node1"}
+    file, out = tmp_path / "top.ktrace", tmp_path / "out"
+    command = [*KUBETRACE, "top", "starts", "-i", "200ms", "-o", "json-tables", "--record", str(file)]
+    with open(out, "wb") as told:
+        process = subprocess.Popen(
+            [*command, "--ready-file", str(tmp_path / "ready")], env=environment, stdout=told, stderr=subprocess.PIPE
+        )
+    wait_for(tmp_path / "ready", process)
+    pod = Pod()
+    container = pod.container("app")
+    container.run("/bin/sh", "-c", "/bin/true; /bin/true; exit 3")
+
+    def windows(text: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [line for line in lines if line["type"] == "window"]
+
+    def row(text: str) -> dict[str, Any]:
+        last = windows(text)[-1]
+        rows = [dict(zip(last["columns"], one, strict=True)) for one in last["rows"]]
+        return next((one for one in rows if one["pod"] == pod.name), {})
+
+    until(lambda: row(out.read_text()) != {}, "the pod's row", process)
+    pod.remove()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0 and f"kubetrace replay {file} cgroups (or " in err.decode(), err
+    live = row(out.read_text())
+    replayed, _ = run(environment, "replay", file, "top", "--final", "-o", "json-tables")
+    assert row(replayed) == live and live["namespace"] == "shop"
+    # and each alone
+    alone, _ = run(environment, "replay", file, "cgroups", "--final", "-o", "json")
+    events = [o for o in map(json.loads, alone.splitlines()) if o.get("container_id") == container.id]
+    assert [o["exit_code"] for o in events if o["event"] == "exit"] == [3]
+    assert {o["container"] for o in events} == {"app"}
+
+
 @pytest.mark.parametrize(
     "options",
     [["-o", "json"], ["-o", "csv"], ["--events", "-o", "wide"], ["-i", "100ms", "--by", "process"], ["-o", "wide"]],

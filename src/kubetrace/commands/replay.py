@@ -44,15 +44,15 @@ def _run(file: Path, name: str | None, **given: Any) -> None:
 
 
 def _replay_top(file: Path, how: How, given: Mapping[str, Any]) -> int:
-    from kubetrace.commands.top import shown
+    from kubetrace.commands.top import OUTPUTS, shown
     from kubetrace.session.top import replay
 
     refused = [name for name in ("by", "columns", "events") if given[name]]
-    if refused or given["output"] not in ("table", "wide"):
+    if refused or given["output"] not in OUTPUTS:
         raise UsageError(
             f"{_TOP} has no {'--' + refused[0] if refused else '-o ' + given['output']}.",
-            why="It is a table of pods, for a person.",
-            do=f"kubetrace replay {file} TRACER",
+            why="It is a table of pods.",
+            do=f"kubetrace replay {file} TRACER, or -o json-tables",
         )
     chosen = [tracers.find(each) for each in tracers.names()]
     return replay(file, options.selected(given), shown(chosen, given), how)

@@ -28,7 +28,7 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
     chosen = [*usual, *(tracers.find(name) for name in dict.fromkeys(names) if name not in {one.name for one in usual})]
     own = {name: value for tracer in chosen for name, value in own_defaults(tracer).items()}
     show = shown(chosen, given)
-    options.lost(given, run(chosen, options.attached(given, own), show, options.lasted(given)))
+    options.lost(given, run(chosen, options.attached(given, own), show, options.kept(given), options.lasted(given)))
 
 
 def shown(chosen: Sequence[Tracer], given: Mapping[str, Any]) -> Show:
@@ -80,7 +80,11 @@ Examples:
   kubetrace top disk                what pods have on disk and how it grows, beside what they write
   kubetrace top --sort mem          the pods that use most memory first
   kubetrace top -d 10 | cat         the table after ten seconds, in parts of one
+  kubetrace top --record now.ktrace what all of it saw, for kubetrace replay now.ktrace top
 """
+
+OUTPUTS = ("table", "wide", "json-tables")
+"""Of -o."""
 
 
 def keys_of(traits: Collection[str]) -> str:
@@ -94,13 +98,14 @@ def keys_of(traits: Collection[str]) -> str:
 def _command() -> click.Command:
     left_out = {"--by", "--columns", "--events", "--sort", "--output"}
     outputs = options.OneOf(
-        ("table", "wide"),
+        OUTPUTS,
+        also={"windows": "json-tables"},
         elsewhere={
             name: (
-                "Top is a table, for a person; each tracer has its own objects.",
-                f"kubetrace {_usual()[0].name} -o {name}",
+                "Top has a table of pods; each tracer has its own objects.",
+                f"kubetrace {_usual()[0].name} -o {name}, or -o json-tables here",
             )
-            for name in (*options.OUTPUTS[2:], "jsonl")
+            for name in ("json", "jsonl", "yaml", "csv")
         },
     )
     params: list[click.Parameter] = [
@@ -118,8 +123,10 @@ def _command() -> click.Command:
             type=outputs,
             default="table",
             metavar=outputs.shown,
-            help="wide has the columns that are left out otherwise.  [default: table]",
+            help="wide has the columns that are left out otherwise; json-tables is each interval's table as a JSON "
+            "object.  [default: table]",
         ),
+        *options.recording(),
         *options.lasting(),
         *options.attaching(),
         *options.strict(),

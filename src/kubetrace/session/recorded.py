@@ -1,4 +1,4 @@
-"""What is said of a recording at its end."""
+"""A recording beside what is shown: begun, watched, and what is said of it at its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,34 @@ from kubetrace.views.text import escape
 from kubetrace.views.units import format_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kubetrace.recording.writer import Recorder
+    from kubetrace.session.attach import Attachment
+    from kubetrace.session.options import Keep
+    from kubetrace.session.view import View
+
+
+def recorder_of(attachment: Attachment, keep: Keep) -> Recorder | None:
+    """What writes the file that was asked for; None if none was. Raises OutputError."""
+    if keep.file is None:
+        return None
+    from kubetrace.recording.writer import Recorder
+
+    return Recorder(keep.file, attachment.header(), force=keep.force, max_size=keep.max_size)
+
+
+def warning(view: View, recorder: Recorder | None) -> Callable[[], None]:
+    """To be called again and again: says once that the recording stopped."""
+    warned = False
+
+    def warn() -> None:
+        nonlocal warned
+        if recorder is not None and recorder.trouble and not warned:
+            warned = True
+            view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
+
+    return warn
 
 
 def recorded(recorder: Recorder) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubetrace.errors import KubetraceError, RecordingError
 from kubetrace.pipeline import Pipeline
-from kubetrace.recording.private import touch
+from kubetrace.recording.private import refuse_parts, touch
 from kubetrace.session.attach import Attachment
 from kubetrace.session.loop import shown
+from kubetrace.session.options import WINDOWS
 from kubetrace.session.overall import Overall, Together
+from kubetrace.session.recorded import recorded, recorder_of, warning
 from kubetrace.session.stop import Stop
 from kubetrace.session.top_view import TopView, first_by
+from kubetrace.session.top_windows import TopWindows
 from kubetrace.stream.steps import stream_key
 from kubetrace.views.output import Reader
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from kubetrace.kit.context import Context
     from kubetrace.kit.tracer import Tracer
     from kubetrace.pipeline import Asked
-    from kubetrace.session.options import Attach, Last, Show
+    from kubetrace.session.options import Attach, Keep, Last, Show
     from kubetrace.session.replay import How
     from kubetrace.stream.layout import Layout
     from kubetrace.stream.steps import Step
@@ -46,9 +50,12 @@ class Joint:
         own: Mapping[str, Any],
         missing: Mapping[str, Sequence[str]],
         asked: Asked | None = None,
+        record: Callable[[Step], None] | None = None,
     ) -> None:
         """`missing`: of each tracer what is not seen. The other words are those of `pipeline.Pipeline`."""
         self._context = context
+        self._record = record
+        self._completed: list[Fact] = []
         self.pipelines = {
             tracer.name: Pipeline(
                 tracer,
@@ -56,6 +63,7 @@ class Joint:
                 context,
                 groupings=tracer.others(first_by(tracer)) if recent else [*{one.by for one in tracer.overview}],
                 asked=asked,
+                record=self._complete if record is not None else None,
                 by=first_by(tracer),
                 own=own,
                 missing=missing[tracer.name],
@@ -70,6 +78,10 @@ class Joint:
         self._context.attribution.learn(facts)
         for pipeline in self.pipelines.values():
             pipeline.table.learn(facts)
+
+    def _complete(self, step: Step) -> None:
+        # what one of them has asked for more; its own facts were none
+        self._completed += step.facts
 
     @property
     def needs_all(self) -> bool:
@@ -88,19 +100,24 @@ class Joint:
             pipeline.before(replace(step, facts=()))
 
     def take(self, step: Step) -> None:
-        """Count a step: its facts are learned once."""
+        """Count a step: its facts are learned once. It is recorded with what was asked for more."""
         self._learn(step.facts)
         for pipeline in self.pipelines.values():
             pipeline.take(replace(step, facts=()))
+        if self._record is not None:
+            self._record(replace(step, facts=[*step.facts, *self._completed]) if self._completed else step)
+            self._completed = []
 
 
-def run(tracers: Sequence[Tracer], asked: Attach, show: Show, last: Last) -> int:
+def run(tracers: Sequence[Tracer], asked: Attach, show: Show, keep: Keep, last: Last) -> int:
     """Trace until the duration is over or the user ends it; how many events were lost. Raises KubetraceError.
 
     A tracer that cannot be attached here is left out, and it is said why.
     """
     gc.disable()
     attachment = Attachment(tracers, asked)
+    if keep.file is not None:
+        refuse_parts(keep.file, rotated=keep.max_size is not None, force=keep.force)
     reader = Reader(sys.stdout)
     notices: list[str] = []
 
@@ -110,11 +127,15 @@ def run(tracers: Sequence[Tracer], asked: Attach, show: Show, last: Last) -> int
     with Stop() as stop:
         with attachment:
             attachment.attach(["kubetrace.stream.live", "kubetrace.node.survey"], without=without)
-            view = TopView(attachment.tracers, asked, show, attachment.context, attachment.host.kernel_release())
+            view = _view(attachment.tracers, asked, show, attachment.context, attachment.host.kernel_release())
             for tracer in attachment.tracers:
                 notices += [f"{tracer.name}: {notice}" for notice in attachment.notices(tracer)]
-            with view.open():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(view.open())
                 source = attachment.open(interval_s=show.interval_s)
+                recorder = recorder_of(attachment, keep)
+                if recorder is not None:
+                    stack.callback(recorder.close)
                 joint = Joint(
                     attachment.tracers,
                     source.layouts,
@@ -123,15 +144,24 @@ def run(tracers: Sequence[Tracer], asked: Attach, show: Show, last: Last) -> int
                     own=asked.own,
                     missing={tracer.name: attachment.missing(tracer) for tracer in attachment.tracers},
                     asked=source,
+                    record=recorder.write if recorder is not None else None,
                 )
                 view.shows(joint.pipelines)
                 source.start()
                 if last.ready_file is not None:
                     touch(last.ready_file)
                 view.attached("", notices)
-                tick = shown(source, joint.take, joint.together, view, show, last, stop, reader)
+                each = warning(view, recorder)
+                tick = shown(source, joint.take, joint.together, view, show, last, stop, reader, each=each)
         view.end(joint.together, tick)  # type: ignore[arg-type]  # what the views ask of a pipeline, it has
+        if recorder is not None:
+            print(recorded(recorder), file=sys.stderr)
     return joint.together.counts.lost
+
+
+def _view(tracers: Sequence[Tracer], asked: Attach, show: Show, context: Context, release: str) -> TopView | TopWindows:
+    kind = TopWindows if show.output == WINDOWS else TopView
+    return kind(tracers, asked, show, context, release)
 
 
 def replay(file: Path, selection: Selection, show: Show, how: How) -> int:
@@ -153,7 +183,7 @@ def replay(file: Path, selection: Selection, show: Show, how: How) -> int:
         tracers = [tracer.with_options(own) for tracer, _ in chosen]
         span = how.span(recording)
         context = context_of(recording, asked.selection)
-        view = TopView(tracers, asked, show, context, recording.header.kernel)
+        view = _view(tracers, asked, show, context, recording.header.kernel)
         view.unmatched = "no container matches {} so far"
         view.pause_notice = "paused: space goes on"
 

@@ -12,18 +12,14 @@ from kubetrace.session.attach import Attachment, wait_for_overlay
 from kubetrace.session.cost import Overhead
 from kubetrace.session.loop import shown
 from kubetrace.session.open_view import open_view
-from kubetrace.session.recorded import recorded
+from kubetrace.session.recorded import recorded, recorder_of, warning
 from kubetrace.session.stop import Stop
 from kubetrace.tables.kinds import MODULES
 from kubetrace.views.output import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kubetrace.kit.tracer import Tracer
-    from kubetrace.recording.writer import Recorder
     from kubetrace.session.options import Attach, Keep, Last, Show
-    from kubetrace.session.view import View
 
 
 def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> int:
@@ -57,7 +53,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> in
                 from kubetrace.pipeline import Pipeline
 
                 source = attachment.open(interval_s=show.interval_s)
-                recorder = _recorder(attachment, keep)
+                recorder = recorder_of(attachment, keep)
                 if recorder is not None:
                     stack.callback(recorder.close)
                 pipeline = Pipeline(
@@ -78,7 +74,7 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> in
                     touch(last.ready_file)
                 view.attached(kernel.hook, attachment.notices(tracer))
                 tick = shown(
-                    source, pipeline.take, pipeline, view, show, last, stop, reader, each=_warning(view, recorder)
+                    source, pipeline.take, pipeline, view, show, last, stop, reader, each=warning(view, recorder)
                 )
                 if view.overhead is not None:
                     view.overhead.look(tick, last=True)
@@ -86,24 +82,3 @@ def run(tracer: Tracer, asked: Attach, show: Show, keep: Keep, last: Last) -> in
         if recorder is not None:
             print(recorded(recorder), file=sys.stderr)
     return pipeline.counts.lost
-
-
-def _recorder(attachment: Attachment, keep: Keep) -> Recorder | None:
-    if keep.file is None:
-        return None
-    from kubetrace.recording.writer import Recorder
-
-    return Recorder(keep.file, attachment.header(), force=keep.force, max_size=keep.max_size)
-
-
-def _warning(view: View, recorder: Recorder | None) -> Callable[[], None]:
-    """Says once that the recording stopped."""
-    warned = False
-
-    def warn() -> None:
-        nonlocal warned
-        if recorder is not None and recorder.trouble and not warned:
-            warned = True
-            view.warn(f"the recording stopped: {recorder.trouble}; tracing goes on")
-
-    return warn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -291,6 +292,25 @@ def test_on_a_pipe_top_prints_the_pods(several: Path) -> None:
         check=False,
     )
     assert refused.returncode == 2 and "top has no -o json" in refused.stderr
+
+
+def test_each_intervals_table_of_pods_is_an_object(several: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kubetrace", "replay", str(several), "top", "--final", "-o", "json-tables"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = (RECORDINGS / "copyup-1.jsonl").read_text().splitlines()
+    copied = sum(one.get("copied_bytes", 0) for one in map(json.loads, lines) if one.get("pod") == "web-0")
+    *windows, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    last = windows[-1]
+    assert (last["type"], last["tracer"], last["node"]) == ("window", "top", "node1")
+    rows = {row[1]: dict(zip(last["columns"], row, strict=True)) for row in last["rows"]}
+    assert rows["ledger-0"]["worst"] == "OOM 1" and rows["web-0"]["worst"] == "COPY-ERR 1"
+    assert (rows["ledger-0"]["cgroups.ooms"], rows["web-0"]["copyup.copied_bytes"]) == (1, copied)
+    assert (summary["type"], set(summary["texts"])) == ("summary", {"cgroups", "copyup", "writes"})
+    assert summary["texts"]["writes"].startswith("598 writes")
 
 
 def test_wide_columns_come_and_go_and_chosen_ones_stay(many: Path) -> None:
