@@ -109,6 +109,26 @@ def test_nodes_are_one_table_and_a_failing_one_is_a_row(cluster: Cluster) -> Non
     assert len(cluster.calls("debug")) == 3 and len(cluster.calls("delete")) == 1
 
 
+def test_top_of_several_nodes_is_one_table_the_worst_first(cluster: Cluster) -> None:
+    def recorded(name: str) -> list[str]:
+        return ["replay", str(Path(RECORDING).with_name(name)), "top", "--final"]
+
+    # of the one node copy-ups alone are known, of the other cgroups
+    cluster.has(n1={"run": recorded("copyup-1.ktrace")}, n2={"run": recorded("cgroups-1.ktrace")})
+    done = cluster.run("top", "--node", "n1,n2")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.split("kubetrace top")[-1].splitlines()
+    head = next(line for line in last if line.startswith("NODE"))
+    assert head.split()[:2] == ["NODE", "STATUS"] and {"COPIED", "OOM"} <= set(head.split())
+    assert "BADNESS" not in head
+    rows = [line.split() for line in last[last.index(head) + 1 :]]
+    # a process that was killed is worse than a copy-up that failed, wherever they were
+    named = [row for row in rows if "ledger-0" in row or "web-0" in row]
+    assert [row[0] for row in named][:2] == ["n2", "n1"]
+    assert "OOM 1" in last[last.index(head) + 1] and "COPY-ERR 1" in last[last.index(head) + 2]
+    assert "n1: copyup: 6 copy-ups, 10 MiB copied" in done.stdout and "n2: cgroups: " in done.stdout
+
+
 def test_json_of_all_nodes_is_one_stream_of_whole_objects(cluster: Cluster) -> None:
     cluster.has(n1={"run": REPLAY}, n2={"fails": "error: gone"}, n3={"run": REPLAY})
     done = cluster.run("copyup", "--all-nodes", "-o", "json")

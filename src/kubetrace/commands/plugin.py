@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 _MOST_NODES = 100
 _ROWS_EACH = 200
+# Tracers of one top whose summaries are told.
+_MOST_TEXTS = 40
+_TOP = "top"
 _POD = re.compile(r"[a-z0-9.-]+/[a-z0-9.-]+")
 _OWN = ("--node", "--selector", "--image", "--debug-namespace", *KUBECTL)
 
@@ -200,7 +203,9 @@ def _start(asked: Asked) -> int:
     if is_tracer and options["output"] in ("table", "wide") and not options["events"]:
         tracer = tracers.find(asked.command)
         if not tracer.tells(options):
-            return _table(tracer, options, asked, kubectl, nodes, image)
+            return _table(_of_tracer(tracer, options), options, asked, kubectl, nodes, image)
+    if asked.command == _TOP and options["output"] in ("table", "wide"):
+        return _table(_of_top(options), options, asked, kubectl, nodes, image)
     return _lines(str(options.get("output")), asked, kubectl, nodes, image)
 
 
@@ -273,22 +278,42 @@ def _nodes(asked: Asked, kubectl: Any) -> list[str]:
 # Several nodes as one table.
 
 
-def _table(
-    tracer: Tracer, options: Mapping[str, Any], asked: Asked, kubectl: Any, nodes: Sequence[str], image: str
-) -> int:
-    from kubetrace.plugin.merge import Merged, NodeState
-    from kubetrace.plugin.streams import Streams
+def _of_tracer(tracer: Tracer, options: Mapping[str, Any]) -> Merged:
+    from kubetrace.plugin.merge import Merged
     from kubetrace.session.options import check, own_options, sort_key
-    from kubetrace.session.stop import Stop
-    from kubetrace.views.plain import can_be_live
-    from kubetrace.views.screen import open_table
-    from kubetrace.views.units import parse_duration
 
     by, sort = check(tracer, options["by"], options["sort"])
     tracer = tracer.with_options(own_options(tracer, options))
     columns = [*tracer.groupings[by].columns, *tracer.measures]
     order, chosen, wide = sort_key(tracer, sort), shown(tracer, options).columns, options["output"] == "wide"
-    merged = Merged(tracer.name, tracer.noun, columns, order, options["top"], chosen, wide=wide)
+    return Merged(tracer.name, tracer.noun, columns, order, options["top"], chosen, wide=wide)
+
+
+def _of_top(options: Mapping[str, Any]) -> Merged:
+    from kubetrace.commands import top
+    from kubetrace.plugin.merge import Merged
+    from kubetrace.session.overall import BADNESS, WORST, Overall
+
+    chosen = top.chosen(options["names"])
+    order = top.shown(chosen, options).sort
+    if order.lstrip("+-") == WORST.key:
+        # of several nodes the worst is told by its number
+        order = order.replace(WORST.key, BADNESS.key)
+    overall = Overall(chosen, rated=True)
+    columns = [*overall.groupings["pod"].columns, *overall.measures]
+    return Merged(_TOP, overall.noun, columns, order, options["top"], wide=options["output"] == "wide")
+
+
+def _table(
+    merged: Merged, options: Mapping[str, Any], asked: Asked, kubectl: Any, nodes: Sequence[str], image: str
+) -> int:
+    from kubetrace.plugin.merge import NodeState
+    from kubetrace.plugin.streams import Streams
+    from kubetrace.session.stop import Stop
+    from kubetrace.views.plain import can_be_live
+    from kubetrace.views.screen import open_table
+    from kubetrace.views.units import parse_duration
+
     merged.nodes = {node: NodeState() for node in nodes}
     more = [] if options["top"] else ["--top", str(_ROWS_EACH)]
     # what is left out of the table may be what it is sorted by; and the older name is known to older images
@@ -302,7 +327,7 @@ def _table(
         streams = stack.enter_context(Streams(kubectl, image, arguments))
         headers = not options["no_headers"]
         view: LiveTable | PlainTable = open_table(
-            sys.stdout, wide=wide, headers=headers, colour=COLOURS[options["color"]]
+            sys.stdout, wide=options["output"] == "wide", headers=headers, colour=COLOURS[options["color"]]
         )
         stack.enter_context(view)
         if keys is not None:
@@ -387,7 +412,14 @@ def _close(merged: Merged, summaries: Mapping[str, Mapping[str, Any]], streams: 
     from kubetrace.views.text import visible
 
     for node, summary in summaries.items():
-        click.echo(f"{node}: {visible(str(summary.get('text', '')))}")
+        texts = summary.get("texts")
+        each = (
+            [f"{name}: {text}" for name, text in texts.items()]
+            if isinstance(texts, dict)
+            else [summary.get("text", "")]
+        )
+        for text in each[:_MOST_TEXTS]:
+            click.echo(f"{node}: {visible(str(text))}")
         remedies = summary.get("remedies")
         for remedy in remedies[:20] if isinstance(remedies, list) else ():
             click.echo(f"  {visible(str(remedy))}")

@@ -20,15 +20,21 @@ def _run(names: tuple[str, ...], **given: Any) -> None:
     from kubetrace.session.options import own_defaults
     from kubetrace.session.top import run
 
+    found = chosen(names)
+    own = {name: value for tracer in found for name, value in own_defaults(tracer).items()}
+    show = shown(found, given)
+    options.lost(given, run(found, options.attached(given, own), show, options.kept(given), options.lasted(given)))
+
+
+def chosen(names: Sequence[str]) -> list[Tracer]:
+    """All that have something to say of a pod unasked, and those with these names. Raises KubetraceError."""
     usual = _usual()
     known = tracers.names()
     for name in names:
         if name not in known:
             raise no_such(f"there is no tracer {name!r}", name, known, option="kubetrace top")
-    chosen = [*usual, *(tracers.find(name) for name in dict.fromkeys(names) if name not in {one.name for one in usual})]
-    own = {name: value for tracer in chosen for name, value in own_defaults(tracer).items()}
-    show = shown(chosen, given)
-    options.lost(given, run(chosen, options.attached(given, own), show, options.kept(given), options.lasted(given)))
+    others = [name for name in dict.fromkeys(names) if name not in {one.name for one in usual}]
+    return [*usual, *(tracers.find(name) for name in others)]
 
 
 def shown(chosen: Sequence[Tracer], given: Mapping[str, Any]) -> Show:

@@ -30,6 +30,9 @@ WORST = Column(
     min_width=16,
     help="what is worst about the pod: kills and failures, then limits that are reached, then its share of all",
 )
+BADNESS = Column(
+    "badness", "BADNESS", "count", wide=True, help="what WORST sorts by: more is worse, on each node alike"
+)
 # A narrow terminal has fewer quantities rather than names that are no names any more.
 _POD = replace(POD, min_width=18)
 # What failed outweighs what is near a limit, and that a share of what all pods do.
@@ -44,11 +47,12 @@ class Overall(Tracer):
     summary = "Show one row for each pod: what it uses, where it writes, what it copies up, and what it is denied."
     table = "board"
 
-    def __init__(self, tracers: Sequence[Tracer]) -> None:
-        """Of those of the tracers that have an overview."""
+    def __init__(self, tracers: Sequence[Tracer], *, rated: bool = False) -> None:
+        """Of those of the tracers that have an overview. `rated`: BADNESS is told too, for who joins several nodes."""
+        self.rated = rated
         self.parts = [(tracer, one, _keyed(tracer, one.column)) for tracer in tracers for one in tracer.overview]
         self.groupings: Mapping[str, Grouping] = {"pod": Grouping((NAMESPACE, _POD), (WORST,))}
-        self.measures: Sequence[Column] = [column for _, _, column in self.parts]
+        self.measures: Sequence[Column] = [*(column for _, _, column in self.parts), *([BADNESS] if rated else [])]
         self.event_columns: Sequence[Column] = ()
         names = {one.column.title.lower(): column.key for _, one, column in self.parts}
         self.sorts: Mapping[str, str] = {"worst": "-worst", **names, "namespace": "namespace", "pod": "pod"}
@@ -120,6 +124,8 @@ class Together:
             found = rows[begin:end]
         else:
             found = sort_rows(rows, self.columns, order, end)[begin:]
+        if self._overall.rated:
+            return [(*row[:-1], round(1000 * row[-1])) for row in found], len(rows)
         return [tuple(row[:-1]) for row in found], len(rows)
 
     def total(self) -> dict[str, Any]:
@@ -155,7 +161,7 @@ class Together:
     def _judged(self) -> list[tuple[Any, ...]]:
         """(namespace, pod, what is worst, the values, how bad it is)."""
         pods = self._pods()
-        columns = self._overall.measures
+        columns = [column for _, _, column in self._overall.parts]
         weights = [one.weight for _, one, _ in self._overall.parts]
         places = {column.key: at for at, column in enumerate(columns)}
         totals = [

@@ -51,8 +51,12 @@ class Joint:
         missing: Mapping[str, Sequence[str]],
         asked: Asked | None = None,
         record: Callable[[Step], None] | None = None,
+        rated: bool = False,
     ) -> None:
-        """`missing`: of each tracer what is not seen. The other words are those of `pipeline.Pipeline`."""
+        """`missing`: of each tracer what is not seen; `rated` as for `overall.Overall`.
+
+        The other words are those of `pipeline.Pipeline`.
+        """
         self._context = context
         self._record = record
         self._completed: list[Fact] = []
@@ -72,7 +76,7 @@ class Joint:
             )
             for tracer in tracers
         }
-        self.together = Together(Overall(tracers), self.pipelines)
+        self.together = Together(Overall(tracers, rated=rated), self.pipelines)
 
     def _learn(self, facts: Sequence[Fact]) -> None:
         self._context.attribution.learn(facts)
@@ -145,6 +149,7 @@ def run(tracers: Sequence[Tracer], asked: Attach, show: Show, keep: Keep, last: 
                     missing={tracer.name: attachment.missing(tracer) for tracer in attachment.tracers},
                     asked=source,
                     record=recorder.write if recorder is not None else None,
+                    rated=show.output == WINDOWS,
                 )
                 view.shows(joint.pipelines)
                 source.start()
@@ -189,7 +194,15 @@ def replay(file: Path, selection: Selection, show: Show, how: How) -> int:
 
         def assemble(context: Context) -> Joint:
             missing = {item.name: item.missing for item in recording.header.tracers}
-            joint = Joint(tracers, recording.layouts, context, recent=view.recent, own=own, missing=missing)
+            joint = Joint(
+                tracers,
+                recording.layouts,
+                context,
+                recent=view.recent,
+                own=own,
+                missing=missing,
+                rated=show.output == WINDOWS,
+            )
             view.shows(joint.pipelines)
             return joint
 

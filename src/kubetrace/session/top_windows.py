@@ -1,6 +1,7 @@
 """top -o json-tables: the table of pods at each interval as one object, and what each tracer says at the end.
 
-{"type": "window", "tracer": "top", ...}                as session/window_view.py; keys of columns are TRACER.KEY
+{"type": "window", "tracer": "top", ...}                as session/window_view.py; keys of columns are TRACER.KEY,
+                                                            and `badness` is what WORST sorts by
 {"type": "summary", "tracer": "top", "node", "events", "lost", "unattributed", "texts": {tracer: text}, "remedies"}
 """
 
@@ -26,7 +27,7 @@ class TopWindows(WindowView):
 
     def __init__(self, tracers: Sequence[Tracer], asked: Attach, show: Show, context: Context, release: str) -> None:
         """Of what these tracers have to say of a pod."""
-        super().__init__(Overall(tracers), asked, show, context, release)
+        super().__init__(Overall(tracers, rated=True), asked, show, context, release)
         self._tracers = {tracer.name: tracer for tracer in tracers}
         self._pipelines: Mapping[str, Pipeline] = {}
 
