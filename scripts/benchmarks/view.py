@@ -241,14 +241,14 @@ class _Counted:
             row = Counter(table._sums(), table._zero, None, landing, key)
             row.sums[0][:] = [number % 91, number * 7919 % 100_003, 0, 1]
             table._rows[key] = row
-            table._touched.add(row)
+            table._touch(row)
         table.tick(1_000_000_000)
         rows = list(table._rows.values())
 
         def grow(turn: int) -> None:
             for row in rows[turn % 100 :: 100]:
                 row.sums[0][1] += 4096
-                table._touched.add(row)
+                table._touch(row)
 
         view = TableView(tracer, Attach(), Show("file", "bytes"), context, "6.1.0")
         return _Look(view, pipeline, "file", "bytes", "", grow)

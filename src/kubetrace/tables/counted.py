@@ -135,7 +135,9 @@ class Counted:
         self._shared: dict[bytes, _Group] = {}
         self._open: set[int] = set()
         self._rows: dict[tuple[Any, ...], Row] = {}
+        # Rows whose sums have changed since the last tick, and since they were added up last.
         self._touched: set[Row] = set()
+        self._fresh: set[Row] = set()
         self._shown: set[Row] = set()
         self._mounted: dict[int, Mounted] = {}
         self._places: dict[tuple[int, int], str] = {}
@@ -145,7 +147,8 @@ class Counted:
         self._ticked_ns = 0
         self._kinds = 1 + max(self._counters.kinds.values(), default=0)
         self._zero = self._counters.totals(self._sums())
-        self._ticked = list(self._zero)
+        self._all: Sequence[int] = self._zero
+        """What all rows have come to (Row.now)."""
         self._destinations = Destinations()
         # Whether anything was learned since what is open was concluded, and whether it was of mounts.
         self._stale = self._news = False
@@ -281,10 +284,10 @@ class Counted:
         self._ticked_ns = elapsed_ns
         self._bases = list(self._values)
         self._base_slots = {number: slots for number, (_, slots) in self._latencies.items()}
-        self._rows, self._touched, self._shown = {}, set(), set()
+        self._rows, self._touched, self._fresh, self._shown = {}, set(), set(), set()
         self._generation += 1
         self._found.clear()
-        self._ticked = list(self._zero)
+        self._all = self._zero
         for group in dict.fromkeys(self._groups):
             self._place(group)
 
@@ -315,7 +318,8 @@ class Counted:
                     assert tell is not None
                     tell(event, landing)
         self._rest = []
-        self.counts.events = self._totals()[0]
+        self._add_up()
+        self.counts.events = self._all[0]
         self.counts.unattributed = self._unknown
 
     def _land_told(self, event: Any) -> Landing:
@@ -358,7 +362,9 @@ class Counted:
                 into[3] += four - old_four
             values[number] = new
         touched = set(map(groups.__getitem__, numbers))
-        self._touched.update([group.row for group in touched if group.row is not None])
+        rows = [group.row for group in touched if group.row is not None]
+        self._touched.update(rows)
+        self._fresh.update(rows)
 
     def _number_new(self, known: Sequence[int | None], keys: Sequence[bytes], reader: Reader, data: bytes) -> None:
         # Those that are new have come to nothing yet.
@@ -449,9 +455,13 @@ class Counted:
             self._rows = {key: row for key, row in self._rows.items() if row is not old}
             self._generation += 1
             self._found.clear()
-            self._touched.discard(old)
-            self._shown.discard(old)
-            self._ticked = [total - before for total, before in zip(self._ticked, old.base, strict=True)]
+            for rows in (self._touched, self._fresh, self._shown):
+                rows.discard(old)
+            self._all = [total - own for total, own in zip(self._all, old.now, strict=True)]
+
+    def _touch(self, row: Row) -> None:
+        self._touched.add(row)
+        self._fresh.add(row)
 
     def _take_out(self, number: int) -> None:
         group = self._groups[number]
@@ -460,7 +470,7 @@ class Counted:
             if number in self._latencies and self._counters.timed(self._by, group.kind):
                 for slot, count in enumerate(self._slots_of(number)):
                     group.row.slots[slot] -= count
-            self._touched.add(group.row)
+            self._touch(group.row)
 
     def _put_in(self, number: int) -> None:
         group = self._groups[number]
@@ -473,7 +483,7 @@ class Counted:
                 for slot, count in enumerate(slots):
                     group.row.slots[slot] += count
                 group.row.longest = max(group.row.longest, longest)
-            self._touched.add(group.row)
+            self._touch(group.row)
 
     def _measure(self, data: bytes) -> None:
         reader = self._reader(self._counters.histogram, ("longest", "slots"))
@@ -506,13 +516,20 @@ class Counted:
         """Number of counters."""
         return len(self._groups)
 
-    def _totals(self) -> list[int]:
-        # Those of the last tick, and what has come since.
-        totals = self._ticked
-        for row in self._touched:
-            added = zip(totals, self._counters.totals(row.sums), row.base, strict=True)
-            totals = [total + now - before for total, now, before in added]
-        return totals
+    def _add_up(self) -> None:
+        """What the rows that have changed come to now: once, however often it is asked for."""
+        if not self._fresh:
+            return
+        totals_of = self._counters.totals
+        before, now = [row.now for row in self._fresh], []
+        for row in self._fresh:
+            row.now = totals = totals_of(row.sums)
+            now.append(totals)
+        columns = zip(self._all, zip(*now, strict=True), zip(*before, strict=True), strict=True)
+        self._all = [total + sum(new) - sum(old) for total, new, old in columns]
+        # a page that was asked for had other totals
+        self._note_changed(self._fresh)
+        self._fresh = set()
 
     def total(self) -> dict[str, Value]:
         """The totals by the keys of the tracer's measures."""
@@ -570,18 +587,16 @@ class Counted:
             self.look_again()
         span = elapsed_ns - self._ticked_ns
         self._ticked_ns = elapsed_ns
-        self._note_changed()
-        totals_of, windows = self._counters.totals, []
+        self._add_up()
+        # other rates are another row, too
+        self._note_changed(self._touched)
         for row in self._shown - self._touched:
             row.window = self._zero
             if self._pages is not None:
                 self._changed[row.key] = None
         for row in self._touched:
-            totals = totals_of(row.sums)
-            row.window = window = [now - before for now, before in zip(totals, row.base, strict=True)]
-            row.base = row.now = totals
-            windows.append(window)
-        self._ticked = [sum(column) for column in zip(self._ticked, *windows, strict=True)]
+            row.window = [now - before for now, before in zip(row.now, row.base, strict=True)]
+            row.base = row.now
         for row in self._shown | self._touched:
             row.elapsed_ns = span
         self._shown, self._touched = self._touched, set()
@@ -597,33 +612,29 @@ class Counted:
         if by != self._by:
             self._by, self._details = by, self._counters.details(by)
             self._generation += 1
-            self._rows, self._touched, self._shown = {}, set(), set()
+            self._rows, self._touched, self._fresh, self._shown = {}, set(), set(), set()
             self._found.clear()
+            self._all = self._zero
             for group in dict.fromkeys(self._groups):
                 self._place(group)
             for number in range(len(self._groups)):
                 self._put_in(number)
+            self._add_up()
             for row in self._touched:
-                row.base = row.now = self._counters.totals(row.sums)
-            self._ticked = [
-                sum(column) for column in zip(self._zero, *[row.base for row in self._touched], strict=True)
-            ]
+                row.base = row.now
             self._touched = set()
         front = self._tracer.groupings[by].columns
         columns = [*front, *self._tracer.measures]
         if self._pages is None or self._pages[0] != by:
             self._pages = by, Pages(columns, len(front))
             self._changed.clear()
-        for row in self._touched:
-            row.now = self._counters.totals(row.sums)
-        self._note_changed()
+        self._add_up()
         rows = self._counted_rows()
         return _Rows(columns, rows, self._counters, len(front), self._pages[1], self._generation, self._changed)
 
-    def _note_changed(self) -> None:
-        # of those whose totals are other ones than when a page was asked for, or whose last interval is
+    def _note_changed(self, rows: Iterable[Row]) -> None:
         if self._pages is not None:
-            self._changed.update([(row.key, None) for row in self._touched])
+            self._changed.update([(row.key, None) for row in rows])
 
 
 @contextlib.contextmanager
