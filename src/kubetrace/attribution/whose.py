@@ -111,6 +111,10 @@ class Attribution:
         """The image layer of the event's file, by the facts so far."""
         return self._attributor.layer(event.device, event.layer_index, event.time, identity.container_id)
 
+    def layers_in(self, lowerdir: str) -> list[Layer]:
+        """The layer that was unpacked in a directory, once for each image that has it."""
+        return self._attributor.layers_in(lowerdir)
+
     def _decide(self, most: int) -> None:
         """Judge the cgroups that came: what is not a pod's, or has no name yet, is judged event by event."""
         for (hierarchy, number), time_ns in list(islice(self._undecided.items(), most)):

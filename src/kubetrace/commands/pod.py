@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,13 +12,21 @@ from kubetrace.commands import complete, options
 from kubetrace.errors import KubetraceError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kubetrace.node.lookup import Lookup
     from kubetrace.node.pod_files import Cgroup, PodFiles
     from kubetrace.node.pod_page import ContainerPage, Namespace, PodPage, Space, Use, VolumePage
+    from kubetrace.session.recorded_pod import RecordedPod
     from kubetrace.views.outline import Entry
 
 
-def _run(queries: tuple[str, ...], output: str, host_root: str | None, cri_socket: str | None) -> None:
+def _run(
+    queries: tuple[str, ...], output: str, file: Path | None, host_root: str | None, cri_socket: str | None
+) -> None:
+    if file is not None:
+        _run_recorded(queries, output, file)
+        return
     from kubetrace.node.host import Host
     from kubetrace.node.lookup import Lookup
     from kubetrace.node.pod_page import pod_page
@@ -48,6 +56,76 @@ def _run(queries: tuple[str, ...], output: str, host_root: str | None, cri_socke
         return
     for page in pages:
         draw(sys.stdout, _outline(page))
+
+
+def _run_recorded(queries: tuple[str, ...], output: str, file: Path) -> None:
+    from kubetrace.recording.reader import Recording
+    from kubetrace.session.recorded_pod import meant, recorded_pods
+    from kubetrace.views.outline import draw
+    from kubetrace.views.records import are_objects, open_objects
+
+    with Recording(file) as recording:
+        pods = recorded_pods(recording)
+        node = recording.header.node
+    found = [pod for query in queries for pod in _some(meant(pods, query), query, file)]
+    if are_objects(output):
+        objects = open_objects(sys.stdout, output)
+        for pod in found:
+            objects.write(_recorded_record(pod, node))
+        objects.flush()
+        return
+    for pod in found:
+        draw(sys.stdout, _recorded_outline(pod, node))
+
+
+def _some(pods: Sequence[RecordedPod], query: str, file: Path) -> Sequence[RecordedPod]:
+    if not pods:
+        raise KubetraceError(
+            f"No pod of this recording is known as {query!r}.",
+            why="A pod is meant by NAMESPACE/NAME, its name, its UID, or six digits or more of a container's id.",
+            do=f"kubetrace info {file}",
+        )
+    return pods
+
+
+def _recorded_outline(pod: RecordedPod, node: str) -> Entry:
+    from kubetrace.views.outline import Entry
+
+    top = Entry(
+        "pod", [f"{pod.namespace or '-'}/{pod.pod or '-'}", pod.qos_class or "-", f"uid {pod.pod_uid}", f"node {node}"]
+    )
+    if pod.labels:
+        top.add("labels", ", ".join(pod.labels))
+    for one in pod.containers.values():
+        name = "sandbox" if one.kind == "sandbox" else f"container {one.container or '-'}"
+        entry = top.add(name, one.container_id[:12])
+        if one.image is not None:
+            count = len(one.layers)
+            image = entry.add("image", one.image, f"{count} layer{'s' * (count != 1)}" if count else None)
+            for at, (directory, line) in reversed(list(enumerate(one.layers, 1))):
+                image.add(f"{at} of {count}", line, directory)
+        if one.upperdir is not None:
+            entry.add("writable layer", one.upperdir)
+        if one.root is not None:
+            entry.add("root", one.root)
+        for path in one.cgroups:
+            entry.add("cgroup", path)
+        _traced(entry, one.events)
+    if pod.volumes:
+        volumes = top.add("volumes")
+        for volume in pod.volumes.values():
+            volumes.add(volume.name, volume.kind.rpartition("~")[2], volume.fstype, volume.path)
+    for path in pod.cgroups:
+        top.add("cgroup", path)
+    _traced(top, pod.events)
+    return top
+
+
+def _traced(entry: Entry, events: Mapping[str, int]) -> None:
+    from kubetrace.views.units import format_count
+
+    if events:
+        entry.add("recorded", ", ".join(f"{name}: {format_count(count)}" for name, count in events.items()))
 
 
 def _files_of(lookup: Lookup, query: str) -> Sequence[PodFiles]:
@@ -238,6 +316,39 @@ def _record(page: PodPage, node: str) -> dict[str, Any]:
     }
 
 
+def _recorded_record(pod: RecordedPod, node: str) -> dict[str, Any]:
+    return {
+        "namespace": pod.namespace,
+        "pod": pod.pod,
+        "pod_uid": pod.pod_uid,
+        "qos_class": pod.qos_class,
+        "node": node,
+        "labels": None if pod.labels is None else dict(label.split("=", 1) for label in pod.labels if "=" in label),
+        "cgroups": pod.cgroups,
+        "volumes": [
+            {"name": one.name, "kind": one.kind, "path": one.path, "fstype": one.fstype} for one in pod.volumes.values()
+        ],
+        "containers": [
+            {
+                "kind": one.kind,
+                "container": one.container,
+                "container_id": one.container_id,
+                "image": one.image,
+                "layers": [
+                    {"layer": at, "directory": directory, "created_by": line}
+                    for at, (directory, line) in enumerate(one.layers, 1)
+                ],
+                "writable": {"path": one.upperdir},
+                "root": one.root,
+                "cgroups": one.cgroups,
+                "recorded": one.events,
+            }
+            for one in pod.containers.values()
+        ],
+        "recorded": pod.events,
+    }
+
+
 def _container_record(one: ContainerPage) -> dict[str, Any]:
     who = one.files.identity
     return {
@@ -319,11 +430,14 @@ and may, and processes. Of the pod: volumes with where they are and what they ho
 POD is NAMESPACE/NAME, or whatever kubetrace who takes: a pid, a container id, a path. Bytes are st_blocks, as du counts
 them; a directory is looked through for ten seconds at most, and what is left out says so.
 
+With --from it is what a recording knows of the pod: no sizes, but layers, volumes, cgroups, and how much was recorded.
+
 Needs neither BPF nor a running container runtime.
 
 \b
 Examples:
   kubetrace pod shop/web-0
+  kubetrace pod shop/web-0 --from node.ktrace
   kubetrace pod pid:8123
   kubetrace pod shop/web-0 -o jsonpath='{.containers[*].writable.bytes}'
 """
@@ -336,6 +450,12 @@ command = click.Command(
             ("tree", "json", "yaml"),
             "tree is for people; json, yaml and jsonpath= have an object for each pod.",
             elsewhere={},
+        ),
+        click.Option(
+            ["--from", "file"],
+            type=options.File(),
+            metavar="FILE",
+            help="What a recording knows of it, read anywhere.  [default: this node, now]",
         ),
         *options.finding_node(),
         options.cri_socket(),
