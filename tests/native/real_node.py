@@ -70,6 +70,7 @@ def main(count: int, directory: Path) -> None:
     while not has_written(directory / "starts", kept.container_id):
         time.sleep(0.05)
     truth["page"] = page(pod, kept)
+    truth["watched"] = watched(pod, directory)
     plain.remove()
     pod.remove()
     for process in traced:
@@ -94,6 +95,25 @@ def page(pod: cri.Pod, kept: cri.Container) -> dict[str, Any]:
         "node": inodes(1),
         "pid": kept.pid,
     }
+
+
+def watched(pod: cri.Pod, directory: Path) -> list[str]:
+    """The lines of kubetrace pod -w while 3 MiB come to a volume, and until these are told."""
+    told = directory / "watched"
+    with open(told, "wb") as out:
+        command = [sys.executable, "-m", "kubetrace", "pod", "shop/brief-0", "-w", "-i", "200ms"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out)
+    # the page, whole, is what the first change is to
+    while "tmpfs: memory" not in told.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    Path(f"{pod.directory}/volumes/kubernetes.io~empty-dir/cache/grown").write_bytes(bytes(3 << 20))
+    while "  shop/brief-0  volume cache  " not in told.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(240) == 0
+    return told.read_text().splitlines()
 
 
 def du(path: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -162,3 +163,10 @@ def test_the_page_of_a_pod_says_what_du_and_proc_say(node: Path) -> None:
     assert (scratch["name"], scratch["fstype"], scratch["inodes"]) == ("scratch", "tmpfs", 1)
     for said in ("shop/brief-0", "container kept", "1 of 3", "writable layer", "tmpfs: memory", "its own: mnt"):
         assert said in page["shown"]
+
+
+def test_what_grows_of_a_pod_is_told_while_it_is_watched(node: Path) -> None:
+    truth = json.loads((node / "truth.json").read_text())
+    grown = [line for line in truth["watched"] if "  volume cache  " in line]
+    assert grown and all(re.match(r"[0-9:]{8}  shop/brief-0  volume cache  [0-9.]+ MiB, \+", line) for line in grown)
+    assert sum("+1 inode" in line for line in grown) == 1

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kubetrace.commands import complete, options
-from kubetrace.errors import KubetraceError
+from kubetrace.errors import KubetraceError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kubetrace.node.host import Host
     from kubetrace.node.lookup import Lookup
     from kubetrace.node.pod_files import Cgroup, PodFiles
     from kubetrace.node.pod_page import ContainerPage, Namespace, PodPage, Space, Use, VolumePage
@@ -22,9 +24,18 @@ if TYPE_CHECKING:
 
 
 def _run(
-    queries: tuple[str, ...], output: str, file: Path | None, host_root: str | None, cri_socket: str | None
+    queries: tuple[str, ...],
+    output: str,
+    file: Path | None,
+    watch: bool,
+    interval: str,
+    duration: str | None,
+    host_root: str | None,
+    cri_socket: str | None,
 ) -> None:
     if file is not None:
+        if watch:
+            raise UsageError("-w and --from exclude one another.", why="A recording does not change.", do="one of them")
         _run_recorded(queries, output, file)
         return
     from kubetrace.node.host import Host
@@ -34,6 +45,7 @@ def _run(
     from kubetrace.views.progress import Progress
     from kubetrace.views.records import are_objects, open_objects
     from kubetrace.views.text import visible
+    from kubetrace.views.units import parse_duration
 
     host = Host.find(host_root)
     lookup = Lookup(host, cri_socket=cri_socket)
@@ -48,14 +60,86 @@ def _run(
     progress.clear()
     for problem in dict.fromkeys(problem for page in pages for problem in page.problems):
         progress.say(problem)
-    if are_objects(output):
-        objects = open_objects(sys.stdout, output)
-        for page in pages:
-            objects.write(_record(page, host.node_name()))
-        objects.flush()
-        return
-    for page in pages:
-        draw(sys.stdout, _outline(page))
+    objects = open_objects(sys.stdout, output) if are_objects(output) else None
+
+    def show(shown: Sequence[PodPage]) -> None:
+        for page in shown:
+            if objects is not None:
+                objects.write(_record(page, host.node_name()))
+            else:
+                draw(sys.stdout, _outline(page))
+        if objects is not None:
+            objects.flush()
+
+    show(pages)
+    if watch:
+        interval_s = options.interval_s({"interval": interval})
+        lasts_s = parse_duration(duration) if duration is not None else None
+        _watch(host, cri_socket, pages, show if objects is not None else None, interval_s, lasts_s)
+
+
+def _watch(
+    host: Host,
+    cri_socket: str | None,
+    pages: Sequence[PodPage],
+    show: Callable[[Sequence[PodPage]], None] | None,
+    interval_s: float,
+    lasts_s: float | None,
+) -> None:
+    """Look again and again: `show` all of it, or (None) a line for what has changed."""
+    from kubetrace.commands.pod_changes import changes
+    from kubetrace.node.lookup import Lookup
+    from kubetrace.node.pod_page import pod_page
+    from kubetrace.session.stop import Stop
+    from kubetrace.views.output import Output, Reader
+
+    output, reader = Output(sys.stdout), Reader(sys.stdout)
+    begun = looked = time.monotonic()
+    took = 0.0
+    with Stop() as stop:
+        while True:
+            # a tenth of a core at most: what is large is looked at less often
+            until = looked + max(interval_s, 9 * took)
+            if lasts_s is not None:
+                until = min(until, begun + lasts_s)
+            while not stop.asked and (left := until - time.monotonic()) > 0:
+                reader.check()
+                time.sleep(min(left, 0.1))
+            if stop.asked or (lasts_s is not None and time.monotonic() >= begun + lasts_s):
+                return
+            before, looked_before = pages, looked
+            looked = time.monotonic()
+            names = [(page.files.identity.namespace or "", page.files.identity.pod or "") for page in before]
+            lookup = Lookup(host, cri_socket=cri_socket)
+            found = [file for name in dict.fromkeys(names) for file in lookup.pods(*name)]
+            pages = [pod_page(host, one) for one in found]
+            took = time.monotonic() - looked
+            if show is not None:
+                show(pages)
+            else:
+                for line in _changed(before, pages, looked - looked_before, changes):
+                    output.write(line)
+                output.flush()
+            if not pages:
+                return
+
+
+def _changed(
+    before: Sequence[PodPage],
+    now: Sequence[PodPage],
+    passed_s: float,
+    changes: Callable[[PodPage, PodPage, float], Iterator[tuple[str, str]]],
+) -> Iterator[str]:
+    from kubetrace.views.text import escape
+
+    moment = time.strftime("%H:%M:%S")
+    pages = {page.files.identity.pod_uid: page for page in now}
+    for old in before:
+        who = old.files.identity
+        page = pages.get(who.pod_uid)
+        said = [("pod", "is gone")] if page is None else changes(old, page, passed_s)
+        for what, how in said:
+            yield f"{moment}  {escape(f'{who.namespace}/{who.pod}')}  {escape(what)}  {how}\n"
 
 
 def _run_recorded(queries: tuple[str, ...], output: str, file: Path) -> None:
@@ -437,6 +521,7 @@ Needs neither BPF nor a running container runtime.
 \b
 Examples:
   kubetrace pod shop/web-0
+  kubetrace pod shop/web-0 -w                 what grows, as it does
   kubetrace pod shop/web-0 --from node.ktrace
   kubetrace pod pid:8123
   kubetrace pod shop/web-0 -o jsonpath='{.containers[*].writable.bytes}'
@@ -457,6 +542,16 @@ command = click.Command(
             metavar="FILE",
             help="What a recording knows of it, read anywhere.  [default: this node, now]",
         ),
+        click.Option(
+            ["-w", "--watch"], is_flag=True, help="Look again and again: a line for each part that has changed."
+        ),
+        click.Option(
+            ["-i", "--interval"],
+            metavar="TIME",
+            default="2s",
+            help="Between two looks of -w; longer where a look takes more than a tenth of it.  [default: 2s]",
+        ),
+        *options.lasting(),
         *options.finding_node(),
         options.cri_socket(),
         *options.verbose(),
