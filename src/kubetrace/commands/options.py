@@ -179,12 +179,7 @@ def showing(tracer: Tracer | None = None) -> list[click.Parameter]:
             help=f"Show the first N rows; all: the last table on a pipe has every row.  [default: all that fit a "
             f"terminal, {_PIPE_ROWS} elsewhere]",
         ),
-        click.Option(
-            ["-i", "--interval"],
-            default="1",
-            metavar="TIME",
-            help="Time between refreshes, such as 500ms or 2s.  [default: 1s]",
-        ),
+        refreshing(),
         click.Option(["--events"], is_flag=True, help="Print a line for each event instead of a table."),
         output(
             OUTPUTS,
@@ -208,6 +203,16 @@ def showing(tracer: Tracer | None = None) -> list[click.Parameter]:
 def strict() -> list[click.Parameter]:
     """--strict."""
     return [click.Option(["--strict"], is_flag=True, help="Exit with status 3 where events were lost.")]
+
+
+def refreshing() -> click.Option:
+    """How often what is shown is looked at again."""
+    return click.Option(
+        ["-i", "--interval"],
+        default="1",
+        metavar="TIME",
+        help="Time between refreshes, such as 500ms or 2s.  [default: 1s]",
+    )
 
 
 def lasting() -> list[click.Parameter]:

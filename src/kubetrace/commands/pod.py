@@ -545,12 +545,7 @@ command = click.Command(
         click.Option(
             ["-w", "--watch"], is_flag=True, help="Look again and again: a line for each part that has changed."
         ),
-        click.Option(
-            ["-i", "--interval"],
-            metavar="TIME",
-            default="2s",
-            help="Between two looks of -w; longer where a look takes more than a tenth of it.  [default: 2s]",
-        ),
+        options.refreshing(),
         *options.lasting(),
         *options.finding_node(),
         options.cri_socket(),
